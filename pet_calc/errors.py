@@ -1,0 +1,33 @@
+"""The exceptions that pet-calc raises for input it cannot use.
+
+Every message says what was expected, what came, and what to do next. The command
+line prints them as one line and exits with status 2.
+"""
+
+
+class PetCalcError(Exception):
+    """Base class of all errors that a user can cause and mend."""
+
+
+class CheckpointError(PetCalcError):
+    """A model file that is missing, damaged, unsafe, or of an unknown kind."""
+
+
+class ConfigError(PetCalcError):
+    """An option or an options file that is wrong or contradicts itself."""
+
+
+class DataError(PetCalcError):
+    """Structures or labels that cannot be used; names the file and the frame."""
+
+
+class ModelError(PetCalcError):
+    """A request that the model cannot serve, such as an unknown element or target."""
+
+
+class LoRAError(PetCalcError):
+    """An injection, adapter, or merge that does not fit the model."""
+
+
+class ExportError(PetCalcError):
+    """A model that cannot be exported, or an export that failed its check."""

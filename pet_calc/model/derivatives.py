@@ -1,0 +1,117 @@
+"""Energies, forces and stress from the model, by automatic differentiation.
+
+Forces and stress come from one gradient with respect to the edge vectors: moving atom
+j pulls every edge that ends in j, and a strain stretches every edge.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pet_calc.model.batch import Batch
+from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.pet import PET
+
+
+class Prediction(NamedTuple):
+    """What a potential says about a batch. Units eV, Å; stress positive in tension."""
+
+    energy: Tensor
+    """[n_systems] float64, composition included unless asked otherwise."""
+    atomic_energies: Tensor
+    """[n_atoms] float64, likewise; they sum to ``energy``."""
+    forces: Tensor | None
+    """[n_atoms, 3] in the model's dtype."""
+    stress: Tensor | None
+    """[n_systems, 3, 3], symmetric; zero where a system has no volume."""
+
+
+def predict(
+    model: PET,
+    batch: Batch,
+    target: str = "energy",
+    *,
+    with_forces: bool = True,
+    with_stress: bool = False,
+    with_composition: bool = True,
+    is_training: bool = False,
+) -> Prediction:
+    """Return energy, and conservative forces and stress as asked for.
+
+    Args:
+        model: in the dtype and on the device of ``batch``.
+        batch: the structures.
+        target: name of an energy output.
+        with_forces: whether to derive forces.
+        with_stress: whether to derive the stress.
+        with_composition: whether energies include the composition part; training
+            leaves it out, to compare small numbers.
+        is_training: keep the graph of the results, to differentiate once more.
+    """
+    vectors = compute_edge_vectors(batch)
+    needs_gradient = with_forces or with_stress
+    if needs_gradient:
+        vectors = vectors.detach().requires_grad_(True)
+    with torch.set_grad_enabled(needs_gradient or is_training):
+        values = model(batch, vectors, [target], is_training and needs_gradient)
+        network_energies = values[target].squeeze(1)
+        gradient = None
+        if needs_gradient and vectors.shape[0] > 0:
+            (gradient,) = torch.autograd.grad(
+                network_energies.sum(), vectors, create_graph=is_training
+            )
+    if gradient is None:
+        gradient = torch.zeros_like(vectors)
+
+    atomic_energies = network_energies.to(torch.float64)
+    if with_composition:
+        composition = model.composition(batch, target).squeeze(1)
+        atomic_energies = atomic_energies + composition
+    if not is_training:
+        atomic_energies = atomic_energies.detach()
+    n_systems = batch.cells.shape[0]
+    energy = atomic_energies.new_zeros(n_systems).index_add(
+        0, batch.system_of_atom, atomic_energies
+    )
+    forces = compute_forces(gradient, batch) if with_forces else None
+    stress = compute_stress(gradient, vectors.detach(), batch) if with_stress else None
+    return Prediction(energy, atomic_energies, forces, stress)
+
+
+def compute_forces(gradient: Tensor, batch: Batch) -> Tensor:
+    """Return forces from the energy's gradient in the edge vectors.
+
+    Args:
+        gradient: [n_pairs, 3], dE/dr_ij in eV/Å.
+        batch: the structures.
+
+    Returns:
+        [n_atoms, 3] in eV/Å; each system's forces sum to zero.
+    """
+    forces = gradient.new_zeros(batch.positions.shape)
+    forces = forces.index_add(0, batch.centers, gradient)
+    return forces.index_add(0, batch.neighbors, -gradient)
+
+
+def compute_stress(gradient: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
+    """Return the stress (1/V) sum_ij r_ij (x) dE/dr_ij, symmetrised.
+
+    Args:
+        gradient: [n_pairs, 3], dE/dr_ij in eV/Å.
+        vectors: [n_pairs, 3], r_ij in Å.
+        batch: the structures.
+
+    Returns:
+        [n_systems, 3, 3] in eV/Å^3, positive in tension, zero without a volume.
+    """
+    n_systems = batch.cells.shape[0]
+    products = (vectors.unsqueeze(2) * gradient.unsqueeze(1)).reshape(-1, 9)
+    system_of_pair = batch.system_of_atom.index_select(0, batch.centers)
+    virial = products.new_zeros((n_systems, 9)).index_add(0, system_of_pair, products)
+    virial = virial.view(n_systems, 3, 3)
+    volumes = torch.det(batch.cells).abs()
+    has_volume = volumes > 0.0
+    safe = torch.where(has_volume, volumes, torch.ones_like(volumes))
+    scale = torch.where(has_volume, 1.0 / safe, torch.zeros_like(volumes))
+    return 0.5 * (virial + virial.transpose(1, 2)) * scale.view(-1, 1, 1)

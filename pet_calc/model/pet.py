@@ -1,0 +1,406 @@
+"""PET, the Point Edge Transformer (arXiv:2305.19302, today's form arXiv:2601.16195).
+
+Tokens live on directed edges and on atoms. Each message-passing layer lets an atom and
+its edges attend to each other, then sends every edge token to its reverse edge. Heads
+read the tokens and give values per atom. State-dict names are those of published PET
+checkpoints, so weights carry over by name.
+"""
+
+from typing import Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from pet_calc.model import constants
+from pet_calc.model.baseline import ZBL, Baseline
+from pet_calc.model.batch import Batch
+from pet_calc.model.conditioning import SystemConditioning
+from pet_calc.model.edges import Edges, select_edges
+from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.transformer import (
+    CartesianLayer,
+    TransformerLayer,
+    TransformerStack,
+    compute_attention_mask,
+)
+
+
+def _build_head(d_in: int, d_head: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(d_in, d_head), nn.SiLU(), nn.Linear(d_head, d_head), nn.SiLU()
+    )
+
+
+def _build_layer(hypers: PETHypers, n_species: int, is_first: bool) -> CartesianLayer:
+    layers = [
+        TransformerLayer(
+            hypers.d_pet,
+            hypers.d_node,
+            hypers.d_feedforward,
+            hypers.num_heads,
+            hypers.normalization,
+            hypers.activation,
+            hypers.transformer_type,
+            hypers.attention_temperature,
+        )
+        for _ in range(hypers.num_attention_layers)
+    ]
+    return CartesianLayer(hypers.d_pet, n_species, is_first, TransformerStack(layers))
+
+
+class PET(nn.Module):
+    """The network with its heads, output scales, composition energies and ZBL.
+
+    Attributes:
+        hypers: the shape.
+        atomic_types: ascending atomic numbers; their order is the species index.
+        targets: spec of each output, by name.
+    """
+
+    __jit_unused_properties__ = ("pair_cutoff", "interaction_range")
+
+    _n_wanted: Optional[float]
+    _target_names: List[str]
+    _zbl_targets: List[str]
+
+    def __init__(
+        self, hypers: PETHypers, atomic_types: List[int], targets: List[TargetSpec]
+    ) -> None:
+        super().__init__()
+        self.hypers = hypers
+        self.atomic_types = [int(z) for z in atomic_types]
+        # no annotation: TorchScript warns of those on empty containers
+        self.targets = dict[str, TargetSpec]()
+
+        # forward may read plain attributes only (TorchScript)
+        self._cutoff = float(hypers.cutoff)
+        self._cutoff_width = float(hypers.cutoff_width)
+        self._cutoff_function = hypers.cutoff_function
+        self._n_wanted = hypers.num_neighbors_adaptive
+        if self._n_wanted is not None:
+            self._n_wanted = float(self._n_wanted)
+        self._adaptive_width = float(hypers.cutoff_width_adaptive)
+        self._adaptive_method = hypers.adaptive_cutoff_method
+        self._is_feedforward = hypers.featurizer_type == "feedforward"
+        self._target_names = []
+        self._zbl_targets = []
+
+        n_species = len(self.atomic_types)
+        index = torch.full((max(self.atomic_types) + 1,), -1, dtype=torch.int64)
+        index[torch.tensor(self.atomic_types)] = torch.arange(n_species)
+        self.register_buffer("species_to_species_index", index)
+
+        self.gnn_layers = nn.ModuleList(
+            [
+                _build_layer(hypers, n_species, g == 0)
+                for g in range(hypers.num_gnn_layers)
+            ]
+        )
+        self.combination_norms = nn.ModuleList()
+        self.combination_mlps = nn.ModuleList()
+        if self._is_feedforward:
+            for _ in range(hypers.num_gnn_layers):
+                self.combination_norms.append(nn.LayerNorm(2 * hypers.d_pet))
+                self.combination_mlps.append(
+                    nn.Sequential(
+                        nn.Linear(2 * hypers.d_pet, 2 * hypers.d_pet),
+                        nn.SiLU(),
+                        nn.Linear(2 * hypers.d_pet, hypers.d_pet),
+                    )
+                )
+        self.node_embedders = nn.ModuleList(
+            [
+                nn.Embedding(n_species, hypers.d_node)
+                for _ in range(hypers.num_readout_layers)
+            ]
+        )
+        self.edge_embedder = nn.Embedding(n_species, hypers.d_pet)
+        self.system_conditioning = (
+            SystemConditioning(
+                hypers.d_node, hypers.max_charge, hypers.max_spin_multiplicity
+            )
+            if hypers.system_conditioning
+            else None
+        )
+        self.node_heads = nn.ModuleDict()
+        self.edge_heads = nn.ModuleDict()
+        self.node_last_layers = nn.ModuleDict()
+        self.edge_last_layers = nn.ModuleDict()
+        self.baseline = Baseline()
+        self.zbl: Optional[ZBL] = ZBL(n_species) if hypers.zbl else None
+        for spec in targets:
+            self.add_target(spec)
+
+    def add_target(self, spec: TargetSpec, inherit_from: str | None = None) -> None:
+        """Add an output in place, with fresh heads or with copies of another's.
+
+        Args:
+            spec: the new target; its name must be new.
+            inherit_from: target whose heads, scale and composition are copied.
+
+        Raises:
+            ValueError: if the name exists already, or the two shapes differ.
+        """
+        if spec.name in self.targets:
+            raise ValueError(f"the model has a target {spec.name!r} already")
+        n_layers = self.hypers.num_readout_layers
+        d_head = self.hypers.d_head
+        block = spec.block_name or spec.name
+
+        def build_last() -> nn.ModuleDict:
+            return nn.ModuleDict({block: nn.Linear(d_head, spec.n_values)})
+
+        for heads, d_in in (
+            (self.node_heads, self.hypers.d_node),
+            (self.edge_heads, self.hypers.d_pet),
+        ):
+            heads[spec.name] = nn.ModuleList(
+                [_build_head(d_in, d_head) for _ in range(n_layers)]
+            )
+        for lasts in (self.node_last_layers, self.edge_last_layers):
+            lasts[spec.name] = nn.ModuleList([build_last() for _ in range(n_layers)])
+        self.baseline.add_target(
+            spec.name, len(self.atomic_types), spec.n_properties, spec.n_values
+        )
+        self.targets[spec.name] = spec
+        self._target_names.append(spec.name)
+        if self.zbl is not None and spec.is_energy and spec.unit == "eV":
+            self._zbl_targets.append(spec.name)
+        example = self.edge_embedder.weight
+        for part in self._target_modules(spec.name):
+            part.to(device=example.device, dtype=example.dtype)
+        if inherit_from is not None:
+            self._copy_heads(inherit_from, spec.name)
+
+    def remove_target(self, name: str) -> None:
+        """Drop the output ``name`` with its heads, in place."""
+        for group in (
+            self.node_heads,
+            self.edge_heads,
+            self.node_last_layers,
+            self.edge_last_layers,
+        ):
+            del group[name]
+        self.baseline.remove_target(name)
+        del self.targets[name]
+        self._target_names.remove(name)
+        if name in self._zbl_targets:
+            self._zbl_targets.remove(name)
+
+    @property
+    def pair_cutoff(self) -> float:
+        """Distance, Å, up to which the neighbour list must be complete."""
+        if self.zbl is None:
+            return self._cutoff
+        return max(self._cutoff, 2.0 * float(self.zbl.covalent_radii.max()))
+
+    @property
+    def interaction_range(self) -> float:
+        """Farthest distance, Å, at which atoms influence each other."""
+        return max(self.hypers.interaction_range, self.pair_cutoff)
+
+    def forward(
+        self,
+        batch: Batch,
+        vectors: Tensor,
+        targets: List[str],
+        is_twice_differentiable: bool = False,
+    ) -> Dict[str, Tensor]:
+        """Return the requested targets per atom, scaled, without composition.
+
+        Args:
+            batch: the structures.
+            vectors: [n_pairs, 3], from ``edges.compute_edge_vectors`` or a leaf
+                of the same values, through which derivatives are taken.
+            targets: names of outputs.
+            is_twice_differentiable: whether the result's gradient will be
+                differentiated again, as in training on forces.
+
+        Returns:
+            For each name [n_atoms, n_values] in the target's unit. Energies include
+            ZBL; the composition part is ``baseline.composition``, in float64.
+        """
+        species = self.species_to_species_index.index_select(0, batch.species)
+        edges = select_edges(
+            batch,
+            vectors,
+            self._cutoff,
+            self._cutoff_width,
+            self._cutoff_function,
+            self._n_wanted,
+            self._adaptive_width,
+            self._adaptive_method,
+        )
+        if self._is_feedforward:
+            node_features, edge_features = self._featurize_feedforward(
+                batch, species, edges, is_twice_differentiable
+            )
+        else:
+            node_features, edge_features = self._featurize_residual(
+                batch, species, edges, is_twice_differentiable
+            )
+        results: Dict[str, Tensor] = {}
+        raw = self._read_out(node_features, edge_features, edges, targets)
+        for name, values in raw.items():
+            if name == "non_conservative_stress":
+                values = _symmetrise_per_volume(values, batch)
+            values = self.baseline.scale(name, values, species)
+            if self.zbl is not None and name in self._zbl_targets:
+                distances = torch.sqrt(
+                    vectors.pow(2).sum(dim=1) + constants.SMALL_SQUARE
+                )
+                values = values + self.zbl(
+                    distances, batch.species, species, batch.centers, batch.neighbors
+                )
+            results[name] = values
+        return results
+
+    def composition(self, batch: Batch, target: str) -> Tensor:
+        """Return the composition part per atom, [n_atoms, n_values] float64."""
+        species = self.species_to_species_index.index_select(0, batch.species)
+        return self.baseline.composition(target, species)
+
+    def _featurize_feedforward(
+        self,
+        batch: Batch,
+        species: Tensor,
+        edges: Edges,
+        is_twice_differentiable: bool,
+    ) -> tuple[List[Tensor], List[Tensor]]:
+        """Return the last layer's node tokens and messages, each in a list of one."""
+        neighbor_species = species.index_select(0, edges.neighbors)
+        mask = compute_attention_mask(edges, species.shape[0])
+        message = self.edge_embedder(neighbor_species)
+        node = message
+        for embedder in self.node_embedders:
+            node = embedder(species)
+        for layer, norm, mlp in zip(
+            self.gnn_layers, self.combination_norms, self.combination_mlps, strict=True
+        ):
+            node, edge = layer(
+                node, message, neighbor_species, edges, mask, is_twice_differentiable
+            )
+            node = self._add_conditioning(node, batch)
+            both = torch.cat([edge, edge.index_select(0, edges.reverse)], dim=1)
+            message = message + edge + mlp(norm(both))
+        return [node], [message]
+
+    def _featurize_residual(
+        self,
+        batch: Batch,
+        species: Tensor,
+        edges: Edges,
+        is_twice_differentiable: bool,
+    ) -> tuple[List[Tensor], List[Tensor]]:
+        """Return the node and edge tokens of every layer."""
+        neighbor_species = species.index_select(0, edges.neighbors)
+        mask = compute_attention_mask(edges, species.shape[0])
+        message = self.edge_embedder(neighbor_species)
+        node_features: List[Tensor] = []
+        edge_features: List[Tensor] = []
+        for layer, embedder in zip(self.gnn_layers, self.node_embedders, strict=True):
+            node, edge = layer(
+                embedder(species),
+                message,
+                neighbor_species,
+                edges,
+                mask,
+                is_twice_differentiable,
+            )
+            node_features.append(self._add_conditioning(node, batch))
+            edge_features.append(edge)
+            message = 0.5 * (message + edge.index_select(0, edges.reverse))
+        return node_features, edge_features
+
+    def _add_conditioning(self, node: Tensor, batch: Batch) -> Tensor:
+        if self.system_conditioning is None:
+            return node
+        return node + self.system_conditioning(
+            batch.charges, batch.spin_multiplicities, batch.system_of_atom
+        )
+
+    def _read_out(
+        self,
+        node_features: List[Tensor],
+        edge_features: List[Tensor],
+        edges: Edges,
+        targets: List[str],
+    ) -> Dict[str, Tensor]:
+        """Return the unscaled values per atom of each requested target."""
+        node_hidden: Dict[str, List[Tensor]] = {}
+        edge_hidden: Dict[str, List[Tensor]] = {}
+        for name, heads in self.node_heads.items():
+            if name in targets:
+                hidden: List[Tensor] = []
+                for i, head in enumerate(heads):
+                    hidden.append(head(node_features[i]))
+                node_hidden[name] = hidden
+        for name, heads in self.edge_heads.items():
+            if name in targets:
+                hidden: List[Tensor] = []
+                for i, head in enumerate(heads):
+                    hidden.append(head(edge_features[i]))
+                edge_hidden[name] = hidden
+
+        weights = edges.cutoff_factors.unsqueeze(1)
+        results: Dict[str, Tensor] = {}
+        for name, layers in self.node_last_layers.items():
+            if name in targets:
+                values: List[Tensor] = []
+                for i, layer in enumerate(layers):
+                    for linear in layer.values():
+                        values.append(linear(node_hidden[name][i]))
+                results[name] = torch.stack(values).sum(dim=0)
+        for name, layers in self.edge_last_layers.items():
+            if name in targets:
+                for i, layer in enumerate(layers):
+                    for linear in layer.values():
+                        per_edge = linear(edge_hidden[name][i]) * weights
+                        results[name] = results[name].index_add(
+                            0, edges.centers, per_edge
+                        )
+        return results
+
+    def _target_modules(self, name: str) -> List[nn.Module]:
+        groups = (
+            self.node_heads,
+            self.edge_heads,
+            self.node_last_layers,
+            self.edge_last_layers,
+            self.baseline.tables,
+        )
+        return [group[name] for group in groups]
+
+    def _copy_heads(self, source: str, destination: str) -> None:
+        if source not in self.targets:
+            known = ", ".join(self.targets)
+            raise ValueError(f"no target {source!r} to inherit from; there are {known}")
+        pairs = zip(
+            self._target_modules(source), self._target_modules(destination), strict=True
+        )
+        for old, new in pairs:
+            # block names contain the target's name, so copy by order
+            old_values = list(old.state_dict().values())
+            new_values = list(new.state_dict().values())
+            for old_value, new_value in zip(old_values, new_values, strict=True):
+                if old_value.shape != new_value.shape:
+                    raise ValueError(
+                        f"target {destination!r} cannot inherit from {source!r}: "
+                        f"shapes {list(new_value.shape)} and {list(old_value.shape)}"
+                    )
+                new_value.copy_(old_value)
+
+
+def _symmetrise_per_volume(values: Tensor, batch: Batch) -> Tensor:
+    """Return symmetric 3 x 3 values divided by the volume, zero without a volume."""
+    n_properties = values.shape[1] // 9
+    tensors = values.view(-1, 3, 3, n_properties)
+    tensors = 0.5 * (tensors + tensors.transpose(1, 2))
+    volumes = torch.det(batch.cells).abs().index_select(0, batch.system_of_atom)
+    has_volume = volumes > 0.0
+    inverse = torch.where(
+        has_volume,
+        1.0 / torch.where(has_volume, volumes, torch.ones_like(volumes)),
+        torch.zeros_like(volumes),
+    )
+    return tensors.reshape(-1, 9 * n_properties) * inverse.to(values.dtype).unsqueeze(1)
