@@ -1,0 +1,120 @@
+"""Fit what is taken off an energy before the network sees it: E0 table and scale.
+
+All in float64 and numpy: totals reach 1e5 eV, and the meV have to survive.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.errors import DataError
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
+
+
+def count_species(frames: Sequence[LabeledFrame], atomic_types: Sequence[int]) -> Array:
+    """Return how many atoms of each type a frame has, [n_frames, n_types].
+
+    Raises ``DataError`` for an atom outside ``atomic_types``.
+    """
+    numbers = np.asarray(atomic_types, dtype=np.int64)
+    counts = np.zeros((len(frames), len(numbers)))
+    for row, frame in zip(counts, frames, strict=True):
+        row[:] = (frame.numbers[:, None] == numbers).sum(axis=0)
+        if row.sum() != frame.n_atoms:
+            raise DataError(
+                f"{frame.source}: has elements outside the types {list(atomic_types)}"
+            )
+    return counts
+
+
+def fit_composition(
+    counts: Array, energies: Array, weights: Array | None = None
+) -> Array:
+    """Return the energies per species that come closest to the frames' energies.
+
+    Args:
+        counts: [n_frames, n_types], atoms of each type.
+        energies: [n_frames] in eV; frames that are not finite are left out.
+        weights: [n_frames] of the squared errors; None gives each frame the same.
+
+    Returns:
+        [n_types] in eV. Where the data leave them open (H2O only, one element always
+        with another, an absent element), the solution of smallest norm: an absent
+        element gets exactly 0, and the frames' energies are met all the same.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    energies = np.asarray(energies, dtype=np.float64)
+    if counts.ndim != 2 or energies.shape != (len(counts),):
+        raise DataError(
+            f"expected counts [n_frames, n_types] and energies [n_frames], got "
+            f"{counts.shape} and {energies.shape}"
+        )
+    used = np.isfinite(energies)
+    if not used.any():
+        raise DataError("no frame has an energy; the composition cannot be fitted")
+    rows, values = counts[used], energies[used]
+    if weights is not None:
+        # the square root: least squares weighs the errors, we weigh their squares
+        roots = np.sqrt(np.asarray(weights, dtype=np.float64)[used])
+        rows, values = rows * roots[:, None], values * roots
+    present = rows.any(axis=0)
+    solution = np.zeros(counts.shape[1])
+    if not present.any():
+        return solution
+    # scaled to numbers near 1, or the default threshold of the rank means little
+    largest = np.abs(rows).max()
+    solution[present], _, rank, _ = np.linalg.lstsq(
+        rows[:, present] / largest, values / largest, rcond=None
+    )
+    if rank < present.sum():
+        logger.info(
+            "composition: %d elements, but only %d independent combinations in the "
+            "data; took the solution of smallest norm",
+            int(present.sum()),
+            int(rank),
+        )
+    return solution
+
+
+def fit_composition_shift(
+    counts: Array,
+    energies: Array,
+    predictions: Array,
+    weights: Array | None = None,
+) -> Array:
+    """Return what to add to a base model's energies per species, [n_types] in eV.
+
+    Fitted to ``energies - predictions`` (both [n_frames] totals in eV), so that what
+    the base knows about bonding is not mistaken for an offset, as a fit to the totals
+    would do. Elements without data keep the base's value: their shift is 0.
+    """
+    residuals = np.asarray(energies, np.float64) - np.asarray(predictions, np.float64)
+    return fit_composition(counts, residuals, weights)
+
+
+def fit_energy_scale(residuals: Array, n_atoms: Array) -> float:
+    """Return the root mean square of the residual energy per atom, in eV.
+
+    metatrain's convention: each frame's residual (after the composition) is divided by
+    its number of atoms, squared and averaged over frames; no mean is taken off. Frames
+    that are not finite are left out. With nothing left to scale (no frames, or all
+    residuals zero) the scale is 1.
+
+    Args:
+        residuals: [n_frames], total energy minus composition, eV.
+        n_atoms: [n_frames].
+    """
+    per_atom = np.asarray(residuals, np.float64) / np.asarray(n_atoms, np.float64)
+    per_atom = per_atom[np.isfinite(per_atom)]
+    if len(per_atom) == 0:
+        return 1.0
+    scale = float(np.sqrt(np.mean(per_atom**2)))
+    # one frame per composition leaves rounding errors only: no scale for a network
+    return scale if scale > 1e-10 else 1.0

@@ -1,0 +1,381 @@
+"""Read structures and their labels from files, and refuse what cannot be used."""
+
+import difflib
+import glob
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+from ase.io import iread
+from ase.io.formats import string2index
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from pet_calc.data.labels import (
+    AUTOMATIC_KEYS,
+    DEFAULT_UNITS,
+    NO_LABELS,
+    Array,
+    LabelKeys,
+    LabelUnits,
+    UnitFactors,
+    extract_labels,
+    list_keys,
+)
+from pet_calc.data.neighbors import check_cell, find_close_pair
+from pet_calc.errors import ConfigError, DataError
+
+# nothing real is this close, Å; a doubled or a zeroed atom is
+CLOSEST_DISTANCE = 0.05
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Wraps an iterable to show progress, such as ``tqdm.tqdm``."""
+
+
+@dataclass
+class LabeledFrame:
+    """One structure with the labels it has, in eV, Å, eV/Å and eV/Å^3."""
+
+    numbers: npt.NDArray[np.int64]
+    """[n_atoms] atomic numbers."""
+    positions: Array
+    """[n_atoms, 3]."""
+    cell: Array
+    """[3, 3], rows are lattice vectors, as in the file."""
+    pbc: npt.NDArray[np.bool_]
+    """[3]."""
+    energy: float | None = None
+    """Total energy."""
+    forces: Array | None = None
+    """[n_atoms, 3]."""
+    stress: Array | None = None
+    """[3, 3], positive in tension."""
+    charge: int = 0
+    """Total charge."""
+    spin_multiplicity: int = 1
+    """2S + 1."""
+    weight: float = 1.0
+    """Weight in the loss."""
+    source: str = ""
+    """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
+    config_type: str = ""
+    """What the file calls this kind of structure."""
+    extras: dict[str, Array] = field(default_factory=dict)
+    """Further labels by target name, in the file's units."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where each label was found, such as ``info['REF_energy']``."""
+    notes: tuple[str, ...] = ()
+    """What was there but not used, and why."""
+    keys: tuple[str, ...] = ()
+    """Every key the file had for this frame."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers)
+
+    @classmethod
+    def from_atoms(
+        cls,
+        atoms: Atoms,
+        *,
+        keys: LabelKeys = AUTOMATIC_KEYS,
+        factors: UnitFactors | None = None,
+        source: str = "",
+    ) -> "LabeledFrame":
+        """Build from ASE's atoms, without the checks of ``check_structure``."""
+        factors = factors or DEFAULT_UNITS.compute_factors()
+        frame = cls(
+            numbers=np.array(atoms.numbers, dtype=np.int64),
+            positions=atoms.get_positions() * factors.length,
+            cell=np.array(atoms.cell, dtype=np.float64) * factors.length,
+            pbc=np.array(atoms.pbc, dtype=bool),
+            source=source,
+            config_type=str(atoms.info.get("config_type", "")),
+            keys=tuple(list_keys(atoms)),
+        )
+        labels = extract_labels(atoms, keys, factors, source)
+        frame.energy = labels.energy
+        frame.forces = labels.forces
+        frame.stress = labels.stress
+        frame.charge = labels.charge
+        frame.spin_multiplicity = labels.spin_multiplicity
+        frame.weight = labels.weight
+        frame.extras = labels.extras
+        frame.origins = labels.origins
+        frame.notes = tuple(labels.notes)
+        return frame
+
+    def to_atoms(self) -> Atoms:
+        """Return ASE's atoms, with the labels as a ``SinglePointCalculator``."""
+        atoms = Atoms(self.numbers, self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.info["charge"] = self.charge
+        atoms.info["spin_multiplicity"] = self.spin_multiplicity
+        if self.config_type:
+            atoms.info["config_type"] = self.config_type
+        results: dict[str, Any] = {}
+        if self.energy is not None:
+            results["energy"] = self.energy
+        if self.forces is not None:
+            results["forces"] = self.forces
+        if self.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(self.stress)
+        if results:
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        return atoms
+
+
+def read_frames(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    keys: LabelKeys = AUTOMATIC_KEYS,
+    units: LabelUnits = DEFAULT_UNITS,
+    index: str = ":",
+    weight: float = 1.0,
+    progress: Progress | None = None,
+) -> list[LabeledFrame]:
+    """Return the frames of one or many files that ASE can read.
+
+    Args:
+        paths: files, globs, or ASE's ``file.xyz@0:10``, in the order given.
+        keys: where the labels are.
+        units: the files' units.
+        index: which frames of each file, as ASE writes it.
+        weight: multiplies the weight of every frame.
+        progress: wraps the iteration over frames.
+
+    Raises:
+        DataError: no file or no frame, a file ASE cannot read, a configured key that
+            is in no frame, or a structure that makes no sense; names file and frame.
+    """
+    factors = units.compute_factors()
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    frames: list[LabeledFrame] = []
+    stream: Iterable[tuple[Atoms, str]] = _iterate_files(paths, index)
+    for atoms, source in progress(stream) if progress else stream:
+        frame = LabeledFrame.from_atoms(
+            atoms, keys=keys, factors=factors, source=source
+        )
+        check_structure(frame)
+        frame.weight *= weight
+        # the same few key lists for all frames: share them
+        frame.keys = shared.setdefault(frame.keys, frame.keys)
+        frames.append(frame)
+    if not frames:
+        raise DataError(f"no frames in {_describe(paths)} with index {index!r}")
+    _check_configured_keys(frames, keys, _describe(paths))
+    _warn_of_mixed_origins(frames)
+    return frames
+
+
+def read_structures(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    length_unit: str = "A",
+    index: str = ":",
+    progress: Progress | None = None,
+) -> list[LabeledFrame]:
+    """Return the frames without looking for energy, forces or stress."""
+    return read_frames(
+        paths,
+        keys=NO_LABELS,
+        units=LabelUnits(length=length_unit),
+        index=index,
+        progress=progress,
+    )
+
+
+def split_frames(
+    frames: Sequence[LabeledFrame],
+    fractions: tuple[float, float, float],
+    *,
+    seed: int,
+) -> tuple[list[LabeledFrame], list[LabeledFrame], list[LabeledFrame]]:
+    """Return training, validation and test frames, drawn without replacement.
+
+    The same frames, fractions and seed give the same split; each part keeps the order
+    of ``frames``. A fraction above zero gives at least one frame.
+    """
+    if min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
+        raise ConfigError(
+            f"the fractions for training, validation and test must be at least 0 and "
+            f"add up to 1, got {fractions}"
+        )
+    n_frames = len(frames)
+    n_validation, n_test = (
+        max(1, round(fraction * n_frames)) if fraction > 0 else 0
+        for fraction in fractions[1:]
+    )
+    n_train = n_frames - n_validation - n_test
+    if n_train < 0 or (fractions[0] > 0 and n_train == 0):
+        raise DataError(
+            f"{n_frames} frames are too few to split them by {fractions}; give more "
+            "frames, or separate files"
+        )
+    order = np.random.default_rng(seed).permutation(n_frames)
+    ends = np.cumsum([n_train, n_validation])
+    train, validation, test = (
+        [frames[i] for i in np.sort(part)] for part in np.split(order, ends)
+    )
+    return train, validation, test
+
+
+def check_structure(frame: LabeledFrame) -> None:
+    """Raise ``DataError`` for a frame that no model could serve."""
+    if frame.n_atoms == 0:
+        raise DataError(f"{frame.source}: has no atoms; remove the frame")
+    bad = ~np.isfinite(frame.positions).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{frame.source}: the position of atom {int(bad.argmax())} is not finite"
+        )
+    try:
+        check_cell(frame.cell, frame.pbc)
+    except DataError as error:
+        raise DataError(f"{frame.source}: {error}") from error
+    pair = find_close_pair(frame.positions, frame.cell, frame.pbc, CLOSEST_DISTANCE)
+    if pair is not None:
+        i, j, distance = pair
+        names = [chemical_symbols[frame.numbers[k]] for k in (i, j)]
+        raise DataError(
+            f"{frame.source}: atoms {i} ({names[0]}) and {j} ({names[1]}) are "
+            f"{distance:.3g} A apart, less than {CLOSEST_DISTANCE} A; remove the "
+            "frame, or set the length unit"
+        )
+
+
+def check_elements(frames: Sequence[LabeledFrame], atomic_types: Sequence[int]) -> None:
+    """Raise ``DataError`` if a frame has an element outside ``atomic_types``.
+
+    Names each such element, in how many frames it is, and the first of them.
+    """
+    known = set(atomic_types)
+    found: dict[int, list[str]] = {}
+    for frame in frames:
+        for number in np.unique(frame.numbers).tolist():
+            if number not in known:
+                found.setdefault(number, []).append(frame.source)
+    if found:
+        listed = "; ".join(
+            f"{chemical_symbols[number]} ({len(sources)} frames, first {sources[0]})"
+            for number, sources in sorted(found.items())
+        )
+        raise DataError(
+            f"elements that the model does not know: {listed}; it knows "
+            f"{', '.join(chemical_symbols[number] for number in sorted(known))}"
+        )
+
+
+def _describe(paths: str | Path | Sequence[str | Path]) -> str:
+    return ", ".join(str(path) for path in _to_list(paths))
+
+
+def _to_list(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def _iterate_files(
+    paths: str | Path | Sequence[str | Path], index: str
+) -> Iterator[tuple[Atoms, str]]:
+    if not _to_list(paths):
+        raise DataError("no files given")
+    for path in _to_list(paths):
+        for name, file_index in _expand(str(path), index):
+            for i, atoms in _iterate_frames(name, file_index):
+                yield atoms, f"{name}, frame {i}"
+
+
+def _expand(path: str, index: str) -> list[tuple[str, str]]:
+    """Return (file, index) for a file, a glob, or either with ``@index``."""
+    name, at, ending = path.rpartition("@")
+    if at and not Path(path).exists() and set(ending) <= set("0123456789:-"):
+        path, index = name, ending
+    if Path(path).is_file():
+        return [(path, index)]
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder; name files, such as {path}/*.xyz")
+    names = sorted(n for n in glob.glob(path, recursive=True) if Path(n).is_file())
+    if not names:
+        what = "matches no file" if glob.has_magic(path) else "does not exist"
+        raise DataError(f"{path} {what}")
+    return [(name, index) for name in names]
+
+
+def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, Atoms]]:
+    """Yield (index in the file, atoms), reading no further than needed."""
+    try:
+        chosen = string2index(index)
+    except ValueError as error:
+        raise ConfigError(
+            f"index {index!r} is none; write it as ASE does, such as 0:100:2 or -1"
+        ) from error
+    if isinstance(chosen, str):
+        raise ConfigError(f"index {index!r} is none; write it as 0:100:2 or -1")
+    if isinstance(chosen, int):
+        chosen = slice(chosen, None if chosen == -1 else chosen + 1)
+    stream = enumerate(_iterate_ase(name))
+    parts = (chosen.start, chosen.stop, chosen.step)
+    if any(part is not None and part < 0 for part in parts):
+        yield from list(stream)[chosen]
+    else:
+        yield from islice(stream, *parts)
+
+
+def _iterate_ase(name: str) -> Iterator[Atoms]:
+    n_read = 0
+    try:
+        for atoms in iread(name, index=":"):
+            yield atoms
+            n_read += 1
+    # ASE's readers raise whatever their parsing meets
+    except Exception as error:
+        raise DataError(
+            f"{name}, frame {n_read}: ASE cannot read it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_configured_keys(
+    frames: list[LabeledFrame], keys: LabelKeys, files: str
+) -> None:
+    wanted = {
+        "energy": keys.energy,
+        "forces": keys.forces,
+        "stress": keys.stress,
+        "virial": keys.virial,
+        "charge": keys.charge,
+        "spin_multiplicity": keys.spin_multiplicity,
+        "weight": keys.weight,
+        **keys.extras,
+    }
+    present = sorted({key for frame in frames for key in frame.keys})
+    names = sorted({key[key.index("[") + 2 : -2] for key in present})
+    for label, key in wanted.items():
+        if key and not any(entry.endswith(f"[{key!r}]") for entry in present):
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise DataError(
+                f"no frame of {files} has {key!r}, the key for {label}{hint}; keys "
+                f"there are: {', '.join(present) or 'none'}"
+            )
+
+
+def _warn_of_mixed_origins(frames: list[LabeledFrame]) -> None:
+    for label in ("energy", "forces", "stress"):
+        origins = sorted({f.origins[label] for f in frames if label in f.origins})
+        if len(origins) > 1:
+            logger.warning(
+                "%s comes from %s in different frames; set its key if these are not "
+                "the same level of theory",
+                label,
+                " and ".join(origins),
+            )

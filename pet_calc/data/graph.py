@@ -1,0 +1,195 @@
+"""Frames with their neighbour lists, and their concatenation to the model's input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.labels import NO_LABELS
+from pet_calc.data.neighbors import compute_pairs, find_reverse, mask_cell
+from pet_calc.errors import DataError
+from pet_calc.model.batch import Batch
+
+
+class Labels(NamedTuple):
+    """The labels of a batch; where a mask is False the value is zero."""
+
+    energy: Tensor
+    """[n_systems] float64, eV."""
+    has_energy: Tensor
+    """[n_systems] bool."""
+    forces: Tensor
+    """[n_atoms, 3], eV/Å."""
+    has_forces: Tensor
+    """[n_atoms] bool."""
+    stress: Tensor
+    """[n_systems, 3, 3], eV/Å^3, positive in tension."""
+    has_stress: Tensor
+    """[n_systems] bool."""
+    weights: Tensor
+    """[n_systems], weights of the frames in the loss."""
+    n_atoms: Tensor
+    """[n_systems] int64."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A frame and its pairs, in small integers to save memory."""
+
+    frame: LabeledFrame
+    """The structure and its labels."""
+    cutoff: float
+    """Of the pairs, Å."""
+    centers: npt.NDArray[np.int32]
+    """[n_pairs], ascending."""
+    neighbors: npt.NDArray[np.int32]
+    """[n_pairs]."""
+    cell_shifts: npt.NDArray[np.signedinteger[Any]]
+    """[n_pairs, 3], int8 where that is enough."""
+    reverse: npt.NDArray[np.int32]
+    """[n_pairs]."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return self.frame.n_atoms
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of directed pairs."""
+        return len(self.centers)
+
+
+def build_graph(frame: LabeledFrame, cutoff: float) -> Graph:
+    """Return the frame with its full neighbour list."""
+    try:
+        centers, neighbors, shifts = compute_pairs(
+            frame.positions, frame.cell, frame.pbc, cutoff
+        )
+        reverse = find_reverse(centers, neighbors, shifts)
+    except DataError as error:
+        raise DataError(f"{frame.source}: {error}") from error
+    is_small = np.abs(shifts).max(initial=0) <= np.iinfo(np.int8).max
+    return Graph(
+        frame=frame,
+        cutoff=cutoff,
+        centers=centers.astype(np.int32),
+        neighbors=neighbors.astype(np.int32),
+        cell_shifts=shifts.astype(np.int8 if is_small else np.int32),
+        reverse=reverse.astype(np.int32),
+    )
+
+
+def collate(
+    graphs: Sequence[Graph],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Return the graphs laid end to end, with indices that count through.
+
+    Positions and cells are in ``dtype``; rows of cells that are not periodic are zero.
+    """
+    if not graphs:
+        raise DataError("no structures to make a batch of")
+    frames = [graph.frame for graph in graphs]
+    atom_starts = np.cumsum([0] + [graph.n_atoms for graph in graphs])
+    pair_starts = np.cumsum([0] + [graph.n_pairs for graph in graphs])
+
+    def to_indices(
+        parts: list[npt.NDArray[np.int32]], starts: npt.NDArray[np.int64]
+    ) -> Tensor:
+        shifted = [
+            part.astype(np.int64) + start
+            for part, start in zip(parts, starts[:-1], strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(shifted)).to(device)
+
+    def to_reals(values: npt.NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(values).to(device=device, dtype=dtype)
+
+    def to_integers(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    shifts = np.concatenate([graph.cell_shifts for graph in graphs]).astype(np.int64)
+    system_of_atom = np.repeat(np.arange(len(graphs)), np.diff(atom_starts))
+    return Batch(
+        species=torch.from_numpy(np.concatenate([f.numbers for f in frames])).to(
+            device
+        ),
+        positions=to_reals(np.concatenate([frame.positions for frame in frames])),
+        cells=to_reals(np.stack([mask_cell(f.cell, f.pbc) for f in frames])),
+        centers=to_indices([graph.centers for graph in graphs], atom_starts),
+        neighbors=to_indices([graph.neighbors for graph in graphs], atom_starts),
+        cell_shifts=torch.from_numpy(shifts).to(device),
+        reverse=to_indices([graph.reverse for graph in graphs], pair_starts),
+        system_of_atom=torch.from_numpy(system_of_atom).to(device),
+        charges=to_integers([frame.charge for frame in frames]),
+        spin_multiplicities=to_integers([f.spin_multiplicity for f in frames]),
+    )
+
+
+def collate_labels(
+    graphs: Sequence[Graph],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Labels:
+    """Return the graphs' labels, zeros where a frame has none.
+
+    The energy stays float64 whatever ``dtype``: totals reach 1e5 eV.
+    """
+    frames = [graph.frame for graph in graphs]
+
+    def to_reals(values: Any, real_dtype: torch.dtype = dtype) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.float64)).to(
+            device=device, dtype=real_dtype
+        )
+
+    def to_mask(values: Any) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=bool)).to(device)
+
+    n_atoms = [frame.n_atoms for frame in frames]
+    forces = [
+        np.zeros((frame.n_atoms, 3)) if frame.forces is None else frame.forces
+        for frame in frames
+    ]
+    stress = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
+    has_forces = np.repeat([frame.forces is not None for frame in frames], n_atoms)
+    return Labels(
+        energy=to_reals([f.energy or 0.0 for f in frames], torch.float64),
+        has_energy=to_mask([frame.energy is not None for frame in frames]),
+        forces=to_reals(np.concatenate(forces)),
+        has_forces=to_mask(has_forces),
+        stress=to_reals(np.stack(stress)),
+        has_stress=to_mask([frame.stress is not None for frame in frames]),
+        weights=to_reals([frame.weight for frame in frames]),
+        n_atoms=torch.tensor(n_atoms, dtype=torch.int64, device=device),
+    )
+
+
+def build_batch(
+    atoms: Atoms | Sequence[Atoms],
+    cutoff: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Return the model's input for one or many ASE structures in Å.
+
+    The charge comes from ``info["charge"]`` (else 0), the spin multiplicity from
+    ``info["spin_multiplicity"]`` or ``info["spin"]`` (else 1).
+    """
+    structures = [atoms] if isinstance(atoms, Atoms) else atoms
+    frames = [
+        LabeledFrame.from_atoms(entry, keys=NO_LABELS, source=f"structure {i}")
+        for i, entry in enumerate(structures)
+    ]
+    graphs = [build_graph(frame, cutoff) for frame in frames]
+    return collate(graphs, dtype=dtype, device=device)

@@ -1,0 +1,354 @@
+"""Find energy, forces and stress on ``ase.Atoms``, and bring them to eV and Å.
+
+A label may sit in the calculator's results, in ``info`` or in ``arrays``. A configured
+key is the only one looked at; without one, ``REF_*`` names win over plain ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+
+from pet_calc.errors import ConfigError, DataError
+from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
+
+Key: TypeAlias = str | Literal[False] | None
+"""A name to read; None looks the usual names up; False reads nothing."""
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+PLACES = ("results", "info", "arrays")
+
+# REF_* first: the plain names may hold what another calculator has left there
+ENERGY_NAMES = ("REF_energy", "energy")
+FORCES_NAMES = ("REF_forces", "REF_force", "forces", "force")
+STRESS_TIERS = (
+    ("REF_stress", ("REF_virial", "REF_virials")),
+    ("stress", ("virial", "virials")),
+)
+CHARGE_NAMES = ("charge",)
+SPIN_NAMES = ("spin_multiplicity", "spin")
+
+# how far a stress and a virial of the same frame may differ, relative and in eV/Å^3
+CONTRADICTION = (0.02, 1e-5)
+# a stress less symmetric than this (relative) is counted before it is symmetrised
+ASYMMETRY = 0.01
+
+
+@dataclass(frozen=True)
+class LabelKeys:
+    """Where the labels are; None looks the usual names up, False reads none."""
+
+    energy: Key = None
+    """Total energy of the frame."""
+    forces: Key = None
+    """[n_atoms, 3]."""
+    stress: Key = None
+    """3x3, 9 or 6 numbers (xx yy zz yz xz xy)."""
+    virial: Key = None
+    """3x3, 9 or 6 numbers, -stress * volume."""
+    charge: Key = None
+    """Total charge, a whole number."""
+    spin_multiplicity: Key = None
+    """2S + 1, a whole number."""
+    weight: str | None = None
+    """Weight of the frame in the loss; None gives every frame the same."""
+    extras: Mapping[str, str] = field(default_factory=dict)
+    """Further labels by the name to store them under; not converted."""
+
+
+@dataclass(frozen=True)
+class LabelUnits:
+    """The units of the file, and the sign of its stress."""
+
+    energy: str = "eV"
+    """Unit of the energy."""
+    length: str = "A"
+    """Unit of positions and cell."""
+    forces: str | None = None
+    """Unit of the forces; None means energy/length."""
+    stress: str | None = None
+    """Unit of the stress; None means energy/length^3."""
+    virial: str | None = None
+    """Unit of the virial, an energy; None means that of the energy."""
+    stress_sign: Literal[1, -1] = 1
+    """-1 for a stress positive in compression (VASP) or a virial of +stress * V."""
+
+    def compute_factors(self) -> "UnitFactors":
+        """Return the factors to eV and Å; an unknown unit raises ``ConfigError``."""
+        if self.stress_sign not in (1, -1):
+            raise ConfigError(f"stress_sign must be 1 or -1, got {self.stress_sign!r}")
+        energy, length = energy_factor(self.energy), length_factor(self.length)
+        forces = energy / length
+        stress = energy / length**3
+        return UnitFactors(
+            energy=energy,
+            length=length,
+            forces=force_factor(self.forces) if self.forces else forces,
+            stress=self.stress_sign
+            * (stress_factor(self.stress) if self.stress else stress),
+            virial=self.stress_sign
+            * (energy_factor(self.virial) if self.virial else energy),
+        )
+
+
+AUTOMATIC_KEYS = LabelKeys()
+NO_LABELS = LabelKeys(energy=False, forces=False, stress=False, virial=False)
+DEFAULT_UNITS = LabelUnits()
+
+
+class UnitFactors(NamedTuple):
+    """What a number of the file is multiplied with; stress and virial with sign."""
+
+    energy: float
+    length: float
+    forces: float
+    stress: float
+    virial: float
+
+
+@dataclass
+class FrameLabels:
+    """The labels of one frame, in eV, Å, eV/Å and eV/Å^3."""
+
+    energy: float | None = None
+    forces: Array | None = None
+    stress: Array | None = None
+    charge: int = 0
+    spin_multiplicity: int = 1
+    weight: float = 1.0
+    extras: dict[str, Array] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where each label was found, such as ``info['REF_energy']``."""
+    notes: list[str] = field(default_factory=list)
+    """What was there but not used, and why."""
+
+
+class _Found(NamedTuple):
+    value: Any
+    origin: str
+
+
+def extract_labels(
+    atoms: Atoms, keys: LabelKeys, factors: UnitFactors, source: str
+) -> FrameLabels:
+    """Return what ``atoms`` is labelled with.
+
+    A label that is absent, NaN or infinite is None (the latter two with a note). A
+    label of the wrong shape, or a stress and a virial that contradict each other,
+    raise ``DataError`` naming ``source``. ``atoms`` is still in the file's units.
+    """
+    labels = FrameLabels()
+    energy = _find(atoms, keys.energy, ENERGY_NAMES, ("results", "info"))
+    if energy is not None:
+        numbers = _to_floats(energy, (1,), source)
+        if _note_if_not_finite(numbers, "energy", labels):
+            labels.energy = float(numbers[0]) * factors.energy
+            labels.origins["energy"] = energy.origin
+    forces = _find(atoms, keys.forces, FORCES_NAMES, ("results", "arrays"))
+    if forces is not None:
+        numbers = _to_floats(forces, (len(atoms), 3), source)
+        if _note_if_not_finite(numbers, "forces", labels):
+            labels.forces = numbers * factors.forces
+            labels.origins["forces"] = forces.origin
+    _extract_stress(atoms, keys, factors, source, labels)
+    _extract_state(atoms, keys, source, labels)
+    for name, key in keys.extras.items():
+        extra = _find(atoms, key, (), ())
+        if extra is not None:
+            numbers = _to_floats(extra, None, source)
+            if _note_if_not_finite(numbers, name, labels):
+                labels.extras[name] = numbers
+                labels.origins[name] = extra.origin
+    return labels
+
+
+def list_keys(atoms: Atoms) -> list[str]:
+    """Return every key that could hold a label, such as ``info['U0']``."""
+    standard = {"numbers", "positions", "masses", "tags", "initial_magmoms"}
+    return [
+        f"{place}[{key!r}]"
+        for place in PLACES
+        for key in _get_place(atoms, place)
+        if not (place == "arrays" and key in standard)
+    ]
+
+
+def read_charge_and_spin(atoms: Atoms) -> tuple[int, int]:
+    """Return total charge (else 0) and spin multiplicity (else 1) from ``info``."""
+    labels = FrameLabels()
+    _extract_state(atoms, NO_LABELS, "structure", labels)
+    return labels.charge, labels.spin_multiplicity
+
+
+def _get_place(atoms: Atoms, place: str) -> Mapping[str, Any]:
+    if place == "results":
+        return {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+    return atoms.info if place == "info" else atoms.arrays
+
+
+def _find(
+    atoms: Atoms, key: Key, automatic: Sequence[str], places: Sequence[str]
+) -> _Found | None:
+    """Return the configured key's value, or that of the first automatic name."""
+    if key is False:
+        return None
+    # a configured key is never replaced by another one: it may mean another level
+    # of theory
+    names, where = (automatic, places) if key is None else ((key,), PLACES)
+    for name in names:
+        for place in where:
+            value = _get_place(atoms, place).get(name)
+            if value is not None:
+                return _Found(value, f"{place}[{name!r}]")
+    return None
+
+
+def _to_floats(found: _Found, shape: tuple[int, ...] | None, source: str) -> Array:
+    try:
+        numbers = np.array(found.value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{source}: {found.origin} is not numeric: {found.value!r}"
+        ) from error
+    if shape is None:
+        return numbers
+    if numbers.size != int(np.prod(shape)):
+        raise DataError(
+            f"{source}: {found.origin} has shape {numbers.shape}, expected {shape}; "
+            "set the key of this label, or switch the label off (False)"
+        )
+    return numbers.reshape(shape)
+
+
+def _note_if_not_finite(numbers: Array, name: str, labels: FrameLabels) -> bool:
+    """Return whether all ``numbers`` are finite, leaving a note if not."""
+    is_finite = bool(np.isfinite(numbers).all())
+    if not is_finite:
+        labels.notes.append(f"{name} not finite (NaN or Inf), treated as missing")
+    return is_finite
+
+
+def _extract_stress(
+    atoms: Atoms,
+    keys: LabelKeys,
+    factors: UnitFactors,
+    source: str,
+    labels: FrameLabels,
+) -> None:
+    stress, virial = _find_stress_and_virial(atoms, keys)
+    if stress is None and virial is None:
+        return
+    if not all(atoms.pbc):
+        labels.notes.append("stress of a frame not periodic in 3 directions, ignored")
+        return
+    candidates: dict[str, Array] = {}
+    if stress is not None:
+        tensor = _to_tensor(stress, source, labels)
+        if _note_if_not_finite(tensor, "stress", labels):
+            candidates[stress.origin] = tensor * factors.stress
+    if virial is not None:
+        tensor = _to_tensor(virial, source, labels)
+        volume = atoms.get_volume() * factors.length**3
+        if volume > 0 and _note_if_not_finite(tensor, "virial", labels):
+            candidates[virial.origin] = -tensor * factors.virial / volume
+    if len(candidates) == 2:
+        _check_agreement(candidates, source)
+    for origin, tensor in candidates.items():
+        labels.stress = tensor
+        labels.origins["stress"] = origin
+        break  # the stress itself comes before the virial
+
+
+def _find_stress_and_virial(
+    atoms: Atoms, keys: LabelKeys
+) -> tuple[_Found | None, _Found | None]:
+    if keys.stress or keys.virial:
+        # a configured one switches the automatic look-up of the other off
+        return (
+            _find(atoms, keys.stress or False, (), ()),
+            _find(atoms, keys.virial or False, (), ()),
+        )
+    for stress_name, virial_names in STRESS_TIERS:
+        stress = _find(atoms, keys.stress, (stress_name,), ("results", "info"))
+        virial = _find(atoms, keys.virial, virial_names, ("results", "info"))
+        if stress is not None or virial is not None:
+            return stress, virial
+    return None, None
+
+
+def _to_tensor(found: _Found, source: str, labels: FrameLabels) -> Array:
+    """Return [3, 3] from 3x3, 9 or Voigt-6 numbers, symmetrised."""
+    size = np.size(found.value)
+    if size == 6:
+        xx, yy, zz, yz, xz, xy = _to_floats(found, (6,), source)
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    if size != 9:
+        raise DataError(
+            f"{source}: {found.origin} has {size} numbers, expected 3x3, 9, or 6 in "
+            "the order xx yy zz yz xz xy"
+        )
+    tensor = _to_floats(found, (3, 3), source)
+    symmetric = 0.5 * (tensor + tensor.T)
+    if np.abs(tensor - symmetric).max() > ASYMMETRY * np.abs(tensor).max():
+        labels.notes.append(f"{found.origin} is not symmetric, was symmetrised")
+    return symmetric
+
+
+def _check_agreement(candidates: dict[str, Array], source: str) -> None:
+    (name, stress), (other_name, other) = candidates.items()
+    relative, absolute = CONTRADICTION
+    limit = relative * max(np.abs(stress).max(), np.abs(other).max()) + absolute
+    if np.abs(stress - other).max() > limit:
+        raise DataError(
+            f"{source}: {name} says xx = {stress[0, 0]:.6g} eV/A^3 but {other_name} "
+            f"says {other[0, 0]:.6g} (stress = -virial/volume); switch one off "
+            "(False), or correct its unit or sign"
+        )
+
+
+def _extract_state(
+    atoms: Atoms, keys: LabelKeys, source: str, labels: FrameLabels
+) -> None:
+    """Read charge, spin multiplicity and weight."""
+    charge = _find(atoms, keys.charge, CHARGE_NAMES, ("info",))
+    if charge is not None:
+        labels.charge = _to_whole_number(charge, source)
+        labels.origins["charge"] = charge.origin
+    spin = _find(atoms, keys.spin_multiplicity, SPIN_NAMES, ("info",))
+    if spin is not None:
+        labels.spin_multiplicity = _to_whole_number(spin, source)
+        labels.origins["spin_multiplicity"] = spin.origin
+        # data sets that mix molecules with bulk write 0 where it means nothing
+        if labels.spin_multiplicity == 0 and keys.spin_multiplicity is None:
+            labels.spin_multiplicity = 1
+            labels.notes.append(f"{spin.origin} of 0, taken as 1")
+        if labels.spin_multiplicity < 1:
+            raise DataError(
+                f"{source}: {spin.origin} is {labels.spin_multiplicity}, expected the "
+                "multiplicity 2S + 1, at least 1"
+            )
+    weight = _find(atoms, keys.weight or False, (), ())
+    if weight is not None:
+        labels.weight = float(_to_floats(weight, (1,), source)[0])
+        if not (np.isfinite(labels.weight) and labels.weight >= 0):
+            raise DataError(
+                f"{source}: {weight.origin} is {labels.weight}, expected a finite "
+                "weight of at least 0"
+            )
+
+
+def _to_whole_number(found: _Found, source: str) -> int:
+    try:
+        number = float(np.asarray(found.value, dtype=np.float64).item())
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        raise DataError(
+            f"{source}: {found.origin} is {found.value!r}, expected a whole number; "
+            "set the key of this label, or switch it off (False)"
+        )
+    return int(number)
