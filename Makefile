@@ -1,0 +1,57 @@
+# Every target builds .venv by itself; `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# torch comes first and pinned: a looser request fetches a CUDA build of several GB.
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+CREATED := $(VENV)/.stamp-created
+RUNTIME := $(VENV)/.stamp-runtime
+DEV := $(VENV)/.stamp-dev
+
+.PHONY: help venv test test-slow lint demo clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+venv: $(DEV)  ## create .venv and install pet-calc with everything its tests need
+
+lint: $(DEV)  ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## lint, then the default tests
+	$(BIN)/pytest
+
+# pytest exits 5 when a marker selects nothing, which is no failure here.
+test-slow: $(DEV)  ## the tests marked slow
+	@code=0; $(BIN)/pytest -m slow --collect-only -q >/dev/null || code=$$?; \
+	if [ $$code -eq 5 ]; then echo "no test is marked slow"; \
+	else $(BIN)/pytest -m slow; fi
+
+demo: $(RUNTIME)  ## fine-tune, simulate, export; needs only the runtime packages
+	$(BIN)/python examples/demo.py
+
+clean:  ## remove .venv, caches and build output
+	rm -rf $(VENV) build dist *.egg-info demo-run
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "pet-calc needs Python 3.10 or newer; try make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(RUNTIME): pyproject.toml constraints.txt $(CREATED)
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e . metatomic-ase
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt $(CREATED)
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,176 @@
+"""The command ``pet-calc``: finds verbs, loads one, and turns errors into one line."""
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import traceback
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import click
+
+from pet_calc.errors import PetCalcError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Verb(NamedTuple):
+    """Where a verb's function ``command`` is, and its line in the overview."""
+
+    module: str
+    help: str
+
+
+# The overview is printed from here, without importing the verbs.
+VERBS = {
+    "train": Verb("train", "Train a model, or fine-tune one with -c, from options."),
+    "finetune": Verb("finetune", "Fine-tune a base model on data or from options."),
+    "eval": Verb("eval", "Compare a model with labelled structures."),
+    "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
+    "export": Verb("export", "Export a model for LAMMPS and other engines."),
+    "merge": Verb("merge", "Merge an adapter into its base."),
+    "convert": Verb(
+        "convert", "Convert between checkpoints of pet-calc and metatrain."
+    ),
+    "options": Verb("template", "Write an options file in which all is explained."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of a verb when the verb is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs whose modules are there, in the order of the table."""
+        return [name for name in VERBS if _find_module(name) is not None]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a verb; None if there is no such verb."""
+        module = _find_module(name)
+        if module is None:
+            return None
+        command: click.Command = importlib.import_module(module).command
+        if not any(param.name == "debug" for param in command.params):
+            command.params.append(_build_debug_option())
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb in the arguments; a wrong one fails with the nearest."""
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            )
+            ctx.fail(f"no verb {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the overview from the table."""
+        rows = [(name, VERBS[name].help) for name in self.list_commands(ctx)]
+        with formatter.section("Verbs"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; an error that the user can mend becomes one line."""
+        try:
+            return super().invoke(ctx)
+        except PetCalcError as error:
+            if ctx.meta.get(_DEBUG):
+                click.echo(traceback.format_exc(), err=True)
+            click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+            ctx.exit(EXIT_USER_ERROR)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+class EchoHandler(logging.Handler):
+    """Prints the library's log on whatever standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(prefix + self.format(record), err=True)
+
+
+_DEBUG = "pet_calc.debug"
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        # meta is shared between a verb's context and the group's
+        ctx.meta[_DEBUG] = True
+        logging.getLogger("pet_calc").setLevel(logging.DEBUG)
+
+
+def _build_debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show where an error comes from, and more of the log.",
+    )
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"pet-calc {version('pet-calc')}")
+        ctx.exit()
+
+
+def _find_module(name: str) -> str | None:
+    """Return the module of a verb, None if it is unknown or not there.
+
+    The module is not imported, so that an error in it shows when it is run.
+    """
+    if name not in VERBS:
+        return None
+    module = f"pet_calc.cli.{VERBS[name].module}"
+    return module if importlib.util.find_spec(module) else None
+
+
+def _print_log() -> None:
+    logger = logging.getLogger("pet_calc")
+    if not any(isinstance(handler, EchoHandler) for handler in logger.handlers):
+        logger.addHandler(EchoHandler())
+    logger.setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``pet-calc``."""
+    cli(prog_name="pet-calc")
+
+
+@click.group(
+    cls=LazyGroup,
+    params=[
+        _build_debug_option(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version.",
+        ),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def cli() -> None:
+    """Fine-tune PET interatomic potentials with LoRA, use them in ASE and LAMMPS.
+
+    Example: pet-calc finetune train.xyz --base base.ckpt -o out/
+    """
+    _print_log()
+
+
+if __name__ == "__main__":
+    main()

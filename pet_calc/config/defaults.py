@@ -1,0 +1,37 @@
+"""Defaults that depend on the method and on the size of the model."""
+
+from math import sqrt
+from typing import Literal
+
+Method = Literal["scratch", "full", "heads", "lora"]
+
+# PET of 3 million parameters (the default shape) trains well at 3e-4 with Adam, a
+# batch of 16 and a cosine schedule.
+_REFERENCE_RATE = 3e-4
+_REFERENCE_SIZE = 3e6
+
+
+def default_learning_rate(method: Method, n_parameters: int) -> float:
+    """Return the peak learning rate for Adam.
+
+    The step that a network bears falls as one over its width, that is as one over the
+    square root of its parameter count (arXiv:2203.03466), from 1e-3 for small models
+    to 1e-4 for large ones. All weights of a trained base move at a tenth of that, so
+    as not to forget. Low-rank layers need about ten times the rate of full fine-tuning
+    whatever their rank, since their scale is alpha / rank; heads likewise.
+
+    Args:
+        method: What is trained.
+        n_parameters: Parameters of the whole model, frozen ones included.
+    """
+    rate = _REFERENCE_RATE * sqrt(_REFERENCE_SIZE / max(n_parameters, 1))
+    rate = min(max(rate, 1e-4), 1e-3)
+    return rate / 10 if method == "full" else rate
+
+
+def default_num_epochs(method: Method) -> int:
+    """Return how often the training set is passed over: often from scratch, else less.
+
+    A base already knows most of it, and the small sets of fine-tuning overfit.
+    """
+    return 1000 if method == "scratch" else 200

@@ -1,0 +1,391 @@
+"""The options of a run, checked when they are made.
+
+A field's name is its key in an options file, in the block that the class's docstring
+names. Defaults stand here and nowhere else. A frozen object's wrong value raises
+``ConfigError`` naming the field.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pet_calc.config.fields import (
+    check_fields,
+    check_positive,
+    check_range,
+    check_unit,
+    suggest,
+)
+from pet_calc.errors import ConfigError
+from pet_calc.lora.layer import LoRAConfig
+from pet_calc.model.hypers import (
+    ENERGY,
+    NON_CONSERVATIVE_FORCE,
+    NON_CONSERVATIVE_FORCES,
+    NON_CONSERVATIVE_STRESS,
+    PETHypers,
+)
+from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
+
+HEAD_MODULES = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Where forces, stress or virial lie in the data; a block of that name."""
+
+    mode: Literal["auto", "required", "off"] = "auto"
+    """auto: use it where found; required: fail when no frame has it; off: ignore it."""
+    key: str | None = None
+    """Name in the file; null searches the usual names."""
+    unit: str | None = None
+    """Unit in the file; null derives it from the units of energy and length."""
+    sign: Literal[1, -1] = 1
+    """-1 if the file has the opposite sign (stress positive in compression)."""
+
+    def __post_init__(self) -> None:
+        """Check types."""
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What is learned, and where its labels lie; an entry of ``targets:``."""
+
+    name: str = ENERGY
+    """Name in the model, such as energy, energy/pbe, non_conservative_force."""
+    quantity: str = ""
+    """energy for a target that the name alone does not show to be one."""
+    key: str | None = None
+    """Name in the file; null searches the usual names."""
+    unit: str | None = None
+    """Unit in the file; null is eV (eV/A for forces, eV/A^3 for stress)."""
+    forces: LabelOptions = field(default_factory=LabelOptions)
+    """Forces, minus the energy's derivative in the positions."""
+    stress: LabelOptions = field(default_factory=LabelOptions)
+    """Stress, positive in tension."""
+    virial: LabelOptions = field(default_factory=LabelOptions)
+    """Virial, minus stress times volume; used where there is no stress."""
+    description: str = ""
+    """Free text, for example the level of theory."""
+
+    def __post_init__(self) -> None:
+        """Check types, that it can be learned, and not stress and virial at once."""
+        check_fields(self)
+        if self.kind == "energy" and ENERGY not in (self.base_name, self.quantity):
+            raise ConfigError(
+                f"quantity: expected {ENERGY}, got {self.quantity!r}; only energies "
+                "and non-conservative forces and stress are learned"
+            )
+        if self.kind == "energy":
+            check_unit(self.unit, "unit", energy_factor)
+        else:
+            factor = force_factor if self.kind == "force" else stress_factor
+            check_unit(self.unit, "unit", factor)
+        check_unit(self.forces.unit, "forces.unit", force_factor)
+        check_unit(self.stress.unit, "stress.unit", stress_factor)
+        check_unit(self.virial.unit, "virial.unit", energy_factor)
+        if self.forces.sign != 1:
+            raise ConfigError("forces.sign: expected 1, got -1; flip them in the file")
+        if self.stress.mode == self.virial.mode == "required":
+            raise ConfigError(
+                "stress: expected stress or virial to be asked for, got both; "
+                "write `virial: off` or `stress: off`"
+            )
+
+    @property
+    def base_name(self) -> str:
+        """Name without the variant: ``energy`` for ``energy/pbe``."""
+        return self.name.split("/", 1)[0]
+
+    @property
+    def kind(self) -> Literal["energy", "force", "stress"]:
+        """What the labels are: energies, or the labels of a non-conservative head."""
+        if self.base_name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES):
+            return "force"
+        return "stress" if self.base_name == NON_CONSERVATIVE_STRESS else "energy"
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Files with structures and their labels; an entry of ``training_set:``."""
+
+    read_from: tuple[str, ...] = ()
+    """Paths or globs of files that ASE reads."""
+    length_unit: str = "angstrom"
+    """Unit of positions and cells in the file."""
+    index: str = ":"
+    """Which frames, as ASE writes it: ":", "::10", "-100:"."""
+    indices: tuple[int, ...] | str | None = None
+    """Numbers of the frames to use, or a text file with one number a line."""
+    targets: tuple[TargetOptions, ...] = (TargetOptions(),)
+    """What is learned from these files."""
+    weight: float = 1.0
+    """Factor on these frames' share of the loss."""
+    charge_key: str | None = None
+    """Name of the total charge in the file; null searches the usual names."""
+    spin_multiplicity_key: str | None = None
+    """Name of the multiplicity 2S+1 in the file; null searches the usual names."""
+    use_isolated_atoms: bool = False
+    """Train on config_type=IsolatedAtom frames too, not only take offsets from them."""
+
+    def __post_init__(self) -> None:
+        """Check types and that there is something to read and to learn."""
+        check_fields(self)
+        check_positive(self, "weight")
+        check_unit(self.length_unit, "length_unit", length_factor)
+        if not self.read_from:
+            raise ConfigError("read_from: expected at least one file, got none")
+        if not self.targets:
+            raise ConfigError("targets: expected at least one target, got none")
+        names = [target.name for target in self.targets]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"targets: expected different names, got {names}")
+
+    def read_indices(self) -> tuple[int, ...] | None:
+        """Return the wanted frame numbers, read from their file if need be."""
+        if not isinstance(self.indices, str):
+            return self.indices
+        try:
+            return tuple(int(n) for n in Path(self.indices).read_text().split())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"indices: expected a file with one frame number a line at "
+                f"{self.indices}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """How one kind of error enters the loss."""
+
+    type: Literal["mse", "mae", "huber"] = "mse"
+    """Squared error, absolute error, or squared up to delta and absolute beyond."""
+    weight: float = 1.0
+    """Factor of this term."""
+    delta: float = 1.0
+    """Where the Huber loss turns from squared to absolute."""
+
+    def __post_init__(self) -> None:
+        """Check types and signs."""
+        check_fields(self)
+        check_range(self, "weight", 0.0, float("inf"))
+        check_positive(self, "delta")
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The loss of one target; an entry of ``architecture: training: loss:``."""
+
+    value: LossTerm = field(default_factory=LossTerm)
+    """The target itself: the energy per atom, or what the head predicts."""
+    forces: LossTerm = field(default_factory=LossTerm)
+    """Forces derived from an energy."""
+    stress: LossTerm = field(default_factory=LossTerm)
+    """Stress derived from an energy."""
+
+    def __post_init__(self) -> None:
+        """Check types."""
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class BaselineOptions:
+    """Energies per element, E0; ``architecture: training: atomic_baseline:``."""
+
+    mode: Literal["fit", "keep", "isolated_atoms"] = "fit"
+    """fit: to the residuals of the base; keep: the base's; or from isolated atoms."""
+    tables: dict[str, dict[str, float] | float] = field(default_factory=dict)
+    """Per target: energies by symbol, or one for all, in the unit of the labels."""
+
+    def __post_init__(self) -> None:
+        """Check types."""
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is trained, and from which base; ``architecture: training: finetune:``."""
+
+    method: Literal["scratch", "full", "heads", "lora"] = "scratch"
+    """scratch: no base; full: all weights; heads: heads only; lora: low-rank layers."""
+    base: str | None = None
+    """Checkpoint to start from, written read_from; null waits for -c or --base."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Size and place of the low-rank layers, written config."""
+    head_mode: Literal["auto", "train", "freeze", "lora"] = "auto"
+    """The heads under lora; auto: train those new to the base, freeze the others."""
+    inherit_heads: dict[str, str] = field(default_factory=dict)
+    """New target to the target of the base whose head it starts from."""
+    keep_head: bool = False
+    """Whether heads of the base that are not trained stay in the model."""
+    head_modules: tuple[str, ...] = HEAD_MODULES
+    """The parts that method heads trains."""
+
+    def __post_init__(self) -> None:
+        """Check types, and that the method and base agree."""
+        check_fields(self)
+        if self.method == "scratch" and self.base is not None:
+            raise ConfigError(
+                f"read_from: expected no base for method scratch, got {self.base}; "
+                "choose full, heads or lora"
+            )
+        if self.method == "full" and self.base is None:
+            raise ConfigError("read_from: expected a base for method full, got none")
+        if self.method != "lora" and self.lora != LoRAConfig():
+            raise ConfigError(f"config.rank: has no effect with method {self.method}")
+        if self.method != "heads" and self.head_modules != HEAD_MODULES:
+            raise ConfigError(
+                f"config.head_modules: has no effect with method {self.method}"
+            )
+        for name in self.head_modules:
+            if name not in HEAD_MODULES:
+                raise ConfigError(
+                    f"config.head_modules: expected parts of the heads, got {name}; "
+                    f"{suggest(name, HEAD_MODULES)}"
+                )
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the training goes; ``architecture: training:``."""
+
+    num_epochs: int | None = None
+    """Passes over the training set; null chooses by method."""
+    batch_size: int = 16
+    """Structures per optimiser step, over all processes."""
+    max_pairs_per_batch: int | None = None
+    """Neighbour pairs that fit in memory at once; null finds out by trying."""
+    learning_rate: float | None = None
+    """Peak learning rate; null chooses by method and model size."""
+    warmup_fraction: float = 0.01
+    """Part of the steps in which the rate rises; then it falls as a cosine."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    grad_clip_norm: float = 1.0
+    """Largest norm of the gradient; .inf for no limit."""
+    ema_decay: float | None = None
+    """Decay per step of the averaged weights that are validated; null for none."""
+    early_stopping_patience: int | None = None
+    """Epochs without a better validation after which to stop; null for never."""
+    mixed_precision: bool = False
+    """Whether matrix products run in bfloat16."""
+    loss: dict[str, LossOptions] = field(default_factory=dict)
+    """Loss by target; a target that is not named has the defaults."""
+    atomic_baseline: BaselineOptions = field(default_factory=BaselineOptions)
+    """Energies per element."""
+    scale_targets: bool = True
+    """Whether a new target is divided by its spread."""
+    best_model_metric: Literal["mae_prod", "rmse_prod", "loss"] = "mae_prod"
+    """Which validation number picks the best model."""
+    log_interval: int = 1
+    """Epochs between lines in the log."""
+    checkpoint_interval: int = 10
+    """Epochs between checkpoints to resume from; the last and best are always kept."""
+    num_workers: int | None = None
+    """Processes that prepare batches; null chooses."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        check_fields(self)
+        check_positive(self, "num_epochs", "batch_size", "max_pairs_per_batch")
+        check_positive(self, "learning_rate", "grad_clip_norm", "log_interval")
+        check_positive(self, "early_stopping_patience", "checkpoint_interval")
+        check_range(self, "learning_rate", 0.0, 1.0)
+        check_range(self, "warmup_fraction", 0.0, 1.0)
+        check_range(self, "weight_decay", 0.0, float("inf"))
+        check_range(self, "ema_decay", 0.0, 1.0)
+        check_range(self, "num_workers", 0, float("inf"))
+
+    def loss_of(self, target: str) -> LossOptions:
+        """Return the loss of a target, the default one if it has no own."""
+        return self.loss.get(target, LossOptions())
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything that decides a training run; the options file as a whole."""
+
+    training_set: tuple[DatasetOptions, ...]
+    """Data to learn from."""
+    validation_set: float | tuple[DatasetOptions, ...] = 0.1
+    """Data that picks the best model, or a fraction of the training set."""
+    test_set: float | tuple[DatasetOptions, ...] = 0.0
+    """Data that is only evaluated at the end, or a fraction of the training set."""
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
+    """What is trained, and from which base."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+    """How the training goes."""
+    hypers: PETHypers | None = None
+    """Shape of a new model; null is the default shape, or that of the base."""
+    atomic_types: tuple[int, ...] | None = None
+    """Atomic numbers of a new model; null takes them from the data."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    base_precision: Literal[32, 64] = 32
+    """Bits of a floating-point number."""
+    seed: int = 0
+    """Seed of the weights, the split and the order of batches."""
+    output: str = "."
+    """Folder for checkpoints, logs and the resolved options."""
+    final_eval: bool = True
+    """Whether the best model is evaluated on all sets at the end."""
+
+    def __post_init__(self) -> None:
+        """Check types, and that fractions leave something to train on."""
+        check_fields(self)
+        check_range(self, "seed", 0, 2**63 - 1)
+        if not self.training_set:
+            raise ConfigError("training_set: expected at least one dataset, got none")
+        for name in ("validation_set", "test_set"):
+            if isinstance(getattr(self, name), float):
+                check_range(self, name, 0.0, 1.0)
+        sets = (self.validation_set, self.test_set)
+        held_out = [size for size in sets if isinstance(size, float)]
+        if sum(held_out) >= 1.0:
+            raise ConfigError(
+                "validation_set: expected fractions that leave some of the training "
+                f"set, got {held_out}"
+            )
+        _check_device(self.device)
+
+    @property
+    def targets(self) -> dict[str, TargetOptions]:
+        """The targets of all training sets by name, as first described."""
+        targets: dict[str, TargetOptions] = {}
+        for dataset in self.training_set:
+            for target in dataset.targets:
+                targets.setdefault(target.name, target)
+        return targets
+
+    def with_base(self, base: str) -> "RunOptions":
+        """Return a copy that starts from ``base``, all weights if no method is set."""
+        method = self.finetune.method
+        return replace(
+            self,
+            finetune=replace(
+                self.finetune,
+                method="full" if method == "scratch" else method,
+                base=base,
+            ),
+        )
+
+    def check_ready(self) -> None:
+        """Raise if a method needs a base and none is named."""
+        if self.finetune.method != "scratch" and self.finetune.base is None:
+            raise ConfigError(
+                f"architecture.training.finetune.read_from: method "
+                f"{self.finetune.method} needs a base checkpoint, got none; "
+                "name it here or with -c CHECKPOINT"
+            )
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    is_known = kind in ("auto", "cpu", "cuda", "mps") and (
+        number.isdigit() if ":" in device else True
+    )
+    if not is_known:
+        raise ConfigError(
+            f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}"
+        )

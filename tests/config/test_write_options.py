@@ -1,0 +1,179 @@
+"""Written options and the template are read back as what they were."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from pet_calc.config import (
+    BaselineOptions,
+    DatasetOptions,
+    FinetuneOptions,
+    LabelOptions,
+    LossOptions,
+    LossTerm,
+    RunOptions,
+    TargetOptions,
+    TrainOptions,
+    default_learning_rate,
+    default_num_epochs,
+    options_to_dict,
+    parse_options,
+    read_options,
+    render_template,
+    write_options,
+    write_template,
+)
+from pet_calc.errors import ConfigError
+from pet_calc.lora.layer import LoRAConfig
+from pet_calc.model.hypers import PETHypers
+
+DATASET = DatasetOptions(
+    read_from=("a.xyz", "1e5"),
+    length_unit="bohr",
+    index="-10:",
+    indices=(1, 3),
+    targets=(
+        TargetOptions(
+            key="e",
+            unit="Hartree",
+            forces=LabelOptions("required", key="f"),
+            stress=LabelOptions("off"),
+            virial=LabelOptions(sign=-1),
+            description="PBE0: tight, 3e5 points",
+        ),
+        TargetOptions(name="non_conservative_stress", unit="GPa"),
+    ),
+    weight=0.5,
+    charge_key="q",
+    use_isolated_atoms=True,
+)
+PLAIN = RunOptions(training_set=(DATASET,))
+RUNS = {
+    "plain": PLAIN,
+    "lora": RunOptions(
+        training_set=(DATASET, DatasetOptions(read_from=("b.xyz",))),
+        validation_set=(DATASET,),
+        test_set=0.25,
+        finetune=FinetuneOptions(
+            method="lora",
+            base="base.ckpt",
+            lora=LoRAConfig(rank=4, alpha=2.0, targets=("mlp", "compress")),
+            head_mode="train",
+            inherit_heads={"energy/pbe": "energy"},
+            keep_head=True,
+        ),
+        train=TrainOptions(
+            num_epochs=3,
+            learning_rate=1e-5,
+            grad_clip_norm=float("inf"),
+            ema_decay=0.999,
+            loss={"energy": LossOptions(forces=LossTerm("huber", 10.0, 0.01))},
+            atomic_baseline=BaselineOptions("keep", {"energy": {"No": 1.0, "H": -2.0}}),
+        ),
+        atomic_types=(1, 8),
+        device="cuda:1",
+        base_precision=64,
+        seed=5,
+        output="out/run 1",
+        final_eval=False,
+    ),
+    "lora that waits for its base": replace(
+        PLAIN, finetune=FinetuneOptions(method="lora")
+    ),
+    "heads": replace(
+        PLAIN,
+        finetune=FinetuneOptions(
+            method="heads", base="base.ckpt", head_modules=("node_last_layers",)
+        ),
+    ),
+    "full": PLAIN.with_base("base.ckpt"),
+    "scratch with a shape": replace(PLAIN, hypers=PETHypers(d_pet=16, cutoff=3.0)),
+    "one baseline for all": replace(
+        PLAIN, train=TrainOptions(atomic_baseline=BaselineOptions("fit", {"a": 1.0}))
+    ),
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+def test_written_options_are_read_back_equal(options, tmp_path):
+    path = tmp_path / "options.yaml"
+    write_options(options, path)
+    assert read_options(path) == options
+    assert parse_options(options_to_dict(options)) == options
+    assert [file.name for file in tmp_path.iterdir()] == ["options.yaml"]
+
+
+def test_template_is_at_the_defaults(tmp_path):
+    path = tmp_path / "options.yaml"
+    write_template(path)
+    options = read_options(path)
+    defaults = RunOptions(training_set=(DatasetOptions(read_from=("train.xyz",)),))
+    assert options.finetune == FinetuneOptions(method="lora", base="base.ckpt")
+    assert options.train == TrainOptions(loss={"energy": LossOptions()})
+    assert (
+        replace(options, finetune=defaults.finetune, train=defaults.train) == defaults
+    )
+
+
+def test_template_has_every_option_and_explains_it():
+    lines = [line.strip().removeprefix("# ") for line in render_template().splitlines()]
+    keys = {line.split(":")[0].strip() for line in lines}
+    shown_otherwise = {
+        "name": "energy",
+        "base": "read_from",
+        "lora": "config",
+        "head_modules": "config",
+        "value": "loss",
+        "tables": "atomic_baseline",
+        "train": "training",
+        "hypers": "model",
+        "charge_key": "extra_data",
+        "spin_multiplicity_key": "extra_data",
+    }
+    for cls in (RunOptions, TrainOptions, FinetuneOptions, DatasetOptions):
+        for field in fields(cls):
+            assert shown_otherwise.get(field.name, field.name) in keys, field.name
+    for cls in (TargetOptions, LabelOptions, LossOptions, LossTerm, PETHypers):
+        for field in fields(cls):
+            assert shown_otherwise.get(field.name, field.name) in keys, field.name
+
+
+def test_template_with_the_model_block_is_read(tmp_path):
+    lines = render_template().splitlines()
+    first = lines.index("  # model:")
+    last = next(
+        i for i in range(first, len(lines)) if lines[i].startswith("  training")
+    )
+    for i in range(first, last):
+        lines[i] = lines[i].replace("# ", "", 1)
+    path = tmp_path / "options.yaml"
+    path.write_text("\n".join(lines))
+    assert read_options(path).hypers == PETHypers()
+
+
+def test_template_does_not_replace_a_file(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        write_template(path)
+    assert path.read_text() == "mine"
+    write_template(path, overwrite=True)
+    assert path.read_text() == render_template()
+
+
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match="no base for method scratch"):
+        FinetuneOptions(base="base.ckpt")
+    with pytest.raises(ConfigError, match="a base for method full"):
+        FinetuneOptions(method="full")
+    with pytest.raises(ConfigError, match="no effect with method full"):
+        FinetuneOptions(method="full", base="a", lora=LoRAConfig(rank=2))
+
+
+def test_learning_rate_follows_method_and_size():
+    full = default_learning_rate("full", 3_000_000)
+    assert default_learning_rate("lora", 3_000_000) == pytest.approx(10 * full)
+    assert default_learning_rate("scratch", 3_000_000) == pytest.approx(3e-4)
+    assert default_learning_rate("scratch", 1_000) == pytest.approx(1e-3)
+    assert default_learning_rate("full", 10**9) == pytest.approx(1e-5)
+    assert default_num_epochs("lora") < default_num_epochs("scratch")
