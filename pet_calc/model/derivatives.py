@@ -40,8 +40,8 @@ def predict(
     """Return energy, and conservative forces and stress as asked for.
 
     Args:
-        model: in the dtype and on the device of ``batch``.
-        batch: the structures.
+        model: on the device of ``batch``.
+        batch: the structures, in the model's dtype or in float64.
         target: name of an energy output.
         with_forces: whether to derive forces.
         with_stress: whether to derive the stress.
@@ -49,7 +49,8 @@ def predict(
             leaves it out, to compare small numbers.
         is_training: keep the graph of the results, to differentiate once more.
     """
-    vectors = compute_edge_vectors(batch)
+    # positions may be float64 for a float32 model: differences lose nothing then
+    vectors = compute_edge_vectors(batch).to(model.edge_embedder.weight.dtype)
     needs_gradient = with_forces or with_stress
     if needs_gradient:
         vectors = vectors.detach().requires_grad_(True)

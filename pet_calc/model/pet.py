@@ -59,6 +59,7 @@ class PET(nn.Module):
 
     __jit_unused_properties__ = ("pair_cutoff", "interaction_range")
 
+    species_to_species_index: Tensor
     _n_wanted: Optional[float]
     _target_names: List[str]
     _zbl_targets: List[str]

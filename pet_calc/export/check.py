@@ -1,0 +1,139 @@
+"""Is a saved file still the model it was made from?"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from metatensor.torch import Labels, TensorBlock, TensorMap
+from metatomic.torch import (
+    AtomisticModel,
+    ModelEvaluationOptions,
+    ModelOutput,
+    System,
+    load_atomistic_model,
+    register_autograd_neighbors,
+)
+from torch import Tensor
+
+from pet_calc.data.neighbors import compute_pairs
+from pet_calc.errors import ExportError
+from pet_calc.export.module import build_labels, name_output
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import predict
+from pet_calc.model.edges import compute_edge_vectors, find_reverse_pairs
+from pet_calc.model.pet import PET
+
+# allowed difference between file and model, relative to the largest value: the same
+# operations, compiled, hence a few hundred roundings at most
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# spacing and jitter of the eight atoms of the check, Å
+SPACING = 2.2
+JITTER = 0.3
+
+
+def check_file(draft: Path, model: PET, path: Path) -> None:
+    """Raise ``ExportError`` unless a saved file says what the model says.
+
+    Compares every output, and the forces of every energy, on eight atoms.
+
+    Args:
+        draft: the file.
+        model: what it was made from, on the CPU.
+        path: what to call the file in the message.
+    """
+    try:
+        loaded = load_atomistic_model(draft)
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"{path}: the file cannot be loaded ({error})") from error
+    batch = _build_check_batch(model)
+    for name, spec in model.targets.items():
+        found, found_forces = _run_file(loaded, batch, name_output(spec))
+        if spec.is_energy:
+            prediction = predict(model, batch, name)
+            assert prediction.forces is not None
+            own = prediction.energy
+            _compare(found_forces, prediction.forces, f"forces of output {name}", path)
+        else:
+            with torch.no_grad():
+                values = model(batch, compute_edge_vectors(batch), [name])[name]
+            own = (values.double() + model.composition(batch, name)).sum(dim=0)
+        _compare(found, own, f"values of output {name}", path)
+
+
+def _compare(found: Tensor, own: Tensor, what: str, path: Path) -> None:
+    difference = float((found - own).abs().max())
+    allowed = TOLERANCES[found.dtype] * max(float(own.abs().max()), 1.0)
+    # `not <=` catches NaN as well
+    if not difference <= allowed:
+        raise ExportError(
+            f"{path}: {what} differ from the model's by {difference:.2e} where "
+            f"{allowed:.2e} is allowed; nothing was written. This is a bug in "
+            "pet-calc: please report it"
+        )
+
+
+def _run_file(
+    loaded: AtomisticModel, batch: Batch, output: str
+) -> tuple[Tensor, Tensor]:
+    """Return what a file says of the one system: values [n], forces of their sum."""
+    positions = batch.positions.clone().requires_grad_(True)
+    system = System(
+        types=batch.species.to(torch.int32),
+        positions=positions,
+        cell=batch.cells[0],
+        pbc=torch.ones(3, dtype=torch.bool),
+    )
+    columns = [batch.centers, batch.neighbors, *batch.cell_shifts.unbind(1)]
+    names = ["first_atom", "second_atom"] + [f"cell_shift_{x}" for x in "abc"]
+    neighbors = TensorBlock(
+        values=compute_edge_vectors(batch).unsqueeze(2),
+        samples=build_labels(names, torch.stack(columns, dim=1)),
+        components=[Labels.range("xyz", 3)],
+        properties=Labels.range("distance", 1),
+    )
+    register_autograd_neighbors(system, neighbors, check_consistency=True)
+    system.add_neighbor_list(loaded.requested_neighbor_lists()[0], neighbors)
+    _add_check_inputs(system, loaded)
+    options = ModelEvaluationOptions(
+        length_unit=loaded.capabilities().length_unit,
+        outputs={output: ModelOutput(sample_kind="system")},
+    )
+    block = loaded([system], options, check_consistency=True)[output].block()
+    (gradient,) = torch.autograd.grad(block.values.sum(), positions)
+    return block.values.detach().reshape(-1), -gradient
+
+
+def _add_check_inputs(system: System, loaded: AtomisticModel) -> None:
+    defaults = {"charge": 0.0, "spin_multiplicity": 1.0}
+    for name in loaded.requested_inputs(use_new_names=True):
+        block = TensorBlock(
+            values=torch.full((1, 1), defaults[name], dtype=system.positions.dtype),
+            samples=Labels.range("system", 1),
+            components=[],
+            properties=Labels.range(name, 1),
+        )
+        system.add_data(name, TensorMap(Labels.range("_", 1), [block]))
+
+
+def _build_check_batch(model: PET) -> Batch:
+    """Return eight atoms of the model's elements, jittered in a periodic cube."""
+    rng = np.random.default_rng(0)
+    grid = np.array(list(itertools.product((0.0, 1.0), repeat=3))) * SPACING
+    positions = grid + JITTER * rng.random((8, 3))
+    cell = 2 * SPACING * np.eye(3)
+    pairs = compute_pairs(positions, cell, np.ones(3, dtype=bool), model.pair_cutoff)
+    centers, neighbors, cell_shifts = (torch.from_numpy(column) for column in pairs)
+    dtype = model.edge_embedder.weight.dtype
+    return Batch(
+        species=torch.from_numpy(rng.choice(model.atomic_types, 8)),
+        positions=torch.from_numpy(positions).to(dtype),
+        cells=torch.from_numpy(cell).to(dtype).unsqueeze(0),
+        centers=centers,
+        neighbors=neighbors,
+        cell_shifts=cell_shifts,
+        reverse=find_reverse_pairs(centers, neighbors, cell_shifts),
+        system_of_atom=torch.zeros(8, dtype=torch.int64),
+        charges=torch.zeros(1, dtype=torch.int64),
+        spin_multiplicities=torch.ones(1, dtype=torch.int64),
+    )

@@ -1,0 +1,282 @@
+"""PET behind metatomic's interface, as TorchScript compiles it."""
+
+from typing import Dict, List, Optional, cast
+
+import torch
+from metatensor.torch import Labels, TensorBlock, TensorMap
+from metatomic.torch import ModelOutput, NeighborListOptions, System
+from torch import Tensor, nn
+
+from pet_calc.checkpoint.layout import build_components, build_properties
+from pet_calc.model.baseline import TargetTable
+from pet_calc.model.batch import Batch
+from pet_calc.model.edges import compute_edge_vectors, find_reverse_pairs
+from pet_calc.model.hypers import (
+    NON_CONSERVATIVE_FORCE,
+    NON_CONSERVATIVE_FORCES,
+    NON_CONSERVATIVE_STRESS,
+    TargetSpec,
+)
+from pet_calc.model.pet import PET
+
+# how far below the cutoff a pair is left out, Å: above the rounding of any distance
+MARGINS = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+class CompositionTable(nn.Module):
+    """Composition energies in float64 that ``Module.to(dtype)`` cannot touch.
+
+    The buffer holds the bits of the numbers as int64: ``to(dtype)`` casts floating
+    tensors only, and TorchScript does not keep ``TargetTable``'s own protection.
+    """
+
+    bits: Tensor
+
+    def __init__(self, table: TargetTable) -> None:
+        super().__init__()
+        values = table.composition.detach().to(torch.float64).contiguous()
+        # a clone: tensors that share storage would be saved with one dtype
+        self.register_buffer("bits", values.view(torch.int64).clone())
+
+    def forward(self, species: Tensor) -> Tensor:
+        """Return the composition part per atom, [n_atoms, n_values] float64."""
+        if self.bits.dtype != torch.int64:
+            raise RuntimeError(
+                "the tables of this model were cast to another dtype; load the file "
+                "again and move it with .to(device) only"
+            )
+        # TorchScript does not know Tensor.view(dtype)
+        bits = self.bits.index_select(0, species)
+        return torch.view_copy(bits, dtype=torch.float64)
+
+
+class ExportedPET(nn.Module):
+    """A PET behind metatomic's interface: systems in, tensor maps out."""
+
+    _target_of: Dict[str, str]
+    _shapes: Dict[str, List[int]]
+    _component_names: Dict[str, List[str]]
+    _property_names: Dict[str, List[str]]
+    _property_values: Dict[str, List[List[int]]]
+
+    def __init__(self, model: PET) -> None:
+        super().__init__()
+        self.pet = model
+        self.compositions = nn.ModuleDict()
+        self._target_of = {}
+        self._shapes = {}
+        self._component_names = {}
+        self._property_names = {}
+        self._property_values = {}
+        for name, spec in model.targets.items():
+            table = cast(TargetTable, model.baseline.tables[name])
+            self.compositions[name] = CompositionTable(table)
+            self._target_of[name_output(spec)] = name
+            self._shapes[name] = [*spec.components, spec.n_properties]
+            components = build_components(spec)
+            self._component_names[name] = [axis.names[0] for axis in components]
+            properties = _build_standard_properties(spec)
+            self._property_names[name] = list(properties.names)
+            self._property_values[name] = properties.values.tolist()
+        self._is_conditioned = model.system_conditioning is not None
+        margin = MARGINS[model.edge_embedder.weight.dtype]
+        self._reach = model.pair_cutoff - margin
+        # not strict: the model drops the pairs beyond its cutoff
+        self._neighbor_options = NeighborListOptions(
+            cutoff=model.pair_cutoff, full_list=True, strict=False
+        )
+
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
+        """Return the one full list that PET needs."""
+        return [self._neighbor_options]
+
+    def requested_inputs(self) -> Dict[str, ModelOutput]:
+        """Return charge and spin multiplicity per system, if the model reads them."""
+        if not self._is_conditioned:
+            return {}
+        return {
+            "charge": ModelOutput(unit="", sample_kind="system"),
+            "spin_multiplicity": ModelOutput(unit="", sample_kind="system"),
+        }
+
+    def forward(
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels],
+    ) -> Dict[str, TensorMap]:
+        """Return each requested output, per atom or summed over each system.
+
+        Args:
+            systems: structures with the requested neighbour list; gradients flow to
+                their positions and cells.
+            outputs: what is asked for, per atom if ``sample_kind`` is ``atom``.
+            selected_atoms: labels (system, atom) of the atoms to report or to sum;
+                all others only act as neighbours.
+        """
+        batch = self._build_batch(systems)
+        targets: List[str] = []
+        for name in outputs:
+            targets.append(self._target_of[name])
+        values = self.pet(batch, compute_edge_vectors(batch), targets)
+        species = self.pet.species_to_species_index.index_select(0, batch.species)
+
+        system_of_atom = batch.system_of_atom
+        counts = torch.bincount(system_of_atom, minlength=len(systems))
+        first_atoms = torch.cumsum(counts, dim=0) - counts
+        if selected_atoms is None:
+            chosen = torch.arange(species.shape[0], device=species.device)
+            system_index = torch.arange(len(systems), device=species.device)
+        else:
+            labels = selected_atoms.values.to(species.device, torch.int64)
+            chosen = first_atoms.index_select(0, labels[:, 0]) + labels[:, 1]
+            system_index = torch.unique(labels[:, 0])
+            species = species.index_select(0, chosen)
+            system_of_atom = system_of_atom.index_select(0, chosen)
+        atom_index = chosen - first_atoms.index_select(0, system_of_atom)
+        atom_labels = torch.stack([system_of_atom, atom_index], dim=1)
+
+        results: Dict[str, TensorMap] = {}
+        for name, output in outputs.items():
+            target = self._target_of[name]
+            per_atom = values[target].index_select(0, chosen)
+            dtype = per_atom.dtype
+            # float64: composition energies reach 1e5 eV
+            per_atom = per_atom.to(torch.float64) + self._composition(target, species)
+            if output.sample_kind == "atom":
+                samples = build_labels(["system", "atom"], atom_labels)
+                summed = per_atom
+            else:
+                samples = build_labels(["system"], system_index.unsqueeze(1))
+                summed = torch.zeros(
+                    (len(systems), per_atom.shape[1]),
+                    dtype=torch.float64,
+                    device=per_atom.device,
+                ).index_add(0, system_of_atom, per_atom)
+                summed = summed.index_select(0, system_index)
+            results[name] = self._build_map(target, summed.to(dtype), samples)
+        return results
+
+    def _composition(self, target: str, species: Tensor) -> Tensor:
+        for name, table in self.compositions.items():
+            if name == target:
+                return table(species)
+        raise RuntimeError("the model has no target " + target)
+
+    def _build_map(self, target: str, values: Tensor, samples: Labels) -> TensorMap:
+        """Return ``values`` with the axes that the target has."""
+        shape = [values.shape[0]]
+        shape.extend(self._shapes[target])
+        components: List[Labels] = []
+        for i, name in enumerate(self._component_names[target]):
+            index = torch.arange(shape[i + 1], device=values.device)
+            components.append(build_labels([name], index.unsqueeze(1)))
+        property_values = torch.tensor(
+            self._property_values[target], dtype=torch.int32, device=values.device
+        )
+        block = TensorBlock(
+            values=values.reshape(shape),
+            samples=samples,
+            components=components,
+            properties=build_labels(self._property_names[target], property_values),
+        )
+        key = torch.zeros((1, 1), dtype=torch.int64, device=values.device)
+        return TensorMap(build_labels(["_"], key), [block])
+
+    def _build_batch(self, systems: List[System]) -> Batch:
+        """Return the systems end to end, with pairs sorted by centre."""
+        example = self.pet.edge_embedder.weight
+        # one empty piece each, so that no systems at all is a batch too
+        integers = torch.zeros(0, dtype=torch.int64, device=example.device)
+        positions = [torch.zeros((0, 3), dtype=example.dtype, device=example.device)]
+        cells = [torch.zeros((0, 3, 3), dtype=example.dtype, device=example.device)]
+        species = [integers]
+        system_of_atom = [integers]
+        pairs = [torch.zeros((0, 5), dtype=torch.int64, device=example.device)]
+        n_atoms = 0
+        for i, system in enumerate(systems):
+            n_own = system.positions.shape[0]
+            positions.append(system.positions)
+            cells.append(system.cell.unsqueeze(0))
+            species.append(system.types.to(torch.int64))
+            system_of_atom.append(
+                torch.full((n_own,), i, dtype=torch.int64, device=example.device)
+            )
+            own_pairs = self._read_pairs(system)
+            own_pairs[:, :2] += n_atoms
+            pairs.append(own_pairs)
+            n_atoms += n_own
+        all_pairs = torch.cat(pairs)
+        order = torch.argsort(all_pairs[:, 0], stable=True)
+        all_pairs = all_pairs.index_select(0, order)
+        centers, partners = all_pairs[:, 0].contiguous(), all_pairs[:, 1].contiguous()
+        shifts = all_pairs[:, 2:]
+        return Batch(
+            species=torch.cat(species),
+            positions=torch.cat(positions),
+            cells=torch.cat(cells),
+            centers=centers,
+            neighbors=partners,
+            cell_shifts=shifts,
+            reverse=find_reverse_pairs(centers, partners, shifts),
+            system_of_atom=torch.cat(system_of_atom),
+            charges=self._read_input(systems, "charge", 0),
+            spin_multiplicities=self._read_input(systems, "spin_multiplicity", 1),
+        )
+
+    def _read_pairs(self, system: System) -> Tensor:
+        """Return the pairs within reach, [n_pairs, 5] int64: i, j and cell shift.
+
+        An engine may round r_ij and r_ji differently and list only one of them when
+        the distance is the cutoff to the last digit. Neighbours that close to the
+        cutoff weigh nothing, so they are left out by a rule that is the same for both.
+        """
+        neighbors = system.get_neighbor_list(self._neighbor_options)
+        pairs = neighbors.samples.values.to(torch.int64)
+        positions, cell = system.positions.detach(), system.cell.detach()
+        vectors = positions.index_select(0, pairs[:, 1])
+        vectors = vectors - positions.index_select(0, pairs[:, 0])
+        vectors = vectors + pairs[:, 2:].to(cell.dtype) @ cell
+        is_near = vectors.pow(2).sum(dim=1) <= self._reach * self._reach
+        return pairs.index_select(0, torch.nonzero(is_near).squeeze(1))
+
+    def _read_input(self, systems: List[System], name: str, default: int) -> Tensor:
+        """Return an integer per system, ``default`` where the system has no data."""
+        device = self.pet.edge_embedder.weight.device
+        if not self._is_conditioned:
+            return torch.full(
+                (len(systems),), default, dtype=torch.int64, device=device
+            )
+        values = torch.full(
+            (len(systems),), default, dtype=torch.float64, device=device
+        )
+        for i, system in enumerate(systems):
+            if name in system.known_data():
+                data = system.get_data(name).block().values
+                values[i] = data.to(torch.float64).sum()
+        rounded = torch.round(values)
+        if not torch.equal(rounded, values):
+            raise ValueError(name + " of a system must be a whole number")
+        return rounded.to(torch.int64)
+
+
+def build_labels(names: List[str], values: Tensor) -> Labels:
+    """Return labels whose ``values`` [n, n_names] are known to be unique."""
+    return Labels(names, values.to(torch.int32), assume_unique=True)
+
+
+def name_output(spec: TargetSpec) -> str:
+    """Return metatomic's name of a target: today's standard one where there is one."""
+    if spec.base_name == NON_CONSERVATIVE_FORCES:
+        return spec.name.replace(NON_CONSERVATIVE_FORCES, NON_CONSERVATIVE_FORCE, 1)
+    return spec.name
+
+
+def _build_standard_properties(spec: TargetSpec) -> Labels:
+    """Return the property axis, with metatomic's name where it prescribes one."""
+    if spec.is_energy:
+        return Labels.range("energy", 1)
+    base = name_output(spec).split("/", 1)[0]
+    if base in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_STRESS):
+        return Labels.range(base, 1)
+    return build_properties(spec)

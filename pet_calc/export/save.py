@@ -1,0 +1,160 @@
+"""Build the metatomic model of a PET, and write it to a file."""
+
+import copy
+import logging
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from metatomic.torch import (
+    AtomisticModel,
+    ModelCapabilities,
+    ModelMetadata,
+    ModelOutput,
+)
+
+from pet_calc.checkpoint.files import write_atomically
+from pet_calc.errors import ExportError
+from pet_calc.export.check import check_file
+from pet_calc.export.module import ExportedPET, name_output
+from pet_calc.lora.inject import has_lora, merge_lora
+from pet_calc.model.hypers import NON_CONSERVATIVE_STRESS, TargetSpec
+from pet_calc.model.pet import PET
+
+logger = logging.getLogger(__name__)
+
+DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+ARCHITECTURE_REFERENCES = [
+    "PET: https://doi.org/10.48550/arXiv.2305.19302",
+    "PET variants of the universal models: https://doi.org/10.48550/arXiv.2601.16195",
+]
+IMPLEMENTATION_REFERENCES = ["metatomic: https://docs.metatensor.org/metatomic"]
+
+
+def build_atomistic_model(
+    model: PET,
+    *,
+    metadata: dict[str, Any] | None = None,
+    length_unit: str = "angstrom",
+) -> AtomisticModel:
+    """Return the model behind metatomic's interface, not yet scripted or saved.
+
+    Args:
+        model: left as it is; the result holds a copy, with LoRA merged, on the CPU.
+        metadata: ``name``, ``description``, ``authors`` (a list), ``references`` (a
+            list, or lists under ``model``, ``architecture``, ``implementation``), and
+            anything else, which is kept as text.
+        length_unit: of positions and cutoffs, as metatomic spells it.
+
+    Raises:
+        ExportError: if metatomic cannot express an output or a unit of the model.
+    """
+    dtype = model.edge_embedder.weight.dtype
+    if dtype not in DTYPE_NAMES:
+        raise ExportError(
+            f"cannot export a model in {dtype}: convert it to float32 or float64 first"
+        )
+    merged = copy.deepcopy(model).to("cpu")
+    if has_lora(merged):
+        merge_lora(merged)
+    merged.eval().requires_grad_(False)
+    try:
+        capabilities = ModelCapabilities(
+            outputs={name_output(s): _describe(s) for s in model.targets.values()},
+            atomic_types=merged.atomic_types,
+            interaction_range=merged.interaction_range,
+            length_unit=length_unit,
+            supported_devices=["cuda", "cpu"],
+            dtype=DTYPE_NAMES[dtype],
+        )
+        return AtomisticModel(
+            ExportedPET(merged).eval(),
+            _build_metadata(metadata or {}),
+            capabilities,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"metatomic does not accept this model: {error}") from error
+
+
+def export_model(
+    model: PET,
+    path: str | Path,
+    *,
+    metadata: dict[str, Any] | None = None,
+    length_unit: str = "angstrom",
+    check: bool = True,
+) -> Path:
+    """Write the model as a TorchScript file for metatomic engines; return its path.
+
+    Args:
+        model: as for ``build_atomistic_model``.
+        path: file to write, usually ``*.pt``; an older one is replaced whole.
+        metadata: as for ``build_atomistic_model``.
+        length_unit: likewise.
+        check: load the file again and compare it with ``model`` before it replaces
+            anything.
+
+    Raises:
+        ExportError: if the model cannot be expressed, or the file disagrees with it.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: there is no folder {path.parent}; make it first")
+    exported = build_atomistic_model(model, metadata=metadata, length_unit=length_unit)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        # the archive remembers the name of its file, so it must be the final one
+        draft = Path(folder) / path.name
+        exported.save(draft)
+        if check:
+            check_file(draft, exported.module.pet, path)
+        with open(draft, "rb") as source:
+            write_atomically(path, lambda file: shutil.copyfileobj(source, file))
+    logger.info(
+        "exported %s: outputs %s, interaction range %g %s",
+        path,
+        ", ".join(exported.capabilities().outputs),
+        exported.capabilities().interaction_range,
+        length_unit,
+    )
+    return path
+
+
+def _describe(spec: TargetSpec) -> ModelOutput:
+    # PET's outputs are sums over atoms, so all but the stress exist per atom too
+    is_stress = spec.base_name == NON_CONSERVATIVE_STRESS
+    return ModelOutput(
+        unit=spec.unit,
+        sample_kind="system" if is_stress else "atom",
+        description=spec.description or f"PET output {spec.name}",
+    )
+
+
+def _build_metadata(values: dict[str, Any]) -> ModelMetadata:
+    """Return metatomic's form of the metadata, with what pet-calc adds."""
+    rest = dict(values)
+    name = str(rest.pop("name", None) or "PET")
+    description = str(rest.pop("description", None) or "")
+    authors = [str(author) for author in rest.pop("authors", None) or []]
+    given = rest.pop("references", None) or {}
+    if not isinstance(given, dict):
+        given = {"model": given}
+    references: dict[str, list[str]] = {
+        "architecture": list(ARCHITECTURE_REFERENCES),
+        "implementation": list(IMPLEMENTATION_REFERENCES),
+    }
+    for kind, entries in given.items():
+        known = references.setdefault(kind, [])
+        known.extend(str(entry) for entry in entries if entry not in known)
+    own_version = version("pet-calc")
+    extra = {**rest, **(rest.pop("extra", None) or {}), "pet_calc_version": own_version}
+    return ModelMetadata(
+        name=name,
+        description=f"{description}\n\nExported by pet-calc {own_version}.".strip(),
+        authors=authors,
+        references=references,
+        extra={str(key): str(value) for key, value in extra.items() if key != "extra"},
+    )

@@ -1,0 +1,89 @@
+"""Reverse pairs, edge vectors, and the places in the attention blocks."""
+
+import pytest
+import torch
+from helpers import build_batch, build_model, build_structures
+
+from pet_calc.model.edges import (
+    compute_edge_vectors,
+    find_reverse_pairs,
+    select_edges,
+)
+
+
+def select(batch, cutoff=3.0, n_wanted=None):
+    vectors = compute_edge_vectors(batch)
+    return select_edges(batch, vectors, cutoff, 0.5, "Bump", n_wanted, 1.0, "solver")
+
+
+def test_reverse_of_the_reverse_is_the_pair_and_its_vector_is_opposite():
+    batch = build_batch(build_structures(), build_model())
+    n_pairs = batch.centers.shape[0]
+    assert torch.equal(batch.reverse[batch.reverse], torch.arange(n_pairs))
+    assert torch.equal(batch.centers[batch.reverse], batch.neighbors)
+    vectors = compute_edge_vectors(batch)
+    torch.testing.assert_close(vectors[batch.reverse], -vectors)
+
+
+def test_reverse_pairs_are_found_in_any_order():
+    batch = build_batch(build_structures()[3:4], build_model())
+    order = torch.randperm(
+        batch.centers.shape[0], generator=torch.Generator().manual_seed(0)
+    )
+    columns = (batch.centers[order], batch.neighbors[order], batch.cell_shifts[order])
+    reverse = find_reverse_pairs(*columns)
+    assert torch.equal(columns[2][reverse], -columns[2])
+
+
+def test_a_half_list_is_an_error():
+    batch = build_batch(build_structures()[:1], build_model())
+    half = batch.centers < batch.neighbors
+    with pytest.raises(RuntimeError, match="full neighbour list"):
+        find_reverse_pairs(
+            batch.centers[half], batch.neighbors[half], batch.cell_shifts[half]
+        )
+
+
+@pytest.mark.parametrize("n_wanted", [None, 5.0])
+def test_selected_edges_are_short_paired_and_have_a_place_of_their_own(n_wanted):
+    batch = build_batch(build_structures(), build_model(), skin=1.0)
+    edges = select(batch, n_wanted=n_wanted)
+    n_atoms, n_edges = batch.species.shape[0], edges.centers.shape[0]
+    assert 0 < n_edges < batch.centers.shape[0]
+    assert edges.distances.max() <= 3.0
+    assert torch.equal(edges.centers[edges.reverse], edges.neighbors)
+    torch.testing.assert_close(
+        edges.cutoff_factors[edges.reverse], edges.cutoff_factors
+    )
+    assert edges.token_slots.unique().shape[0] == n_atoms + n_edges
+    assert edges.token_slots.max() < n_atoms * edges.n_slots
+    assert torch.equal(edges.token_slots[n_atoms:] // edges.n_slots, edges.centers)
+    largest = torch.bincount(edges.centers).max()
+    assert edges.n_slots == 1 + largest
+
+
+def test_fewer_wanted_neighbours_select_fewer_edges():
+    batch = build_batch(build_structures(), build_model())
+    counts = [select(batch, n_wanted=n).centers.shape[0] for n in (2.0, 5.0, 50.0)]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_vectors_follow_positions_and_cells():
+    batch = build_batch(build_structures()[1:4], build_model())
+    positions = batch.positions.clone().requires_grad_(True)
+    cells = batch.cells.clone().requires_grad_(True)
+    vectors = compute_edge_vectors(batch._replace(positions=positions, cells=cells))
+    weights = torch.randn(
+        vectors.shape, generator=torch.Generator().manual_seed(0), dtype=vectors.dtype
+    )
+    of_positions, of_cells = torch.autograd.grad(
+        (vectors * weights).sum(), (positions, cells)
+    )
+    expected = torch.zeros_like(positions).index_add(0, batch.neighbors, weights)
+    expected = expected.index_add(0, batch.centers, -weights)
+    torch.testing.assert_close(of_positions, expected)
+    products = batch.cell_shifts.to(weights.dtype).unsqueeze(2) * weights.unsqueeze(1)
+    expected = torch.zeros_like(cells).index_add(
+        0, batch.system_of_atom[batch.centers], products
+    )
+    torch.testing.assert_close(of_cells, expected)
