@@ -118,3 +118,13 @@ def fit_energy_scale(residuals: Array, n_atoms: Array) -> float:
     scale = float(np.sqrt(np.mean(per_atom**2)))
     # one frame per composition leaves rounding errors only: no scale for a network
     return scale if scale > 1e-10 else 1.0
+
+
+def fit_force_scale(frames: Sequence[LabeledFrame]) -> float | None:
+    """Return the root mean square force component, in eV/Å; None without forces."""
+    parts = [frame.forces.ravel() for frame in frames if frame.forces is not None]
+    if not parts:
+        return None
+    scale = float(np.sqrt(np.mean(np.concatenate(parts) ** 2)))
+    # crystals at rest have no forces to learn a scale from
+    return scale if scale > 1e-3 else None

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 
 from pet_calc.data.baseline_fit import (
@@ -7,6 +8,7 @@ from pet_calc.data.baseline_fit import (
     fit_composition,
     fit_composition_shift,
     fit_energy_scale,
+    fit_force_scale,
 )
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.errors import DataError
@@ -129,3 +131,12 @@ def test_composition_and_scale_are_those_of_metatrain(shared_file):
     scaler.fit()
     scale = scaler.scales["energy"].block().values.item()
     assert fit_energy_scale(residuals, counts.sum(axis=1)) == pytest.approx(scale)
+
+
+def test_the_force_scale_is_the_rms_component_or_none():
+    frame = LabeledFrame.from_atoms(Atoms("H2", [[0, 0, 0], [0, 0, 1]]))
+    assert fit_force_scale([frame]) is None
+    frame.forces = np.array([[0.0, 0.0, 3.0], [0.0, 0.0, -3.0]])
+    assert fit_force_scale([frame]) == pytest.approx(np.sqrt(18 / 6))
+    frame.forces = np.zeros((2, 3))
+    assert fit_force_scale([frame]) is None

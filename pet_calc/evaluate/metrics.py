@@ -1,0 +1,99 @@
+"""Errors of predictions: MAE and RMSE of energy, forces and stress."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pet_calc.data.graph import Labels
+from pet_calc.model.derivatives import Prediction
+
+QUANTITIES = ("energy", "forces", "stress")
+# (factor, unit) in which each error is shown; inside, everything is in eV and Å
+DISPLAY_UNITS = {
+    "energy": (1000.0, "meV/atom"),
+    "forces": (1000.0, "meV/Å"),
+    "stress": (1000.0, "meV/Å^3"),
+}
+
+
+@dataclass
+class ErrorSums:
+    """Running sums of one quantity's errors."""
+
+    absolute: float = 0.0
+    squared: float = 0.0
+    largest: float = 0.0
+    count: int = 0
+
+    def add(self, errors: Tensor) -> None:
+        """Add the errors of one batch, any shape."""
+        if errors.numel() == 0:
+            return
+        errors = errors.detach().to(torch.float64)
+        self.absolute += float(errors.abs().sum())
+        self.squared += float(errors.pow(2).sum())
+        self.largest = max(self.largest, float(errors.abs().max()))
+        self.count += errors.numel()
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, NaN without data."""
+        return self.absolute / self.count if self.count else math.nan
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square error, NaN without data."""
+        return math.sqrt(self.squared / self.count) if self.count else math.nan
+
+
+@dataclass
+class Metrics:
+    """Errors over a set of structures.
+
+    Energy errors are per atom (eV/atom), force errors per component (eV/Å), stress
+    errors per component (eV/Å^3). Structures without a label do not count in it.
+    """
+
+    sums: dict[str, ErrorSums] = field(
+        default_factory=lambda: {name: ErrorSums() for name in QUANTITIES}
+    )
+    n_structures: int = 0
+    loss_sum: float = 0.0
+
+    def add(self, prediction: Prediction, labels: Labels) -> None:
+        """Add one batch; the energies must both include the composition or neither."""
+        self.n_structures += labels.energy.shape[0]
+        per_atom = (prediction.energy - labels.energy) / labels.n_atoms
+        self.sums["energy"].add(per_atom[labels.has_energy])
+        if prediction.forces is not None:
+            difference = prediction.forces - labels.forces
+            self.sums["forces"].add(difference[labels.has_forces])
+        if prediction.stress is not None:
+            difference = prediction.stress - labels.stress
+            self.sums["stress"].add(difference[labels.has_stress])
+
+    def to_dict(self) -> dict[str, float]:
+        """Return ``energy_mae``, ``energy_rmse``, ... in eV and Å; no NaN."""
+        values = {}
+        for name, sums in self.sums.items():
+            if sums.count:
+                values[f"{name}_mae"] = sums.mae
+                values[f"{name}_rmse"] = sums.rmse
+        return values
+
+    def to_text(self) -> str:
+        """Return one line with the errors in readable units."""
+        return format_errors(self.to_dict())
+
+
+def format_errors(values: dict[str, float]) -> str:
+    """Return one line for errors as ``Metrics.to_dict`` gives them."""
+    parts = []
+    for name, (factor, unit) in DISPLAY_UNITS.items():
+        if f"{name}_mae" in values:
+            mae = factor * values[f"{name}_mae"]
+            rmse = factor * values[f"{name}_rmse"]
+            parts.append(f"{name} MAE {mae:.2f} RMSE {rmse:.2f} {unit}")
+    return "; ".join(parts) or "no labels to compare with"

@@ -1,0 +1,76 @@
+"""The training loss: energy per atom, forces, and virial per atom."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pet_calc.config import LossOptions, LossTerm
+from pet_calc.data.graph import Labels
+from pet_calc.model.derivatives import Prediction
+
+
+class LossParts(NamedTuple):
+    """The loss and what it is made of, each before its weight."""
+
+    total: Tensor
+    energy: Tensor
+    forces: Tensor
+    stress: Tensor
+
+
+def compute_loss(
+    prediction: Prediction, labels: Labels, volumes: Tensor, options: LossOptions
+) -> LossParts:
+    """Return the weighted sum of the mean energy, force and stress penalties.
+
+    Energies enter per atom, forces per component, stress as virial per atom (stress x
+    volume / atoms), so that all three are of one order and weights near 1 make sense.
+    What has no label counts neither above nor below the line.
+
+    Args:
+        prediction: with the graph attached; energies without composition.
+        labels: of the same batch; energies without composition.
+        volumes: [n_systems] in Å^3, zero without a cell.
+        options: weight, kind of penalty and Huber threshold of each term.
+    """
+    n_atoms = labels.n_atoms.to(torch.float64)
+    energy = forces = stress = prediction.energy.new_zeros(())
+    if options.value.weight > 0:
+        difference = (prediction.energy - labels.energy) / n_atoms
+        kept = labels.has_energy
+        energy = _mean_penalty(difference[kept], labels.weights[kept], options.value)
+    if options.forces.weight > 0 and prediction.forces is not None:
+        difference = prediction.forces - labels.forces
+        weights = labels.weights.repeat_interleave(labels.n_atoms)
+        kept = labels.has_forces
+        forces = _mean_penalty(difference[kept], weights[kept], options.forces)
+    if options.stress.weight > 0 and prediction.stress is not None:
+        scale = (volumes.to(torch.float64) / n_atoms).view(-1, 1, 1)
+        difference = (prediction.stress - labels.stress) * scale
+        kept = labels.has_stress
+        stress = _mean_penalty(difference[kept], labels.weights[kept], options.stress)
+    total = (
+        options.value.weight * energy
+        + options.forces.weight * forces
+        + options.stress.weight * stress
+    )
+    return LossParts(total, energy, forces, stress)
+
+
+def _mean_penalty(errors: Tensor, weights: Tensor, term: LossTerm) -> Tensor:
+    """Return the weighted mean penalty; ``weights`` [n] go with the first axis."""
+    if errors.shape[0] == 0:
+        return errors.sum().to(torch.float64)
+    if term.type == "mse":
+        penalty = errors.pow(2)
+    elif term.type == "mae":
+        penalty = errors.abs()
+    else:
+        penalty = F.huber_loss(
+            errors, torch.zeros_like(errors), reduction="none", delta=term.delta
+        )
+    penalty = penalty.reshape(penalty.shape[0], -1).mean(dim=1).to(torch.float64)
+    weights = weights.to(torch.float64)
+    return (penalty * weights).sum() / weights.sum().clamp_min(1e-30)

@@ -1,0 +1,80 @@
+"""Optimizer, learning-rate schedule, and the running mean of the weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def build_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return Adam (AdamW with weight decay) over the trainable parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if weight_decay > 0:
+        return torch.optim.AdamW(
+            parameters, lr=learning_rate, weight_decay=weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
+
+def compute_learning_rate(
+    step: int, n_steps: int, peak: float, warmup_fraction: float
+) -> float:
+    """Return the rate of ``step``: linear warm-up, then half a cosine down to zero.
+
+    Args:
+        step: 0-based index of the step about to be taken.
+        n_steps: length of the whole run.
+        peak: highest rate.
+        warmup_fraction: part of the run spent warming up.
+    """
+    n_warmup = int(warmup_fraction * n_steps)
+    if step < n_warmup:
+        return peak * (step + 1) / (n_warmup + 1)
+    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+class WeightAverage:
+    """Exponential moving average of the trainable weights (EMA).
+
+    The decay rises from 0.1 to its final value as ``(1 + t)/(10 + t)``, so that the
+    first steps do not stick.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.n_updates = 0
+        self.values = {
+            name: p.detach().clone()
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        }
+
+    def update(self, model: nn.Module) -> None:
+        """Move the averages towards the current weights."""
+        self.n_updates += 1
+        decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name in self.values:
+                    self.values[name].lerp_(p.detach(), 1.0 - decay)
+
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights and the averages; call twice to restore."""
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name in self.values:
+                    current = p.detach().clone()
+                    p.copy_(self.values[name])
+                    self.values[name] = current
+
+    def state_dict(self) -> dict[str, Tensor | int | dict[str, Tensor]]:
+        """Return what ``load_state_dict`` takes back."""
+        return {"n_updates": self.n_updates, "values": dict(self.values)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a saved average."""
+        self.n_updates = int(state["n_updates"])
+        self.values = {name: value.clone() for name, value in state["values"].items()}

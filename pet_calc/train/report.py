@@ -1,0 +1,47 @@
+"""What a run achieved, as data and as text."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pet_calc.evaluate.metrics import format_errors
+
+
+@dataclass
+class RunReport:
+    """The result of a run; errors in eV and Å."""
+
+    method: str
+    target: str
+    end: str
+    """``finished``, ``early``, ``stopped`` or ``interrupted``."""
+    n_trainable: int
+    n_parameters: int
+    n_steps: int
+    best_epoch: int
+    """0 means that the model before training was not beaten."""
+    seconds: float
+    best_model: str
+    """Path of the best model's checkpoint."""
+    zero_step: dict[str, float] = field(default_factory=dict)
+    """Validation errors before the first step."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Validation errors of the best model."""
+    test: dict[str, float] = field(default_factory=dict)
+    """Test errors of the best model, empty without a test set."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return a short summary for people."""
+        share = 100.0 * self.n_trainable / max(1, self.n_parameters)
+        lines = [
+            f"method     {self.method}, {self.n_trainable:,} of {self.n_parameters:,} "
+            f"parameters ({share:.1f} %), {self.n_steps} steps in {self.seconds:.0f} s",
+            f"before     {format_errors(self.zero_step)}",
+            f"best       {format_errors(self.validation)} (epoch {self.best_epoch})",
+        ]
+        if self.test:
+            lines.append(f"test       {format_errors(self.test)}")
+        return "\n".join(lines)

@@ -1,0 +1,299 @@
+"""A whole run: read, prepare, train, evaluate, and leave everything in one folder."""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase
+import torch
+
+import pet_calc
+from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint.adapter import save_adapter
+from pet_calc.checkpoint.files import write_atomically
+from pet_calc.config import (
+    RunOptions,
+    TargetOptions,
+    default_learning_rate,
+    default_num_epochs,
+    options_to_dict,
+    write_options,
+)
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.loader import BatchLoader, GraphDataset
+from pet_calc.errors import ConfigError
+from pet_calc.evaluate.metrics import format_errors
+from pet_calc.lora.adapter import extract_adapter
+from pet_calc.lora.inject import has_lora
+from pet_calc.model.pet import PET
+from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
+from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
+from pet_calc.train.offsets import set_offsets
+from pet_calc.train.report import RunReport
+from pet_calc.train.setup import Prepared, build_model, count_trainable, set_trainable
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "adapter.safetensors"
+OPTIONS_NAME = "options_resolved.yaml"
+REPORT_NAME = "report.json"
+
+
+def run_training(
+    options: RunOptions,
+    *,
+    is_resumed: bool = False,
+    may_overwrite: bool = False,
+    stop_after: int | None = None,
+    show_progress: bool = True,
+    run_name: str = "",
+) -> RunReport:
+    """Train as the options say, and write the results to ``options.output``.
+
+    The folder then holds ``best_model.ckpt``, ``last_model.ckpt`` (to resume from),
+    ``adapter.safetensors`` (with LoRA), ``log.csv``, ``log.jsonl``, ``report.json``
+    and ``options_resolved.yaml``.
+
+    Args:
+        options: what to do.
+        is_resumed: go on with the run in the folder.
+        may_overwrite: allow a new run in a folder that holds one.
+        stop_after: end this session after so many epochs in all.
+        show_progress: show progress bars.
+        run_name: goes into the names of the model files, ``best_model_NAME.ckpt``.
+
+    Raises:
+        PetCalcError: for options, data or checkpoints that cannot be used; before
+            the first step wherever possible.
+    """
+    options.check_ready()
+    _refuse_unsupported(options)
+    folder = Path(options.output)
+    _check_folder(folder, is_resumed, may_overwrite)
+    target = choose_target(options)
+    frames = read_run_frames(options, show_progress=show_progress)
+    prepared = _prepare(options, target, frames, folder if is_resumed else None)
+    model = prepared.model
+    task = _choose_task(options, target, frames)
+
+    n_trainable, n_parameters = count_trainable(model)
+    train = options.train
+    n_epochs = train.num_epochs or default_num_epochs(options.finetune.method)
+    rate = train.learning_rate or default_learning_rate(
+        options.finetune.method, n_parameters
+    )
+    options = replace(
+        options, train=replace(train, num_epochs=n_epochs, learning_rate=rate)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_options(options, folder / OPTIONS_NAME)
+    loaders = {
+        name: _build_loader(model, part, options, name == "train")
+        for name, part in vars(frames).items()
+        if part and name != "isolated"
+    }
+    for name, loader in loaders.items():
+        loader.dataset.prepare()
+        logger.debug("%s: neighbour lists ready", name)
+    logger.info(
+        "training: %d epochs of %d steps, peak learning rate %.2g, loss on energy%s%s",
+        n_epochs,
+        len(loaders["train"].plan()),
+        rate,
+        ", forces" if task.has_forces else "",
+        ", stress" if task.has_stress else "",
+    )
+    trainer = Trainer(
+        model,
+        task,
+        loaders["train"],
+        loaders["validation"],
+        options.train,
+        n_epochs=n_epochs,
+        learning_rate=rate,
+        folder=folder,
+        metadata=_describe_run(options, target, prepared, frames),
+        best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
+        show_progress=show_progress,
+    )
+    trainer.smoke_test()
+    started = time.monotonic()
+    end = trainer.fit(is_resumed=is_resumed, stop_after=stop_after)
+
+    report = RunReport(
+        method=options.finetune.method,
+        target=target.name,
+        end=end,
+        n_trainable=n_trainable,
+        n_parameters=n_parameters,
+        n_steps=trainer.progress.step,
+        best_epoch=trainer.progress.best_epoch,
+        seconds=round(time.monotonic() - started, 2),
+        zero_step=trainer.zero_metrics,
+        validation=trainer.best_metrics,
+        best_model=str(trainer.best_path),
+    )
+    _write_results(trainer, prepared, loaders, report, options)
+    return report
+
+
+def _prepare(
+    options: RunOptions,
+    target: TargetOptions,
+    frames: RunFrames,
+    resumed_folder: Path | None,
+) -> Prepared:
+    """Return the model with offsets set and LoRA injected, or the resumed one."""
+    prepared = build_model(options, target, frames.all())
+    if resumed_folder is not None:
+        checkpoint = load_checkpoint(resumed_folder / LAST_NAME)
+        weight = prepared.model.edge_embedder.weight
+        prepared.model = checkpoint.build_model(
+            dtype=weight.dtype, device=weight.device
+        )
+    else:
+        set_offsets(
+            prepared.model,
+            target,
+            options.train.atomic_baseline,
+            frames.train,
+            frames.isolated,
+            has_base=prepared.base is not None,
+            scale_targets=options.train.scale_targets,
+            batch_size=options.train.batch_size,
+        )
+    set_trainable(prepared, options, target.name)
+    return prepared
+
+
+def _choose_task(options: RunOptions, target: TargetOptions, frames: RunFrames) -> Task:
+    """Return what the loss is made of: the labels that there are and are wanted."""
+    loss = options.train.loss_of(target.name)
+    has_forces = loss.forces.weight > 0 and _has(frames.train, "forces")
+    has_stress = loss.stress.weight > 0 and _has(frames.train, "stress")
+    return Task(target.name, has_forces, has_stress, loss)
+
+
+def _has(frames: list[LabeledFrame], label: str) -> bool:
+    return any(getattr(frame, label) is not None for frame in frames)
+
+
+def _build_loader(
+    model: PET, frames: list[LabeledFrame], options: RunOptions, is_training: bool
+) -> BatchLoader:
+    weight = model.edge_embedder.weight
+    train = options.train
+    largest = train.max_pairs_per_batch
+    return BatchLoader(
+        GraphDataset(frames, model.pair_cutoff),
+        largest or train.batch_size,
+        by="tokens" if largest else "frames",
+        shuffle=is_training,
+        seed=options.seed,
+        dtype=torch.float64,
+        device=weight.device,
+    )
+
+
+def _write_results(
+    trainer: Trainer,
+    prepared: Prepared,
+    loaders: dict[str, BatchLoader],
+    report: RunReport,
+    options: RunOptions,
+) -> None:
+    """Evaluate the best model and write adapter and report."""
+    folder = trainer.folder
+    weight = trainer.model.edge_embedder.weight
+    best = load_checkpoint(trainer.best_path)
+    trainer.model = best.build_model(dtype=weight.dtype, device=weight.device)
+    if has_lora(trainer.model):
+        adapter = extract_adapter(
+            trainer.model,
+            base_fingerprint=prepared.base_fingerprint,
+            base_name=Path(options.finetune.base or "").name,
+            targets=[report.target],
+            metadata=best.metadata,
+        )
+        save_adapter(folder / ADAPTER_NAME, adapter)
+    if report.best_epoch == 0 and prepared.base is not None:
+        logger.warning(
+            "no epoch beat the base on the validation set: %s is the base with the new "
+            "energy offsets",
+            trainer.best_path,
+        )
+    if options.final_eval and "test" in loaders and report.end != "stopped":
+        report.test = trainer.evaluate(loaders["test"], "test errors")
+        logger.info("test set: %s", format_errors(report.test))
+    text = json.dumps(report.to_dict(), indent=2) + "\n"
+    write_atomically(folder / REPORT_NAME, lambda file: _write_text(file, text))
+
+
+def _write_text(file: Any, text: str) -> None:
+    file.write(text.encode())
+
+
+def _check_folder(folder: Path, is_resumed: bool, may_overwrite: bool) -> None:
+    has_run = (folder / LAST_NAME).exists()
+    if is_resumed and not has_run:
+        raise ConfigError(f"{folder}: nothing to resume, there is no {LAST_NAME}")
+    if has_run and not (is_resumed or may_overwrite):
+        raise ConfigError(
+            f"{folder}: holds a run already; --resume goes on with it, --overwrite "
+            "replaces it, -o names another folder"
+        )
+
+
+def _refuse_unsupported(options: RunOptions) -> None:
+    """Raise for options that are understood but not built yet."""
+    if options.train.mixed_precision:
+        raise ConfigError(
+            "architecture.training.mixed_precision: not supported yet; leave it out"
+        )
+
+
+def _describe_run(
+    options: RunOptions, target: TargetOptions, prepared: Prepared, frames: RunFrames
+) -> dict[str, Any]:
+    """Return the metadata of the model files: what was done with what."""
+    metadata: dict[str, Any] = {}
+    if prepared.base is not None:
+        inherited = ("name", "authors", "references", "description")
+        metadata = {
+            key: value
+            for key, value in prepared.base.metadata.items()
+            if key in inherited
+        }
+    metadata["provenance"] = {
+        "pet_calc": pet_calc.__version__,
+        "torch": torch.__version__,
+        "ase": ase.__version__,
+        "method": options.finetune.method,
+        "base": options.finetune.base or "",
+        "base_fingerprint": prepared.base_fingerprint,
+        "target": target.name,
+        "level_of_theory": target.description,
+        "n_frames": {name: len(part) for name, part in vars(frames).items()},
+        "files": _hash_files(options),
+        "options": options_to_dict(options),
+    }
+    return metadata
+
+
+def _hash_files(options: RunOptions) -> dict[str, str]:
+    """Return the SHA-256 of each plain data file, by its name in the options."""
+    datasets = list(options.training_set)
+    for part in (options.validation_set, options.test_set):
+        if not isinstance(part, float):
+            datasets.extend(part)
+    hashes = {}
+    for dataset in datasets:
+        for name in dataset.read_from:
+            if Path(name).is_file():
+                with Path(name).open("rb") as file:
+                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -1,0 +1,177 @@
+"""Make the model of a run: from a base or from nothing, with what is to train."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from ase.data import covalent_radii
+
+from pet_calc.checkpoint import Checkpoint, load_checkpoint
+from pet_calc.config import FinetuneOptions, RunOptions, TargetOptions
+from pet_calc.data.frames import LabeledFrame, check_elements
+from pet_calc.errors import ConfigError
+from pet_calc.evaluate.loading import choose_device
+from pet_calc.lora.fingerprint import compute_fingerprint
+from pet_calc.lora.freeze import (
+    format_trainable_table,
+    freeze_for_heads,
+    freeze_for_lora,
+    trainable_table,
+    unfreeze_all,
+)
+from pet_calc.lora.inject import has_lora, inject_lora, merge_lora
+from pet_calc.model.hypers import PETHypers, TargetSpec, choose_energy_target
+from pet_calc.model.pet import PET
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """A model ready to train, and where it came from."""
+
+    model: PET
+    base: Checkpoint | None
+    base_fingerprint: str
+    is_new_target: bool
+    """Whether the target has heads that the base did not have."""
+
+
+def build_model(
+    options: RunOptions, target: TargetOptions, frames: list[LabeledFrame]
+) -> Prepared:
+    """Return the model before LoRA is injected, in the dtype and on the device.
+
+    Raises:
+        ConfigError: if base, method and hypers contradict each other.
+        DataError: if the data has elements that the model does not know.
+    """
+    dtype = torch.float64 if options.base_precision == 64 else torch.float32
+    device = choose_device(options.device)
+    base = None
+    if options.finetune.base is None:
+        prepared = Prepared(_build_fresh(options, target, frames), None, "", True)
+    else:
+        base = load_checkpoint(options.finetune.base)
+        _check_hypers(options.hypers, base)
+        prepared = _build_from_base(base, options, target)
+    check_elements(frames, prepared.model.atomic_types)
+    prepared.model.to(device=device, dtype=dtype)
+    logger.info(
+        "model: PET, %s parameters, %s on %s%s",
+        f"{sum(p.numel() for p in prepared.model.parameters()):,}",
+        str(dtype).removeprefix("torch."),
+        device,
+        f", from {options.finetune.base}" if base is not None else ", from scratch",
+    )
+    return prepared
+
+
+def set_trainable(prepared: Prepared, options: RunOptions, target: str) -> None:
+    """Inject LoRA if asked for and choose what trains, in place; log the table."""
+    model, finetune = prepared.model, options.finetune
+    if finetune.method == "lora":
+        head_mode = _resolve_head_mode(finetune, prepared.is_new_target)
+        config = finetune.lora
+        if head_mode == "lora" and "heads" not in config.targets:
+            config = replace(config, targets=(*config.targets, "heads"))
+        if not has_lora(model):
+            weight = model.edge_embedder.weight
+            injected = inject_lora(model, config, seed=options.seed)
+            model.to(device=weight.device, dtype=weight.dtype)
+            logger.info(
+                "LoRA: rank %d, alpha %g, in %d layers; heads: %s",
+                config.rank,
+                config.alpha,
+                len(injected),
+                head_mode,
+            )
+        freeze_for_lora(model, head_mode=head_mode, targets=[target])  # type: ignore[arg-type]
+    elif finetune.method == "heads":
+        freeze_for_heads(model, [target], groups=finetune.head_modules)
+    else:
+        unfreeze_all(model)
+    logger.info("%s", format_trainable_table(trainable_table(model)))
+
+
+def count_trainable(model: PET) -> tuple[int, int]:
+    """Return the numbers of trainable and of all parameters."""
+    rows = trainable_table(model)
+    return sum(row.n_trainable for row in rows), sum(row.n_parameters for row in rows)
+
+
+def _build_fresh(
+    options: RunOptions, target: TargetOptions, frames: list[LabeledFrame]
+) -> PET:
+    numbers = options.atomic_types
+    if numbers is None:
+        numbers = tuple(sorted({int(z) for f in frames for z in f.numbers}))
+    spec = TargetSpec.for_energy(target.name, description=target.description)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = PET(options.hypers or PETHypers(), list(numbers), [spec])
+    if model.zbl is not None:
+        model.zbl.covalent_radii.copy_(torch.tensor(covalent_radii[list(numbers)]))
+    return model
+
+
+def _build_from_base(
+    base: Checkpoint, options: RunOptions, target: TargetOptions
+) -> Prepared:
+    fingerprint = compute_fingerprint(base.state)
+    model = base.build_model()
+    if has_lora(model):
+        logger.info("the base has LoRA of its own: merged before training")
+        merge_lora(model)
+        fingerprint = compute_fingerprint(model.state_dict())
+    finetune = options.finetune
+    is_new = target.name not in model.targets
+    if is_new:
+        source = finetune.inherit_heads.get(target.name)
+        source = choose_energy_target(model.targets, source)
+        spec = TargetSpec.for_energy(target.name, description=target.description)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            model.add_target(spec, inherit_from=source)
+        logger.info("new output %s starts from the heads of %s", target.name, source)
+    elif target.name in finetune.inherit_heads:
+        raise ConfigError(
+            f"finetune.inherit_heads: {target.name} is an output of the base already"
+        )
+    if finetune.method != "heads" and not finetune.keep_head:
+        for name in [name for name in model.targets if name != target.name]:
+            model.remove_target(name)
+            logger.info(
+                "output %s of the base is dropped: its heads do not train", name
+            )
+    return Prepared(model, base, fingerprint, is_new)
+
+
+def _resolve_head_mode(finetune: FinetuneOptions, is_new_target: bool) -> str:
+    if finetune.head_mode == "auto":
+        return "train" if is_new_target else "freeze"
+    return finetune.head_mode
+
+
+def _check_hypers(hypers: PETHypers | None, base: Checkpoint) -> None:
+    """Raise if the options describe another shape than the base has."""
+    if hypers is None:
+        return
+    wanted, found = hypers.to_dict(), base.hypers.to_dict()
+    defaults = PETHypers().to_dict()
+    # a default may be there because nobody wrote it
+    different: dict[str, Any] = {
+        name: (found[name], value)
+        for name, value in wanted.items()
+        if value not in (found[name], defaults[name])
+    }
+    if different:
+        listed = "; ".join(
+            f"{name} is {old} in the base, {new} in the options"
+            for name, (old, new) in different.items()
+        )
+        raise ConfigError(
+            f"architecture.model: the shape comes from the base: {listed}; remove "
+            "the block"
+        )

@@ -1,0 +1,50 @@
+"""Learning-rate schedule and averaged weights."""
+
+import pytest
+import torch
+
+from pet_calc.train.optim import (
+    WeightAverage,
+    build_optimizer,
+    compute_learning_rate,
+)
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    rates = [compute_learning_rate(s, 100, 1.0, 0.1) for s in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert max(rates) == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3
+    assert min(rates) > 0
+
+
+def test_without_warm_up_the_first_rate_is_the_peak():
+    assert compute_learning_rate(0, 10, 0.5, 0.0) == 0.5
+
+
+def test_only_trainable_parameters_are_optimised():
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    optimizer = build_optimizer(model, 0.1, 0.0)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(model.weight)]
+    assert isinstance(build_optimizer(model, 0.1, 0.01), torch.optim.AdamW)
+
+
+def test_averages_follow_the_weights_and_swap_back():
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    average = WeightAverage(model, decay=0.5)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+        average.values["weight"].fill_(0.0)
+        model.weight.fill_(1.0)
+    average.update(model)  # decay of the first update is 2/11
+    expected = 1.0 - 2 / 11
+    average.swap(model)
+    assert float(model.weight.detach()) == pytest.approx(expected)
+    average.swap(model)
+    assert float(model.weight.detach()) == 1.0
+    restored = WeightAverage(model, decay=0.5)
+    restored.load_state_dict(average.state_dict())
+    assert restored.n_updates == 1
+    assert torch.equal(restored.values["weight"], average.values["weight"])

@@ -1,0 +1,254 @@
+"""Whole runs: what they leave behind, how they resume, what they refuse."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from ase.io import read
+from training_data import build_options, write_base, write_frames
+
+from pet_calc.calculator import PETCalculator
+from pet_calc.checkpoint import load_checkpoint
+from pet_calc.config import LossOptions, LossTerm, read_options
+from pet_calc.errors import ConfigError, DataError
+from pet_calc.lora.fingerprint import compute_fingerprint
+from pet_calc.model.hypers import TargetSpec
+from pet_calc.train import loop
+from pet_calc.train.run import run_training
+
+
+def run(options, **kwargs):
+    return run_training(options, show_progress=False, **kwargs)
+
+
+def read_log(folder):
+    return [json.loads(r) for r in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("method", ["lora", "heads", "full"])
+def test_training_lowers_the_validation_error(tmp_path, method):
+    report = run(build_options(tmp_path, method=method, epochs=12))
+    assert report.end == "finished"
+    assert report.validation["forces_mae"] < report.zero_step["forces_mae"]
+    assert report.best_epoch > 0
+
+
+def test_a_run_leaves_model_adapter_log_options_and_report(tmp_path):
+    options = build_options(tmp_path)
+    report = run(options)
+    folder = tmp_path / "run"
+    names = {
+        "best_model.ckpt",
+        "last_model.ckpt",
+        "adapter.safetensors",
+        "log.csv",
+        "log.jsonl",
+        "report.json",
+        "options_resolved.yaml",
+    }
+    assert names == {path.name for path in folder.iterdir()}
+    assert len(read_log(folder)) == 4
+    assert json.loads((folder / "report.json").read_text()) == report.to_dict()
+    resolved = read_options(folder / "options_resolved.yaml")
+    assert resolved.train.num_epochs == 4
+    assert resolved.finetune.lora == options.finetune.lora
+    provenance = load_checkpoint(report.best_model).metadata["provenance"]
+    assert provenance["method"] == "lora"
+    assert next(iter(provenance["files"].values())).isalnum()
+
+
+def test_four_epochs_equal_two_plus_two_bit_for_bit(tmp_path):
+    train = {"ema_decay": 0.9, "checkpoint_interval": 100}
+    whole = build_options(tmp_path, output="whole", train=train)
+    halves = replace(whole, output=str(tmp_path / "halves"))
+    run(whole)
+    assert run(halves, stop_after=2).end == "stopped"
+    assert run(halves, is_resumed=True).end == "finished"
+    for name in ("best_model.ckpt", "last_model.ckpt"):
+        one = load_checkpoint(tmp_path / "whole" / name)
+        other = load_checkpoint(tmp_path / "halves" / name)
+        assert_same_state(one.state, other.state)
+    rows = [read_log(tmp_path / name) for name in ("whole", "halves")]
+    for one, other in zip(*rows, strict=True):
+        del one["seconds"], other["seconds"]
+        assert one == other
+
+
+def test_a_signal_in_mid_epoch_loses_nothing(tmp_path, monkeypatch):
+    whole = build_options(tmp_path, output="whole")
+    cut = replace(whole, output=str(tmp_path / "cut"))
+    run(whole)
+    take_step = loop.Trainer._take_step
+
+    def interrupt(self, *args):
+        loss = take_step(self, *args)
+        if self.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(loop.Trainer, "_take_step", interrupt)
+    assert run(cut).end == "interrupted"
+    monkeypatch.setattr(loop.Trainer, "_take_step", take_step)
+    assert run(cut, is_resumed=True).end == "finished"
+    one = load_checkpoint(tmp_path / "whole" / "last_model.ckpt")
+    other = load_checkpoint(tmp_path / "cut" / "last_model.ckpt")
+    assert_same_state(one.state, other.state)
+
+
+def test_the_same_seed_gives_the_same_model(tmp_path):
+    options = build_options(tmp_path, output="one", epochs=2)
+    run(options)
+    run(replace(options, output=str(tmp_path / "two")))
+    one, two = (
+        load_checkpoint(tmp_path / n / "best_model.ckpt") for n in ["one", "two"]
+    )
+    assert_same_state(one.state, two.state)
+
+
+def test_lora_changes_only_corrections_and_offsets(tmp_path):
+    base = load_checkpoint(write_base(tmp_path))
+    run(build_options(tmp_path))
+    tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
+    assert compute_fingerprint(tuned.state) == compute_fingerprint(base.state)
+    for name, value in base.state.items():
+        if name.startswith(("node_heads", "edge_heads", "node_last", "edge_last")):
+            assert torch.equal(tuned.state[name], value), name
+    corrections = [n for n in tuned.state if n.endswith("lora_B.weight")]
+    assert corrections
+    assert all(bool(tuned.state[name].any()) for name in corrections)
+
+
+def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
+    base = write_base(tmp_path)
+    report = run(build_options(tmp_path, base=base))
+    adapter = tmp_path / "run" / "adapter.safetensors"
+    atoms = read(write_frames(tmp_path, name="other.xyz", seed=5), 0)
+    whole = PETCalculator(report.best_model)
+    parts = PETCalculator(base, adapter=adapter)
+    for name in ("energy", "forces", "stress"):
+        one = whole.get_property(name, atoms.copy())
+        # rounding of one merge in float64
+        assert parts.get_property(name, atoms.copy()) == pytest.approx(one, abs=1e-12)
+
+
+def test_step_zero_of_lora_is_the_base_with_new_offsets(tmp_path):
+    base = write_base(tmp_path)
+    data = write_frames(tmp_path)
+    # a rate of (nearly) zero: nothing but the offsets moves
+    options = build_options(
+        tmp_path, base=base, data=data, learning_rate=1e-300, epochs=1
+    )
+    run(options)
+    atoms = read(data, 0)
+    tuned, before = (
+        PETCalculator(tmp_path / "run" / "last_model.ckpt"),
+        PETCalculator(base),
+    )
+    for name in ("forces", "stress"):
+        one = tuned.get_property(name, atoms.copy())
+        assert (one == before.get_property(name, atoms.copy())).all()
+
+
+def test_the_base_is_kept_when_training_does_not_beat_it(tmp_path, caplog):
+    options = build_options(tmp_path, learning_rate=0.9, epochs=1)
+    with caplog.at_level("WARNING", "pet_calc"):
+        report = run(options)
+    assert report.best_epoch == 0
+    assert report.validation == report.zero_step
+    assert "no epoch beat the base" in caplog.text
+
+
+def test_a_new_target_starts_from_the_heads_of_the_base(tmp_path):
+    options = build_options(tmp_path, target="energy/pbe0", epochs=1)
+    report = run(options)
+    tuned = load_checkpoint(report.best_model)
+    assert list(tuned.targets) == ["energy/pbe0"]
+    # the head of a new target trains by default
+    assert report.n_trainable > sum(
+        value.numel() for name, value in tuned.state.items() if ".lora_" in name
+    )
+
+
+def test_heads_method_keeps_the_other_outputs(tmp_path):
+    specs = [TargetSpec.for_energy(), TargetSpec.for_energy("energy/b")]
+    base = write_base(tmp_path, targets=specs)
+    report = run(build_options(tmp_path, base=base, method="heads", epochs=1))
+    assert list(load_checkpoint(report.best_model).targets) == ["energy", "energy/b"]
+
+
+def test_training_from_scratch_leaves_a_model_named_after_the_options(tmp_path):
+    data = write_frames(tmp_path)
+    text = f"""
+        device: cpu
+        architecture:
+          name: pet
+          model: {{d_pet: 8, d_head: 8, d_node: 16, d_feedforward: 8, num_heads: 2}}
+          training: {{num_epochs: 2, batch_size: 4}}
+        training_set:
+          systems: {{read_from: {data}}}
+          targets: {{energy: {{key: energy, unit: eV}}}}
+        validation_set: 0.25
+        test_set: 0.1
+    """
+    (tmp_path / "emt.yaml").write_text(text)
+    options = replace(read_options(tmp_path / "emt.yaml"), output=str(tmp_path / "run"))
+    report = run(options, run_name="emt")
+    assert report.best_model.endswith("best_model_emt.ckpt")
+    assert report.test["energy_mae"] > 0
+    model = load_checkpoint(report.best_model)
+    assert model.atomic_types == [1, 8, 13]
+
+
+def test_stress_enters_the_loss_where_there_is_one(tmp_path):
+    report = run(build_options(tmp_path, epochs=1, validation="0.5"))
+    assert "stress_mae" in report.validation
+    loss = {"energy": LossOptions(stress=LossTerm(weight=0.0))}
+    options = build_options(
+        tmp_path, output="off", epochs=1, validation="0.5", train={"loss": loss}
+    )
+    assert "stress_mae" not in run(options).validation
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    options = build_options(tmp_path, epochs=1)
+    run(options)
+    before = (tmp_path / "run" / "best_model.ckpt").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(options)
+    assert (tmp_path / "run" / "best_model.ckpt").read_bytes() == before
+    run(options, may_overwrite=True)
+
+
+def test_resuming_nothing_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        run(build_options(tmp_path), is_resumed=True)
+
+
+def test_unknown_elements_name_the_frame(tmp_path):
+    data = tmp_path / "gold.xyz"
+    data.write_text(
+        '1\nProperties=species:S:1:pos:R:3 energy=1.0 pbc="F F F"\nAu 0.0 0.0 0.0\n' * 4
+    )
+    with pytest.raises(DataError, match=r"Au .*gold\.xyz, frame 0"):
+        run(build_options(tmp_path, data=str(data)))
+
+
+def test_early_stopping_ends_a_run_that_does_not_improve(tmp_path):
+    options = build_options(
+        tmp_path,
+        learning_rate=0.9,
+        epochs=30,
+        train={"early_stopping_patience": 2},
+    )
+    report = run(options)
+    assert report.end == "early"
+    assert len(read_log(tmp_path / "run")) < 30
