@@ -165,7 +165,9 @@ class PET(nn.Module):
         )
         self.targets[spec.name] = spec
         self._target_names.append(spec.name)
-        if self.zbl is not None and spec.is_energy and spec.unit == "eV":
+        # as metatrain decides: by the declared quantity, not by the name
+        is_repelled = spec.is_energy and spec.quantity == "energy"
+        if self.zbl is not None and is_repelled and spec.unit == "eV":
             self._zbl_targets.append(spec.name)
         example = self.edge_embedder.weight
         for part in self._target_modules(spec.name):
