@@ -321,7 +321,7 @@ class RunOptions:
     atomic_types: tuple[int, ...] | None = None
     """Atomic numbers of a new model; null takes them from the data."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda or cuda:N."""
     base_precision: Literal[32, 64] = 32
     """Bits of a floating-point number."""
     seed: int = 0
@@ -382,10 +382,8 @@ class RunOptions:
 
 def _check_device(device: str) -> None:
     kind, _, number = device.partition(":")
-    is_known = kind in ("auto", "cpu", "cuda", "mps") and (
+    is_known = kind in ("auto", "cpu", "cuda") and (
         number.isdigit() if ":" in device else True
     )
     if not is_known:
-        raise ConfigError(
-            f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}"
-        )
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")

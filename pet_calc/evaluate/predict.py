@@ -1,6 +1,6 @@
 """Run a model over many structures: errors where there are labels, and predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.data.loader import BatchLoader, GraphDataset
+from pet_calc.data.graph import Graph, build_graph, collate, collate_labels
+from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import Metrics
+from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.model.derivatives import predict
 from pet_calc.model.pet import PET
 
@@ -62,18 +64,19 @@ def predict_frames(
 
     Raises:
         DataError: if a frame has an element that the model does not know.
+        ModelError: likewise for charge and spin multiplicity.
     """
     check_elements(frames, model.atomic_types)
-    loader = BatchLoader(
-        GraphDataset(frames, model.pair_cutoff),
-        batch_tokens,
-        by="tokens",
-        dtype=torch.float64,
-        device=model.edge_embedder.weight.device,
-    )
-    plan = [index for indices in loader.plan() for index in indices]
-    indices = iter(progress(plan) if progress else plan)
-    for batch, labels in loader:
+    for frame in frames:
+        check_charge_and_spin(
+            model, frame.charge, frame.spin_multiplicity, frame.source
+        )
+    device = model.edge_embedder.weight.device
+    shown = progress(frames) if progress else frames
+    for graphs in _pack(shown, model.pair_cutoff, batch_tokens):
+        # positions in float64, see ModelEngine
+        batch = collate(graphs, dtype=torch.float64, device=device)
+        labels = collate_labels(graphs, dtype=torch.float64, device=device)
         prediction = predict(model, batch, target, with_stress=True)
         metrics.add(prediction, labels)
         assert prediction.forces is not None  # asked for above
@@ -81,19 +84,24 @@ def predict_frames(
         sizes = labels.n_atoms.tolist()
         forces = prediction.forces.cpu().to(torch.float64).split(sizes)
         stress = prediction.stress.cpu().to(torch.float64)
-        for i in range(len(sizes)):
-            frame = frames[next(indices)]
+        for i, graph in enumerate(graphs):
             yield FramePrediction(
-                frame=frame,
+                frame=graph.frame,
                 energy=float(prediction.energy[i]),
                 forces=forces[i].numpy(),
-                stress=stress[i].numpy() if frame.pbc.all() else None,
+                stress=stress[i].numpy() if graph.frame.pbc.all() else None,
             )
 
 
 def write_predictions(path: str | Path, predictions: Iterator[FramePrediction]) -> None:
-    """Write predictions as extended XYZ while they come; complete or not at all."""
+    """Write predictions as extended XYZ while they come; complete or not at all.
+
+    Raises:
+        ConfigError: if the folder does not exist.
+    """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w") as file:
@@ -102,3 +110,21 @@ def write_predictions(path: str | Path, predictions: Iterator[FramePrediction]) 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _pack(
+    frames: Iterable[LabeledFrame], cutoff: float, largest: int
+) -> Iterator[list[Graph]]:
+    """Yield runs of graphs of at most ``largest`` pairs and atoms, in order."""
+    graphs: list[Graph] = []
+    filled = 0
+    for frame in frames:
+        graph = build_graph(frame, cutoff)
+        size = graph.n_pairs + graph.n_atoms
+        if graphs and filled + size > largest:
+            yield graphs
+            graphs, filled = [], 0
+        graphs.append(graph)
+        filled += size
+    if graphs:
+        yield graphs

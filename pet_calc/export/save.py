@@ -1,6 +1,7 @@
 """Build the metatomic model of a PET, and write it to a file."""
 
 import copy
+import json
 import logging
 import shutil
 import tempfile
@@ -156,5 +157,10 @@ def _build_metadata(values: dict[str, Any]) -> ModelMetadata:
         description=f"{description}\n\nExported by pet-calc {own_version}.".strip(),
         authors=authors,
         references=references,
-        extra={str(key): str(value) for key, value in extra.items() if key != "extra"},
+        extra={str(k): _to_text(v) for k, v in extra.items() if k != "extra"},
     )
+
+
+def _to_text(value: Any) -> str:
+    """Return text as it is, and everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

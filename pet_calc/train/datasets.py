@@ -126,9 +126,9 @@ def build_label_units(dataset: DatasetOptions) -> LabelUnits:
 
 def _read_dataset(dataset: DatasetOptions, show_progress: bool) -> list[LabeledFrame]:
     def progress(items: Any) -> Any:
-        return tqdm(
-            items, desc="reading", unit="frame", leave=False, disable=not show_progress
-        )
+        # None: hidden where the output is no terminal
+        hide = None if show_progress else True
+        return tqdm(items, desc="reading", unit="frame", leave=False, disable=hide)
 
     frames = read_frames(
         list(dataset.read_from),

@@ -95,7 +95,8 @@ class Trainer:
         self.folder = folder
         self.metadata = metadata
         self.best_path = folder / best_name
-        self.show_progress = show_progress
+        # tqdm's None: hidden where the output is no terminal
+        self._hide_bar = None if show_progress else True
         self.progress = Progress()
         self.zero_metrics: dict[str, float] = {}
         self.best_metrics: dict[str, float] = {}
@@ -149,7 +150,7 @@ class Trainer:
         bar = tqdm(
             total=n_steps,
             initial=self.progress.step,
-            disable=not self.show_progress,
+            disable=self._hide_bar,
             desc="training",
             unit="step",
             dynamic_ncols=True,
@@ -165,6 +166,8 @@ class Trainer:
                 row = self._finish_epoch(n_steps)
                 logbook.add(row)
                 bar.set_postfix_str(_describe_row(row), refresh=False)
+                if bar.disable and self._is_worth_a_line(row["epoch"]):
+                    logger.info("%s", _describe_row(row))
                 if self._is_stale():
                     reason = "early"
                     break
@@ -184,7 +187,7 @@ class Trainer:
         if desc:
             batches = tqdm(
                 batches, total=len(loader.plan()), desc=desc, leave=False,
-                disable=not self.show_progress, unit="batch",
+                disable=self._hide_bar, unit="batch",
             )  # fmt: skip
         for batch, labels in batches:
             prediction = self._predict(batch, is_training=False)
@@ -297,6 +300,11 @@ class Trainer:
         for name in ("energy", "forces", "stress"):
             product *= values.get(f"{name}_{suffix}", 1.0)
         return product if math.isfinite(product) else math.inf
+
+    def _is_worth_a_line(self, epoch: int) -> bool:
+        """Whether to log this epoch where no bar shows it: about 20 lines a run."""
+        interval = max(self.options.log_interval, math.ceil(self.n_epochs / 20))
+        return epoch % interval == 0 or epoch == self.n_epochs
 
     def _is_stale(self) -> bool:
         patience = self.options.early_stopping_patience

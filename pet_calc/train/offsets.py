@@ -45,9 +45,8 @@ def set_offsets(
         options: how the offsets are found.
         frames: training frames with energies.
         isolated: isolated atoms, for mode ``isolated_atoms``.
-        has_base: fit to what the base leaves over; else to the energies themselves.
-        scale_targets: set the output scale to the spread of what is left; only for a
-            new model, since a base's heads were trained with its own scale.
+        has_base: whether the weights were trained before; its scale is kept then.
+        scale_targets: set the output scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
 
     Raises:
@@ -59,25 +58,25 @@ def set_offsets(
     labelled = [frame for frame in frames if frame.energy is not None]
     energies = np.array([frame.energy for frame in labelled], dtype=np.float64)
     given = options.tables.get(target.name)
+    counts = count_species(labelled, model.atomic_types)
+    if not has_base and scale_targets:
+        rough = fit_composition(counts, energies)
+        scale = _choose_scale(frames, energies - counts @ rough, counts.sum(axis=1))
+        table.scale.fill_(scale)
+        logger.info("energy scale: %.4g eV", scale)
     if options.mode == "keep" and given is None:
         offsets = before
     elif options.mode == "isolated_atoms":
         offsets = _from_isolated_atoms(model, target.name, labelled, isolated)
     else:
-        counts = count_species(labelled, model.atomic_types)
-        if has_base:
-            predictions = predict_energies(model, target.name, labelled, batch_size)
-            offsets = before + fit_composition_shift(counts, energies, predictions)
-        else:
-            offsets = fit_composition(counts, energies)
+        # of a new network too: its first outputs are an offset like any other, and
+        # their error would drown the forces in the first hundreds of steps
+        predictions = predict_energies(model, target.name, labelled, batch_size)
+        offsets = before + fit_composition_shift(counts, energies, predictions)
     if given is not None:
         offsets = _apply_table(offsets, given, model.atomic_types, target.unit)
     with torch.no_grad():
         table.composition[:, 0] = torch.from_numpy(offsets)
-    if scale_targets and not has_base:
-        scale = _choose_scale(model, frames, offsets)
-        table.scale.fill_(scale)
-        logger.info("energy scale: %.4g eV", scale)
     _log_offsets(model, before, offsets, labelled)
 
 
@@ -100,7 +99,9 @@ def predict_energies(
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _choose_scale(model: PET, frames: list[LabeledFrame], offsets: Array) -> float:
+def _choose_scale(
+    frames: list[LabeledFrame], residuals: Array, n_atoms: Array
+) -> float:
     """Return the size, in eV, of what the network has to give per atom.
 
     With forces it is their root mean square times 1 Å: a network whose outputs are of
@@ -108,13 +109,7 @@ def _choose_scale(model: PET, frames: list[LabeledFrame], offsets: Array) -> flo
     force MAE 0.23 eV/Å instead of 0.46 with the spread of the energies per atom).
     """
     scale = fit_force_scale(frames)
-    if scale is not None:
-        return scale
-    labelled = [frame for frame in frames if frame.energy is not None]
-    energies = np.array([frame.energy for frame in labelled], dtype=np.float64)
-    counts = count_species(labelled, model.atomic_types)
-    n_atoms = np.array([frame.n_atoms for frame in labelled])
-    return fit_energy_scale(energies - counts @ offsets, n_atoms)
+    return fit_energy_scale(residuals, n_atoms) if scale is None else scale
 
 
 def _from_isolated_atoms(

@@ -12,7 +12,7 @@ import ase
 import torch
 
 import pet_calc
-from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
 from pet_calc.config import (
@@ -34,7 +34,13 @@ from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.report import RunReport
-from pet_calc.train.setup import Prepared, build_model, count_trainable, set_trainable
+from pet_calc.train.setup import (
+    Prepared,
+    build_model,
+    count_trainable,
+    load_base,
+    set_trainable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +81,9 @@ def run_training(
     folder = Path(options.output)
     _check_folder(folder, is_resumed, may_overwrite)
     target = choose_target(options)
+    base = load_base(options)
     frames = read_run_frames(options, show_progress=show_progress)
-    prepared = _prepare(options, target, frames, folder if is_resumed else None)
+    prepared = _prepare(base, options, target, frames, folder if is_resumed else None)
     model = prepared.model
     task = _choose_task(options, target, frames)
 
@@ -142,13 +149,14 @@ def run_training(
 
 
 def _prepare(
+    base: Checkpoint | None,
     options: RunOptions,
     target: TargetOptions,
     frames: RunFrames,
     resumed_folder: Path | None,
 ) -> Prepared:
     """Return the model with offsets set and LoRA injected, or the resumed one."""
-    prepared = build_model(options, target, frames.all())
+    prepared = build_model(base, options, target, frames.all())
     if resumed_folder is not None:
         checkpoint = load_checkpoint(resumed_folder / LAST_NAME)
         weight = prepared.model.edge_embedder.weight

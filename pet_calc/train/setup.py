@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from ase.data import covalent_radii
 
-from pet_calc.checkpoint import Checkpoint, load_checkpoint
+from pet_calc.checkpoint import Checkpoint
 from pet_calc.config import FinetuneOptions, RunOptions, TargetOptions
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.errors import ConfigError
-from pet_calc.evaluate.loading import choose_device
+from pet_calc.errors import CheckpointError, ConfigError
+from pet_calc.evaluate.convert_units import convert_energies_to_ev, is_angstrom
+from pet_calc.evaluate.loading import choose_device, load_record
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.freeze import (
     format_trainable_table,
@@ -38,23 +39,42 @@ class Prepared:
     """Whether the target has heads that the base did not have."""
 
 
+def load_base(options: RunOptions) -> Checkpoint | None:
+    """Return the base of a run, None for training from scratch.
+
+    Raises:
+        CheckpointError: if it cannot be read, or its lengths are not in Å.
+        ConfigError: if the options describe another shape than the base has.
+    """
+    if options.finetune.base is None:
+        return None
+    base = load_record(options.finetune.base)
+    _check_hypers(options.hypers, base)
+    if not is_angstrom(base.length_unit):
+        raise CheckpointError(
+            f"{base.source}: its lengths are in {base.length_unit}; only models in Å "
+            "can be fine-tuned"
+        )
+    return base
+
+
 def build_model(
-    options: RunOptions, target: TargetOptions, frames: list[LabeledFrame]
+    base: Checkpoint | None,
+    options: RunOptions,
+    target: TargetOptions,
+    frames: list[LabeledFrame],
 ) -> Prepared:
     """Return the model before LoRA is injected, in the dtype and on the device.
 
     Raises:
-        ConfigError: if base, method and hypers contradict each other.
+        ConfigError: if base and method contradict each other.
         DataError: if the data has elements that the model does not know.
     """
     dtype = torch.float64 if options.base_precision == 64 else torch.float32
     device = choose_device(options.device)
-    base = None
-    if options.finetune.base is None:
+    if base is None:
         prepared = Prepared(_build_fresh(options, target, frames), None, "", True)
     else:
-        base = load_checkpoint(options.finetune.base)
-        _check_hypers(options.hypers, base)
         prepared = _build_from_base(base, options, target)
     check_elements(frames, prepared.model.atomic_types)
     prepared.model.to(device=device, dtype=dtype)
@@ -121,6 +141,7 @@ def _build_from_base(
 ) -> Prepared:
     fingerprint = compute_fingerprint(base.state)
     model = base.build_model()
+    convert_energies_to_ev(model)
     if has_lora(model):
         logger.info("the base has LoRA of its own: merged before training")
         merge_lora(model)
@@ -135,7 +156,10 @@ def _build_from_base(
             torch.manual_seed(options.seed)
             model.add_target(spec, inherit_from=source)
         logger.info("new output %s starts from the heads of %s", target.name, source)
-    elif target.name in finetune.inherit_heads:
+    elif target.description:
+        spec = model.targets[target.name]
+        model.targets[target.name] = replace(spec, description=target.description)
+    if not is_new and target.name in finetune.inherit_heads:
         raise ConfigError(
             f"finetune.inherit_heads: {target.name} is an output of the base already"
         )

@@ -1,0 +1,100 @@
+"""The verb ``eval``: errors of a model on labelled structures."""
+
+from typing import Any
+
+import click
+
+from pet_calc.cli.options import (
+    OutputFile,
+    adapter_option,
+    device_option,
+    dtype_option,
+    label_options,
+)
+
+
+@click.command("eval")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.argument("data", nargs=-1, required=True)
+@adapter_option()
+@click.option("--target", help="Energy output to use, if there are several.")
+@click.option(
+    "-o", "--output", type=OutputFile(), help="Write the predictions, extended XYZ."
+)
+@click.option(
+    "--json", "json_file", type=OutputFile(), help="Write the errors, in eV and Å."
+)
+@device_option()
+@dtype_option()
+@label_options
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(
+    model: str,
+    data: tuple[str, ...],
+    adapter: str | None,
+    target: str | None,
+    output: str | None,
+    json_file: str | None,
+    device: str,
+    dtype: str | None,
+    quiet: bool,
+    **labels: Any,
+) -> None:
+    """Compare MODEL with the labels in DATA, or just predict if there are none.
+
+    \b
+    Examples:
+      pet-calc eval best_model.ckpt test.xyz
+      pet-calc eval base.ckpt test.xyz --adapter adapter.safetensors -o predicted.xyz
+    """
+    import json
+    from pathlib import Path
+
+    import torch
+    from tqdm import tqdm
+
+    from pet_calc.data.census import LabelCensus
+    from pet_calc.data.frames import read_frames
+    from pet_calc.data.labels import LabelKeys, LabelUnits
+    from pet_calc.evaluate.loading import choose_device, load_merged_model
+    from pet_calc.evaluate.metrics import Metrics
+    from pet_calc.evaluate.predict import predict_frames, write_predictions
+    from pet_calc.model.hypers import choose_energy_target
+
+    network = load_merged_model(
+        model,
+        adapter=adapter,
+        dtype=getattr(torch, dtype) if dtype else None,
+        device=choose_device(device),
+    )
+    frames = read_frames(
+        list(data),
+        keys=LabelKeys(
+            labels["energy_key"], labels["forces_key"], labels["stress_key"]
+        ),
+        units=LabelUnits(
+            energy=labels["energy_unit"] or "eV",
+            length=labels["length_unit"],
+            stress=labels["stress_unit"],
+            stress_sign=int(labels["stress_sign"]),  # type: ignore[arg-type]
+        ),
+    )
+    click.echo(LabelCensus.from_frames(frames).to_text())
+    metrics = Metrics()
+    predictions = predict_frames(
+        network,
+        frames,
+        choose_energy_target(network.targets, target),
+        metrics,
+        progress=lambda items: tqdm(items, unit="frame", disable=quiet, leave=False),
+    )
+    if output:
+        write_predictions(output, predictions)
+    else:
+        for _ in predictions:
+            pass
+    click.echo(f"errors    {metrics.to_text()}")
+    if output:
+        click.echo(f"written   {output}")
+    if json_file:
+        Path(json_file).write_text(json.dumps(metrics.to_dict(), indent=2) + "\n")

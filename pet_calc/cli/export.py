@@ -1,0 +1,60 @@
+"""The verb ``export``: a TorchScript file for LAMMPS and other engines."""
+
+from pathlib import Path
+
+import click
+
+from pet_calc.cli.options import OutputFile, adapter_option, dtype_option
+
+
+@click.command("export")
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "-o", "--output", type=OutputFile(), help="File to write.  [CHECKPOINT's name .pt]"
+)
+@adapter_option()
+@dtype_option()
+@click.option("--no-check", is_flag=True, help="Do not load and compare the file.")
+def command(
+    checkpoint: str,
+    output: str | None,
+    adapter: str | None,
+    dtype: str | None,
+    no_check: bool,
+) -> None:
+    """Export CHECKPOINT, LoRA merged, as a metatomic model.
+
+    The file runs in every engine that speaks metatomic: LAMMPS, ASE, i-PI, GROMACS,
+    torch-sim. Before it is kept it is loaded again and compared with the model.
+
+    \b
+    Examples:
+      pet-calc export best_model.ckpt -o water.pt
+      pet-calc export base.ckpt --adapter adapter.safetensors --dtype float64
+    """
+    import torch
+
+    from pet_calc.errors import ConfigError
+    from pet_calc.evaluate.loading import load_merged_checkpoint
+    from pet_calc.export import export_model
+
+    path = output or f"{_strip_endings(Path(checkpoint).name)}.pt"
+    if Path(path).exists() and Path(path).samefile(checkpoint):
+        raise ConfigError(f"{path}: is the checkpoint itself; name another with -o")
+    merged = load_merged_checkpoint(
+        checkpoint, adapter=adapter, dtype=getattr(torch, dtype) if dtype else None
+    )
+    export_model(
+        merged.build_model(),
+        path,
+        metadata=merged.metadata,
+        length_unit=merged.length_unit,
+        check=not no_check,
+    )
+    click.echo(f"written   {path}")
+
+
+def _strip_endings(name: str) -> str:
+    for ending in (".gz", ".ckpt", ".pt"):
+        name = name.removesuffix(ending)
+    return name

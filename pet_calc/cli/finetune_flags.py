@@ -1,0 +1,127 @@
+"""The options of ``finetune`` that say what trains, on what, and for how long."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pet_calc.config import RunOptions
+
+# they mean nothing to the other methods
+LORA_ONLY = ("rank", "alpha", "lora_targets", "head_mode")
+
+
+def training_flags(command: Any) -> Any:
+    """Add the options."""
+    # decorators apply from the last to the first
+    for decorate in reversed(_OPTIONS):
+        command = decorate(command)
+    return command
+
+
+def build_options(
+    data: tuple[str, ...],
+    base: str | None,
+    output: str,
+    flags: dict[str, Any],
+    given: list[str],
+) -> "RunOptions":
+    """Return the options of the run; ``given`` are the flags that the user wrote."""
+    from pet_calc.config.quick import (
+        FinetuneFlags,
+        LabelFlags,
+        build_finetune_options,
+    )
+    from pet_calc.errors import ConfigError
+
+    if base is None:
+        raise ConfigError("--base: name the checkpoint to start from")
+    for name in LORA_ONLY:
+        if name in given and flags["method"] != "lora":
+            raise ConfigError(
+                f"{spell(name)}: has no effect with --method {flags['method']}; "
+                "leave it out, or use --method lora"
+            )
+    labels = {name: flags.pop(name) for name in (*_LABELS, "level")}
+    labels["stress_sign"] = int(labels["stress_sign"])
+    flags["lora_targets"] = tuple(flags["lora_targets"].split(","))
+    flags["loss_weights"] = flags["loss_weights"] or None
+    flags["labels"] = LabelFlags(**labels)
+    return build_finetune_options(data, base, output, FinetuneFlags(**flags))
+
+
+def spell(name: str) -> str:
+    """Return a flag as the user writes it."""
+    return {"learning_rate": "--lr", "validation": "--val"}.get(
+        name, "--" + name.replace("_", "-")
+    )
+
+
+_LABELS = (
+    "energy_key",
+    "forces_key",
+    "stress_key",
+    "energy_unit",
+    "length_unit",
+    "stress_unit",
+    "stress_sign",
+)
+
+_OPTIONS = (
+    click.option(
+        "--method",
+        type=click.Choice(["lora", "heads", "full"]),
+        default="lora",
+        show_default=True,
+        help="Train low-rank corrections, only the heads, or all weights.",
+    ),
+    click.option(
+        "--rank", default=8, show_default=True, help="Rank of the corrections."
+    ),
+    click.option("--alpha", type=float, help="Scale of the corrections.  [2 x rank]"),
+    click.option(
+        "--lora-targets",
+        default="input_linear,output_linear",
+        show_default=True,
+        help="Layers that get corrections: also mlp, compress, center, heads, ...",
+    ),
+    click.option(
+        "--head-mode",
+        type=click.Choice(["auto", "train", "freeze", "lora"]),
+        default="auto",
+        show_default=True,
+        help="The heads under lora; auto trains those of a new target only.",
+    ),
+    click.option(
+        "--target",
+        default="energy",
+        show_default=True,
+        help="Output to train; a new name such as energy/pbe0 gets heads of its own.",
+    ),
+    click.option("--level", default="", help="Level of theory, stored in the model."),
+    click.option(
+        "--val", "validation", help="Validation set: file or fraction.  [0.1]"
+    ),
+    click.option("--test", help="Test set: file or fraction.  [none]"),
+    click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data."),
+    click.option(
+        "--batch-size", default=16, show_default=True, help="Frames per step."
+    ),
+    click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
+    click.option(
+        "--loss-weights",
+        nargs=3,
+        type=float,
+        metavar="E F S",
+        help="Weights of energy per atom, forces, virial per atom.  [1 1 1]",
+    ),
+    click.option(
+        "--offsets",
+        type=click.Choice(["fit", "keep", "isolated_atoms"]),
+        default="fit",
+        show_default=True,
+        help="Energies per element: fitted to what the base leaves over, or kept.",
+    ),
+    click.option("--ema", type=float, help="Decay of averaged weights, such as 0.99."),
+    click.option("--seed", default=0, show_default=True, help="Of weights and order."),
+)

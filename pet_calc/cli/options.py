@@ -1,0 +1,104 @@
+"""Options that several verbs share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Any], Any]
+
+
+class OutputFile(click.Path):
+    """A file to write; its folder must be there before the work begins."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the name as it is."""
+        folder = Path(value).parent
+        if not folder.is_dir():
+            self.fail(f"there is no folder {folder}; make it first", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def device_option(default: str = "auto") -> Decorator:
+    """Return ``--device``."""
+    return click.option(
+        "--device",
+        default=default,
+        show_default=True,
+        help="cpu, cuda, cuda:N; auto takes a GPU if there is one.",
+    )
+
+
+def dtype_option(default: str | None = None) -> Decorator:
+    """Return ``--dtype``."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float64"]),
+        default=default,
+        show_default=default is not None,
+        help="Precision; the model's own if not given." if default is None else
+        "Precision of the training.",
+    )  # fmt: skip
+
+
+def adapter_option() -> Decorator:
+    """Return ``--adapter``."""
+    return click.option(
+        "--adapter",
+        type=click.Path(exists=True, dir_okay=False),
+        help="LoRA adapter (.safetensors) to put on the model first.",
+    )
+
+
+def session_options(command: Any) -> Any:
+    """Add ``--resume``, ``--overwrite``, ``--stop-after`` and ``--quiet``."""
+    for decorate in (
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+        click.option(
+            "--stop-after",
+            type=click.IntRange(min=1),
+            metavar="EPOCH",
+            help="End this session after that epoch; --resume goes on.",
+        ),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace a run in the output folder."
+        ),
+        click.option(
+            "--resume", is_flag=True, help="Go on with the run in the output folder."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def label_options(command: Any) -> Any:
+    """Add the options that say where labels lie and in which units."""
+    options = (
+        click.option("--energy-key", help="Name of the energy in the file."),
+        click.option("--forces-key", help="Name of the forces in the file."),
+        click.option("--stress-key", help="Name of the stress in the file."),
+        click.option("--energy-unit", help="eV, Hartree, kcal/mol, ...  [eV]"),
+        click.option(
+            "--length-unit",
+            default="angstrom",
+            show_default=True,
+            help="Unit of the positions: angstrom, bohr, nm.",
+        ),
+        click.option("--stress-unit", help="eV/A^3, GPa, kbar, ...  [energy/length^3]"),
+        click.option(
+            "--stress-sign",
+            type=click.Choice(["1", "-1"]),
+            default="1",
+            help="-1 for files with stress positive in compression (VASP).",
+        ),
+    )
+    # decorators apply from the last to the first
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command

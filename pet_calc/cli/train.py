@@ -1,0 +1,59 @@
+"""The verb ``train``: everything from an options file."""
+
+from pathlib import Path
+
+import click
+
+from pet_calc.cli.options import session_options
+
+
+@click.command("train")
+@click.argument("options_file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "-c",
+    "--base",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Checkpoint to fine-tune; all weights, or LoRA if the options say so.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."
+)
+@session_options
+def command(
+    options_file: str,
+    base: str | None,
+    output: str | None,
+    resume: bool,
+    overwrite: bool,
+    stop_after: int | None,
+    quiet: bool,
+) -> None:
+    """Train a base model as OPTIONS_FILE (YAML) says, or fine-tune with -c.
+
+    Leaves best_model_NAME.ckpt, where NAME is the options file's.
+
+    \b
+    Examples:
+      pet-calc train options.yaml
+      pet-calc train options.yaml -c best_model_options.ckpt
+    """
+    from dataclasses import replace
+
+    from pet_calc.config import read_options
+    from pet_calc.train.run import run_training
+
+    options = read_options(options_file)
+    if base is not None:
+        options = options.with_base(base)
+    if output is not None:
+        options = replace(options, output=output)
+    report = run_training(
+        options,
+        is_resumed=resume,
+        may_overwrite=overwrite,
+        stop_after=stop_after,
+        show_progress=not quiet,
+        run_name=Path(options_file).stem,
+    )
+    click.echo(report.to_text())
+    click.echo(f"model      {report.best_model}")

@@ -1,0 +1,177 @@
+"""Evaluate a PET on one ``Atoms`` after the other, as a calculator needs it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from pet_calc.data.labels import read_charge_and_spin
+from pet_calc.data.pair_cache import PairCache
+from pet_calc.errors import ModelError
+from pet_calc.evaluate.requests import check_charge_and_spin
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import predict
+from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.hypers import (
+    NON_CONSERVATIVE_FORCE,
+    NON_CONSERVATIVE_FORCES,
+    NON_CONSERVATIVE_STRESS,
+    choose_energy_target,
+)
+from pet_calc.model.pet import PET
+
+
+class ModelEngine:
+    """A model with its neighbour list; results in ASE's units and names."""
+
+    def __init__(
+        self,
+        model: PET,
+        *,
+        target: str | None,
+        non_conservative: bool,
+        skin: float,
+    ) -> None:
+        """Set up; the arguments are those of ``PETCalculator``.
+
+        Raises:
+            ModelError: if the model lacks an output.
+        """
+        self.model = model
+        self.target = choose_energy_target(model.targets, target)
+        weight = model.edge_embedder.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.known = set(model.atomic_types)
+        self.pairs = PairCache(model.pair_cutoff, skin=skin)
+        self._is_conditioned = model.system_conditioning is not None
+        self._state: tuple[int, int] | None = None
+        self._direct: tuple[str, str | None] | None = None
+        if non_conservative:
+            self._direct = _find_direct_heads(model, self.target)
+
+    def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
+        """Return which inputs differ that ASE does not look at."""
+        if not self._is_conditioned:
+            return []
+        # not that of `before`, which may be one that cannot be read
+        return [] if read_charge_and_spin(now) == self._state else ["info"]
+
+    def compute(
+        self, atoms: Atoms, properties: list[str], has_stress: bool
+    ) -> dict[str, Any]:
+        """Return energy, free_energy, energies, forces and, if there is one, stress.
+
+        Args:
+            atoms: with elements that the model knows.
+            properties: what was asked for; everything is computed anyway.
+            has_stress: whether the structure is periodic in all directions.
+        """
+        batch = self._build_batch(atoms)
+        if self._direct is None:
+            result = predict(self.model, batch, self.target, with_stress=has_stress)
+            atomic_energies = result.atomic_energies
+            forces, stress = result.forces, result.stress
+        else:
+            if has_stress and "stress" in properties and self._direct[1] is None:
+                raise PropertyNotImplementedError(
+                    "the model has no non-conservative stress; use "
+                    "non_conservative=False to derive it from the energy"
+                )
+            atomic_energies, forces, stress = self._predict_direct(batch, has_stress)
+        energy = float(atomic_energies.sum())
+        results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": _to_numpy(atomic_energies),
+        }
+        if forces is not None:
+            results["forces"] = _to_numpy(forces)
+        if stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(_to_numpy(stress[0]))
+        return results
+
+    def _build_batch(self, atoms: Atoms) -> Batch:
+        pairs = self.pairs.update(
+            atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc)
+        )
+        charge, spin = 0, 1
+        if self._is_conditioned:
+            # only then: the names may mean something else to other models
+            self._state = None
+            charge, spin = self._state = read_charge_and_spin(atoms)
+        check_charge_and_spin(self.model, charge, spin, "structure")
+
+        def to_float(values: Any) -> torch.Tensor:
+            # float64 also for a float32 model: far from the origin, only differences
+            # of positions are small enough to be rounded
+            return torch.as_tensor(values, dtype=torch.float64).to(self.device)
+
+        def to_int(values: Any) -> torch.Tensor:
+            return torch.as_tensor(values, dtype=torch.int64).to(self.device)
+
+        return Batch(
+            species=to_int(atoms.numbers),
+            positions=to_float(atoms.positions),
+            cells=to_float(np.asarray(atoms.cell) * atoms.pbc[:, None])[None],
+            centers=to_int(pairs.centers),
+            neighbors=to_int(pairs.neighbors),
+            cell_shifts=to_int(pairs.cell_shifts),
+            reverse=to_int(pairs.reverse),
+            system_of_atom=to_int(np.zeros(len(atoms))),
+            charges=to_int([charge]),
+            spin_multiplicities=to_int([spin]),
+        )
+
+    def _predict_direct(
+        self, batch: Batch, has_stress: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return atomic energies, and forces and stress from the direct heads."""
+        assert self._direct is not None
+        force_target, stress_target = self._direct
+        names = [self.target, force_target]
+        if has_stress and stress_target is not None:
+            names.append(stress_target)
+        with torch.no_grad():
+            vectors = compute_edge_vectors(batch).to(self.dtype)
+            values = {
+                name: per_atom.to(torch.float64) + self.model.composition(batch, name)
+                for name, per_atom in self.model(batch, vectors, names).items()
+            }
+        forces = values[force_target].view(-1, 3)
+        # as metatomic-ase does: a net force would make the whole system drift
+        forces = forces - forces.mean(dim=0, keepdim=True)
+        stress = None
+        if len(names) == 3:
+            stress = values[names[2]].sum(dim=0).view(1, 3, 3)
+        return values[self.target].squeeze(1), forces, stress
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float64)
+
+
+def _find_direct_heads(model: PET, target: str) -> tuple[str, str | None]:
+    """Return the names of the direct force and stress outputs for an energy output.
+
+    ``energy/pbe`` takes ``non_conservative_forces/pbe``, or the outputs without a
+    variant if there are none for it.
+    """
+    _, slash, variant = target.partition("/")
+
+    def find(*bases: str) -> str | None:
+        for ending in dict.fromkeys((slash + variant, "")):
+            for base in bases:
+                if base + ending in model.targets:
+                    return base + ending
+        return None
+
+    forces = find(NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
+    if forces is None:
+        raise ModelError(
+            f"the model has no non-conservative forces for {target}; its outputs are: "
+            + ", ".join(model.targets)
+        )
+    return forces, find(NON_CONSERVATIVE_STRESS)

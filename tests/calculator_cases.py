@@ -1,0 +1,51 @@
+"""Structures, outputs and comparisons that the calculator's tests share."""
+
+import ase.build
+import numpy as np
+from ase import units
+
+from pet_calc.model.hypers import TargetSpec
+
+PROPERTIES = ("energy", "energies", "forces", "stress")
+ENERGIES = [TargetSpec.for_energy("energy/pbe"), TargetSpec.for_energy("energy/scan")]
+DIRECT = [
+    TargetSpec.for_energy(),
+    TargetSpec("non_conservative_forces", "force", "eV/A", "atom", components=[3]),
+    TargetSpec("non_conservative_stress", "pressure", "eV/A^3", components=[3, 3]),
+]
+
+
+def build_bulk():
+    """Eight silicon atoms in a sheared cell: forces and all of the stress."""
+    atoms = ase.build.bulk("Si", "diamond", 5.4, cubic=True)
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.05, 0], [0, 1, 0.1], [0, 0, 1]]))
+    atoms.set_scaled_positions(atoms.get_scaled_positions())
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def build_molecule():
+    return ase.build.molecule("CH3OH")
+
+
+def heat(atoms, temperature=300):
+    """Give the atoms random momenta of a temperature in K."""
+    spread = np.sqrt(atoms.get_masses()[:, None] * units.kB * temperature)
+    momenta = spread * np.random.default_rng(0).standard_normal((len(atoms), 3))
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
+
+
+def get_results(calculator, atoms):
+    """All that there is, as if asked for one by one."""
+    atoms = atoms.copy()
+    names = [n for n in PROPERTIES if n != "stress" or atoms.pbc.all()]
+    return {name: calculator.get_property(name, atoms) for name in names}
+
+
+def assert_same(one, other, tolerance=1e-10):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        scale = max(1.0, np.abs(values).max())
+        np.testing.assert_allclose(
+            values, other[name], rtol=0, atol=tolerance * scale, err_msg=name
+        )
