@@ -48,7 +48,7 @@ $(CREATED):
 
 $(RUNTIME): pyproject.toml constraints.txt $(CREATED)
 	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e . metatomic-ase
+	$(BIN)/python -m pip install -c constraints.txt -e .
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(CREATED)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pet_calc"
 
 FLOORS = [
-    {"errors", "units"},
+    {"errors", "units", "assets"},
     {"model", "lora", "config", "hub"},
     {"checkpoint", "data"},
     {"evaluate", "export", "calculator"},
@@ -25,6 +25,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # safetensors, hence the one addition to torch.
 THIRD_PARTY = {
     "errors": set(),
+    "assets": set(),
     "units": {"ase"},
     "model": {"torch"},
     "lora": {"torch", "safetensors"},
