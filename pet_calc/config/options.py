@@ -265,7 +265,7 @@ class TrainOptions:
     grad_clip_norm: float = 1.0
     """Largest norm of the gradient; .inf for no limit."""
     ema_decay: float | None = None
-    """Decay per step of the averaged weights that are validated; null for none."""
+    """Decay per step of the averaged weights in use; null chooses, 0 is none."""
     early_stopping_patience: int | None = None
     """Epochs without a better validation after which to stop; null for never."""
     mixed_precision: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
-from pet_calc.config import LossOptions, TrainOptions
+from pet_calc.config import LossOptions, TrainOptions, default_ema_decay
 from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import CheckpointError, DataError, ModelError
@@ -30,6 +30,7 @@ from pet_calc.train.optim import (
     WeightAverage,
     build_optimizer,
     compute_learning_rate,
+    set_learning_rate,
 )
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,13 @@ class Trainer:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         if not self._parameters:
             raise ModelError("nothing to train: no parameter is trainable")
-        self._optimizer = build_optimizer(model, learning_rate, options.weight_decay)
+        self._optimizer = build_optimizer(model, options.weight_decay)
         self._average: WeightAverage | None = None
-        if options.ema_decay is not None:
-            self._average = WeightAverage(model, options.ema_decay)
+        decay = options.ema_decay
+        if decay is None:
+            decay = default_ema_decay(self._count_steps())
+        if decay > 0:
+            self._average = WeightAverage(model, decay)
         self._stop_reason = ""
 
     def smoke_test(self) -> None:
@@ -144,8 +148,7 @@ class Trainer:
         logbook = Logbook(self.folder, keep_until_epoch=keep)
         if not is_resumed:
             self._start()
-        # packed batches differ in number from epoch to epoch
-        n_steps = sum(len(self.train_loader.plan(e)) for e in range(self.n_epochs))
+        n_steps = self._count_steps()
         reason = "finished"
         bar = tqdm(
             total=n_steps,
@@ -213,6 +216,10 @@ class Trainer:
         self._save_best()
         self._save_state()
 
+    def _count_steps(self) -> int:
+        """Return the steps of the whole run; packed epochs differ in their number."""
+        return sum(len(self.train_loader.plan(e)) for e in range(self.n_epochs))
+
     def _run_epoch(self, n_steps: int, bar: Any) -> bool:
         """Take the (remaining) steps of one epoch; False if a signal came."""
         progress = self.progress
@@ -239,8 +246,7 @@ class Trainer:
                 self._save_state()
 
     def _take_step(self, batch: Batch, labels: Labels, rate: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._compute_loss(batch, labels)
         loss.backward()

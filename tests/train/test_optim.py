@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.train.optim import (
+    LORA_B_RATE,
     WeightAverage,
     build_optimizer,
     compute_learning_rate,
+    set_learning_rate,
 )
 
 
@@ -26,9 +29,20 @@ def test_without_warm_up_the_first_rate_is_the_peak():
 def test_only_trainable_parameters_are_optimised():
     model = torch.nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    optimizer = build_optimizer(model, 0.1, 0.0)
+    optimizer = build_optimizer(model, 0.0)
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(model.weight)]
-    assert isinstance(build_optimizer(model, 0.1, 0.01), torch.optim.AdamW)
+    assert isinstance(build_optimizer(model, 0.01), torch.optim.AdamW)
+
+
+def test_b_of_lora_moves_faster_than_the_rest():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    inject_lora(model, LoRAConfig(rank=2, targets=("0",)))
+    optimizer = build_optimizer(model, 0.0)
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates[id(model[0].lora_B.weight)] == 0.5 * LORA_B_RATE
+    assert rates[id(model[0].lora_A.weight)] == 0.5
+    assert rates[id(model[1].weight)] == 0.5
 
 
 def test_averages_follow_the_weights_and_swap_back():
