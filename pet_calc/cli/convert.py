@@ -2,11 +2,11 @@
 
 import click
 
-from pet_calc.cli.options import OutputFile
+from pet_calc.cli.options import ModelFile, OutputFile
 
 
 @click.command("convert")
-@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.argument("checkpoint", type=ModelFile())
 @click.option("-o", "--output", required=True, type=OutputFile(), help="File to write.")
 @click.option(
     "--to",

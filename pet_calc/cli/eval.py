@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from pet_calc.cli.options import (
+    ModelFile,
     OutputFile,
     adapter_option,
     device_option,
@@ -14,7 +15,7 @@ from pet_calc.cli.options import (
 
 
 @click.command("eval")
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True)
 @adapter_option()
 @click.option("--target", help="Energy output to use, if there are several.")

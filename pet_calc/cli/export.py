@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import OutputFile, adapter_option, dtype_option
+from pet_calc.cli.options import ModelFile, OutputFile, adapter_option, dtype_option
 
 
 @click.command("export")
-@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.argument("checkpoint", type=ModelFile())
 @click.option(
     "-o", "--output", type=OutputFile(), help="File to write.  [CHECKPOINT's name .pt]"
 )

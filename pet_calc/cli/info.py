@@ -2,9 +2,11 @@
 
 import click
 
+from pet_calc.cli.options import ModelFile
+
 
 @click.command("info")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=ModelFile())
 @click.option("--json", "is_json", is_flag=True, help="Print JSON, for programs.")
 def command(file: str, is_json: bool) -> None:
     """Describe FILE: a checkpoint, an adapter, or an exported model.

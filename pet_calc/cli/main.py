@@ -27,9 +27,11 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("train", "Train a model, or fine-tune one with -c, from options."),
     "finetune": Verb("finetune", "Fine-tune a base model on data or from options."),
+    "check": Verb("check", "Look for mistakes in data: units, signs, copies."),
     "eval": Verb("eval", "Compare a model with labelled structures."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other engines."),
+    "lammps": Verb("lammps", "Compile the LAMMPS plugin; run input files with it."),
     "merge": Verb("merge", "Merge an adapter into its base."),
     "convert": Verb(
         "convert", "Convert between checkpoints of pet-calc and metatrain."

@@ -2,11 +2,11 @@
 
 import click
 
-from pet_calc.cli.options import OutputFile, adapter_option
+from pet_calc.cli.options import ModelFile, OutputFile, adapter_option
 
 
 @click.command("merge")
-@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False))
+@click.argument("checkpoint", type=ModelFile())
 @adapter_option()
 @click.option("-o", "--output", required=True, type=OutputFile(), help="File to write.")
 def command(checkpoint: str, adapter: str | None, output: str) -> None:

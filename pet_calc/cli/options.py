@@ -6,7 +6,25 @@ from typing import Any
 
 import click
 
+from pet_calc.assets import BUNDLED, find_model
+
 Decorator = Callable[[Any], Any]
+
+
+class ModelFile(click.ParamType):
+    """A model file, or the name of a bundled model."""
+
+    name = "model"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the path of an existing file."""
+        path = find_model(value)
+        if not path.is_file():
+            known = ", ".join(BUNDLED)
+            self.fail(f"no file {value!r}, nor a bundled model ({known})", param, ctx)
+        return str(path)
 
 
 class OutputFile(click.Path):

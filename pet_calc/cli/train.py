@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import session_options
+from pet_calc.cli.options import ModelFile, session_options
 
 
 @click.command("train")
@@ -12,7 +12,7 @@ from pet_calc.cli.options import session_options
 @click.option(
     "-c",
     "--base",
-    type=click.Path(exists=True, dir_okay=False),
+    type=ModelFile(),
     help="Checkpoint to fine-tune; all weights, or LoRA if the options say so.",
 )
 @click.option(

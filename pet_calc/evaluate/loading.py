@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pet_calc.assets import find_model
 from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.errors import CheckpointError, ConfigError
@@ -118,7 +119,11 @@ def load_merged_checkpoint(
 
 
 def load_record(checkpoint: str | Path | Checkpoint) -> Checkpoint:
-    """Return the checkpoint as data; an adapter given in its place is an error."""
+    """Return the checkpoint as data, from a path or the name of a bundled model.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is an adapter.
+    """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
     if Path(checkpoint).suffix == ".safetensors":
@@ -126,7 +131,7 @@ def load_record(checkpoint: str | Path | Checkpoint) -> Checkpoint:
             f"{checkpoint}: expected a checkpoint, this is an adapter; name its base "
             "as the model, and this file as the adapter"
         )
-    return load_checkpoint(checkpoint)
+    return load_checkpoint(find_model(checkpoint))
 
 
 def _build_merged(

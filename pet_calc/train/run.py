@@ -25,12 +25,19 @@ from pet_calc.config import (
 )
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader, GraphDataset
-from pet_calc.errors import ConfigError
+from pet_calc.errors import ConfigError, DataError
+from pet_calc.evaluate.check import check_set
+from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.model.pet import PET
-from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
+from pet_calc.train.datasets import (
+    RunFrames,
+    build_label_units,
+    choose_target,
+    read_run_frames,
+)
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.report import RunReport
@@ -84,6 +91,8 @@ def run_training(
     base = load_base(options)
     frames = read_run_frames(options, show_progress=show_progress)
     prepared = _prepare(base, options, target, frames, folder if is_resumed else None)
+    if not is_resumed:
+        _check_data(prepared, options, target, frames)
     model = prepared.model
     task = _choose_task(options, target, frames)
 
@@ -176,6 +185,39 @@ def _prepare(
         )
     set_trainable(prepared, options, target.name)
     return prepared
+
+
+def _check_data(
+    prepared: Prepared, options: RunOptions, target: TargetOptions, frames: RunFrames
+) -> None:
+    """Raise if labels contradict themselves or the base; log what is merely odd.
+
+    The offsets are set by now: energies far from the model's mean wrong offsets.
+    """
+    report = check_set(
+        frames.train,
+        held_out={"validation": frames.validation, "test": frames.test},
+        model=None if prepared.base is None else prepared.model,
+        target=target.name,
+        units=build_label_units(options.training_set[0]),
+    )
+    baseline = options.train.atomic_baseline
+    is_kept = baseline.mode == "keep" and target.name not in baseline.tables
+    wrong = list(report.errors)
+    odd: list[Finding] = []
+    for finding in report.findings:
+        if finding.code == "energy-offset":
+            # asked for by the user, unless it is what the base had
+            (wrong if is_kept else odd).append(finding)
+        # of mixed keys the reader has warned
+        elif finding.severity == "warning" and finding.code != "mixed-keys":
+            odd.append(finding)
+        elif finding.code.startswith("weak"):
+            logger.info("%s", finding.what)
+    if wrong:
+        raise DataError("; ".join(f"{f.what}: {f.advice}" for f in wrong))
+    for finding in odd:
+        logger.warning("%s; %s", finding.what, finding.advice)
 
 
 def _choose_task(options: RunOptions, target: TargetOptions, frames: RunFrames) -> Task:

@@ -1,0 +1,102 @@
+"""The verb ``check``: what is in a data set, and what is wrong with it."""
+
+from typing import Any
+
+import click
+
+from pet_calc.cli.options import (
+    ModelFile,
+    OutputFile,
+    adapter_option,
+    device_option,
+    dtype_option,
+    label_options,
+)
+
+
+@click.command("check")
+@click.argument("data", nargs=-1, required=True)
+@click.option(
+    "--base",
+    "-c",
+    type=ModelFile(),
+    help="Checkpoint to compare labels with; at most 200 frames are run.",
+)
+@click.option(
+    "--val", multiple=True, metavar="FILE", help="Validation set, to find leakage."
+)
+@adapter_option()
+@click.option("--target", help="Energy output of the base, if there are several.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write the findings.")
+@device_option()
+@dtype_option()
+@label_options
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(
+    data: tuple[str, ...], val: tuple[str, ...], json_file: str | None, **flags: Any
+) -> None:
+    """Look for mistakes in DATA before training: units, signs, copies, outliers.
+
+    Exits with 2 if there are errors. A base shows most: wrong signs, units and orders
+    of components stand out against its predictions.
+
+    \b
+    Examples:
+      pet-calc check train.xyz
+      pet-calc check train.xyz --val val.xyz --base pet-mad-s.ckpt
+      pet-calc check md.xyz --energy-unit kcal/mol --json findings.json
+    """
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from pet_calc.cli.main import EXIT_USER_ERROR
+    from pet_calc.data.census import LabelCensus
+    from pet_calc.data.frames import read_frames
+    from pet_calc.data.labels import LabelKeys, LabelUnits
+    from pet_calc.evaluate.check import check_set
+
+    keys = LabelKeys(flags["energy_key"], flags["forces_key"], flags["stress_key"])
+    units = LabelUnits(
+        energy=flags["energy_unit"] or "eV",
+        length=flags["length_unit"],
+        stress=flags["stress_unit"],
+        stress_sign=int(flags["stress_sign"]),  # type: ignore[arg-type]
+    )
+    frames = read_frames(list(data), keys=keys, units=units)
+    held_out = read_frames(list(val), keys=keys, units=units) if val else []
+    census = LabelCensus.from_frames(frames)
+    click.echo(census.to_text())
+    report = check_set(
+        frames,
+        held_out={"validation": held_out},
+        units=units,
+        model=_load(flags) if flags["base"] else None,
+        target=flags["target"],
+        progress=_show_progress(flags["quiet"]),
+    )
+    click.echo(report.to_text())
+    if json_file:
+        values = {"census": asdict(census), **report.to_dict()}
+        Path(json_file).write_text(json.dumps(values, indent=2) + "\n")
+    if report.errors:
+        click.get_current_context().exit(EXIT_USER_ERROR)
+
+
+def _load(flags: dict[str, Any]) -> Any:
+    import torch
+
+    from pet_calc.evaluate.loading import choose_device, load_merged_model
+
+    return load_merged_model(
+        flags["base"],
+        adapter=flags["adapter"],
+        dtype=getattr(torch, flags["dtype"]) if flags["dtype"] else None,
+        device=choose_device(flags["device"]),
+    )
+
+
+def _show_progress(is_quiet: bool) -> Any:
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, unit="frame", disable=is_quiet, leave=False)
