@@ -2,13 +2,11 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from pet_calc.train.optim import (
     compute_learning_rate,
     set_learning_rate,
 )
+from pet_calc.train.signals import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class Trainer:
             decay = default_ema_decay(self._count_steps())
         if decay > 0:
             self._average = WeightAverage(model, decay)
-        self._stop_reason = ""
+        self._stop = StopSignal()
 
     def smoke_test(self) -> None:
         """Run one training step's forward and backward, and throw it away.
@@ -158,7 +157,7 @@ class Trainer:
             unit="step",
             dynamic_ncols=True,
         )
-        with bar, self._catch_signals():
+        with bar, self._stop.catch():
             while self.progress.epoch < self.n_epochs:
                 if stop_after is not None and self.progress.epoch >= stop_after:
                     reason = "stopped"
@@ -174,10 +173,10 @@ class Trainer:
                 if self._is_stale():
                     reason = "early"
                     break
-        if self._stop_reason:
+        if self._stop.name:
             logger.warning(
                 "%s: saved after step %d; add --resume to go on",
-                self._stop_reason,
+                self._stop.name,
                 self.progress.step,
             )
         return reason
@@ -227,7 +226,7 @@ class Trainer:
         try:
             batches = self.train_loader.iterate(progress.epoch, start=progress.batch)
             for batch, labels in batches:
-                if self._stop_reason:
+                if self._stop.name:
                     return False
                 rate = compute_learning_rate(
                     progress.step,
@@ -242,7 +241,7 @@ class Trainer:
             return True
         finally:
             progress.seconds += time.monotonic() - started
-            if self._stop_reason:
+            if self._stop.name:
                 self._save_state()
 
     def _take_step(self, batch: Batch, labels: Labels, rate: float) -> float:
@@ -351,29 +350,6 @@ class Trainer:
             yield
         finally:
             self._average.swap(self.model)
-
-    @contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into a stop after the current step."""
-
-        def stop(number: int, _: FrameType | None) -> None:
-            if self._stop_reason:
-                raise KeyboardInterrupt
-            self._stop_reason = signal.Signals(number).name
-
-        previous: dict[int, Any] = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, stop)
-        except ValueError:  # not in the main thread: the caller handles signals
-            with nullcontext():
-                yield
-            return
-        try:
-            yield
-        finally:
-            for caught, handler in previous.items():
-                signal.signal(caught, handler)
 
     def _save_best(self) -> None:
         metadata = dict(self.metadata)

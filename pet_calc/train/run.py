@@ -1,6 +1,5 @@
 """A whole run: read, prepare, train, evaluate, and leave everything in one folder."""
 
-import hashlib
 import json
 import logging
 import time
@@ -8,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ase
 import torch
 
-import pet_calc
 from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
@@ -20,7 +17,7 @@ from pet_calc.config import (
     TargetOptions,
     default_learning_rate,
     default_num_epochs,
-    options_to_dict,
+    read_options,
     write_options,
 )
 from pet_calc.data.frames import LabeledFrame
@@ -40,6 +37,7 @@ from pet_calc.train.datasets import (
 )
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
+from pet_calc.train.provenance import describe_run
 from pet_calc.train.report import RunReport
 from pet_calc.train.setup import (
     Prepared,
@@ -106,6 +104,8 @@ def run_training(
         options, train=replace(train, num_epochs=n_epochs, learning_rate=rate)
     )
     folder.mkdir(parents=True, exist_ok=True)
+    if is_resumed:
+        _warn_of_changes(folder / OPTIONS_NAME, options)
     write_options(options, folder / OPTIONS_NAME)
     loaders = {
         name: _build_loader(model, part, options, name == "train")
@@ -132,7 +132,7 @@ def run_training(
         n_epochs=n_epochs,
         learning_rate=rate,
         folder=folder,
-        metadata=_describe_run(options, target, prepared, frames),
+        metadata=describe_run(options, target, prepared, frames),
         best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
         show_progress=show_progress,
     )
@@ -298,52 +298,37 @@ def _check_folder(folder: Path, is_resumed: bool, may_overwrite: bool) -> None:
         )
 
 
+def _warn_of_changes(path: Path, options: RunOptions) -> None:
+    """Warn of options that are not those that the run in the folder began with."""
+    if not path.exists():
+        return
+    before, now = read_options(path), options
+    changed = [
+        f"{group}.{field}" if group else field
+        for group, old, new in (
+            ("", before, now),
+            ("train", before.train, now.train),
+            ("finetune", before.finetune, now.finetune),
+        )
+        for field, value in vars(old).items()
+        if value != getattr(new, field) and field not in ("train", "finetune", "output")
+    ]
+    if changed:
+        logger.warning(
+            "resumed with other options than it began with (%s): the result will not "
+            "be that of one uninterrupted run",
+            ", ".join(changed),
+        )
+
+
 def _refuse_unsupported(options: RunOptions) -> None:
     """Raise for options that are understood but not built yet."""
     if options.train.mixed_precision:
         raise ConfigError(
             "architecture.training.mixed_precision: not supported yet; leave it out"
         )
-
-
-def _describe_run(
-    options: RunOptions, target: TargetOptions, prepared: Prepared, frames: RunFrames
-) -> dict[str, Any]:
-    """Return the metadata of the model files: what was done with what."""
-    metadata: dict[str, Any] = {}
-    if prepared.base is not None:
-        inherited = ("name", "authors", "references", "description")
-        metadata = {
-            key: value
-            for key, value in prepared.base.metadata.items()
-            if key in inherited
-        }
-    metadata["provenance"] = {
-        "pet_calc": pet_calc.__version__,
-        "torch": torch.__version__,
-        "ase": ase.__version__,
-        "method": options.finetune.method,
-        "base": options.finetune.base or "",
-        "base_fingerprint": prepared.base_fingerprint,
-        "target": target.name,
-        "level_of_theory": target.description,
-        "n_frames": {name: len(part) for name, part in vars(frames).items()},
-        "files": _hash_files(options),
-        "options": options_to_dict(options),
-    }
-    return metadata
-
-
-def _hash_files(options: RunOptions) -> dict[str, str]:
-    """Return the SHA-256 of each plain data file, by its name in the options."""
-    datasets = list(options.training_set)
-    for part in (options.validation_set, options.test_set):
-        if not isinstance(part, float):
-            datasets.extend(part)
-    hashes = {}
-    for dataset in datasets:
-        for name in dataset.read_from:
-            if Path(name).is_file():
-                with Path(name).open("rb") as file:
-                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    if options.train.num_workers:
+        logger.warning(
+            "architecture.training.num_workers has no effect: neighbour lists are kept "
+            "in memory, and batches are made in this process"
+        )

@@ -228,6 +228,19 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     run(options, may_overwrite=True)
 
 
+def test_resuming_with_other_options_is_said(tmp_path, caplog):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    changed = replace(options, seed=7, train=replace(options.train, batch_size=2))
+    with caplog.at_level("WARNING", "pet_calc"):
+        run(changed, is_resumed=True, stop_after=2)
+    assert "(seed, train.batch_size)" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "pet_calc"):
+        run(changed, is_resumed=True)
+    assert "other options" not in caplog.text
+
+
 def test_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="nothing to resume"):
         run(build_options(tmp_path), is_resumed=True)

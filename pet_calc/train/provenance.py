@@ -1,0 +1,56 @@
+"""Where a model comes from: what was done with which base, data and versions."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import ase
+import torch
+
+import pet_calc
+from pet_calc.config import RunOptions, TargetOptions, options_to_dict
+from pet_calc.train.datasets import RunFrames
+from pet_calc.train.setup import Prepared
+
+
+def describe_run(
+    options: RunOptions, target: TargetOptions, prepared: Prepared, frames: RunFrames
+) -> dict[str, Any]:
+    """Return the metadata of the model files: what was done with what."""
+    metadata: dict[str, Any] = {}
+    if prepared.base is not None:
+        inherited = ("name", "authors", "references", "description")
+        metadata = {
+            key: value
+            for key, value in prepared.base.metadata.items()
+            if key in inherited
+        }
+    metadata["provenance"] = {
+        "pet_calc": pet_calc.__version__,
+        "torch": torch.__version__,
+        "ase": ase.__version__,
+        "method": options.finetune.method,
+        "base": options.finetune.base or "",
+        "base_fingerprint": prepared.base_fingerprint,
+        "target": target.name,
+        "level_of_theory": target.description,
+        "n_frames": {name: len(part) for name, part in vars(frames).items()},
+        "files": _hash_files(options),
+        "options": options_to_dict(options),
+    }
+    return metadata
+
+
+def _hash_files(options: RunOptions) -> dict[str, str]:
+    """Return the SHA-256 of each plain data file, by its name in the options."""
+    datasets = list(options.training_set)
+    for part in (options.validation_set, options.test_set):
+        if not isinstance(part, float):
+            datasets.extend(part)
+    hashes = {}
+    for dataset in datasets:
+        for name in dataset.read_from:
+            if Path(name).is_file():
+                with Path(name).open("rb") as file:
+                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
