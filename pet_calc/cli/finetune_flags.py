@@ -113,7 +113,7 @@ _OPTIONS = (
         nargs=3,
         type=float,
         metavar="E F S",
-        help="Weights of energy per atom, forces, virial per atom.  [1 1 1]",
+        help="Weights of energy per atom, forces, virial per atom.  [10 1 1]",
     ),
     click.option(
         "--offsets",

@@ -2,6 +2,7 @@
 
 from pet_calc.config.defaults import (
     default_ema_decay,
+    default_energy_weight,
     default_learning_rate,
     default_num_epochs,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "TargetOptions",
     "TrainOptions",
     "default_ema_decay",
+    "default_energy_weight",
     "default_learning_rate",
     "default_num_epochs",
     "options_to_dict",

@@ -40,6 +40,16 @@ def default_ema_decay(n_steps: int) -> float:
     return min(decay, 0.999) if decay > 0.5 else 0.0
 
 
+def default_energy_weight(method: Method) -> float:
+    """Return the weight of the energy per atom in the loss, beside forces at 1.
+
+    A new network has to learn forces first, and a heavy energy keeps it from that. A
+    base knows them: there 10 lowers the energy error at little cost. Li3PS4, LoRA, 600
+    steps: 33 instead of 43 meV/atom, forces 267 instead of 245 meV/A.
+    """
+    return 1.0 if method == "scratch" else 10.0
+
+
 def default_num_epochs(method: Method) -> int:
     """Return how often the training set is passed over: often from scratch, else less.
 

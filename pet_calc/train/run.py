@@ -13,8 +13,11 @@ from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
 from pet_calc.config import (
+    LossOptions,
+    LossTerm,
     RunOptions,
     TargetOptions,
+    default_energy_weight,
     default_learning_rate,
     default_num_epochs,
     read_options,
@@ -92,17 +95,12 @@ def run_training(
     if not is_resumed:
         _check_data(prepared, options, target, frames)
     model = prepared.model
-    task = _choose_task(options, target, frames)
-
     n_trainable, n_parameters = count_trainable(model)
-    train = options.train
-    n_epochs = train.num_epochs or default_num_epochs(options.finetune.method)
-    rate = train.learning_rate or default_learning_rate(
-        options.finetune.method, n_parameters
-    )
-    options = replace(
-        options, train=replace(train, num_epochs=n_epochs, learning_rate=rate)
-    )
+    options = _resolve_defaults(options, target.name, n_parameters)
+    n_epochs, rate = options.train.num_epochs, options.train.learning_rate
+    assert n_epochs is not None  # both are resolved
+    assert rate is not None
+    task = _choose_task(options, target, frames)
     folder.mkdir(parents=True, exist_ok=True)
     if is_resumed:
         _warn_of_changes(folder / OPTIONS_NAME, options)
@@ -218,6 +216,20 @@ def _check_data(
         raise DataError("; ".join(f"{f.what}: {f.advice}" for f in wrong))
     for finding in odd:
         logger.warning("%s; %s", finding.what, finding.advice)
+
+
+def _resolve_defaults(
+    options: RunOptions, target: str, n_parameters: int
+) -> RunOptions:
+    """Return the options with what depends on method and model size filled in."""
+    train, method = options.train, options.finetune.method
+    loss = dict(train.loss)
+    if target not in loss:
+        loss[target] = LossOptions(LossTerm(weight=default_energy_weight(method)))
+    rate = train.learning_rate or default_learning_rate(method, n_parameters)
+    n_epochs = train.num_epochs or default_num_epochs(method)
+    filled = replace(train, num_epochs=n_epochs, learning_rate=rate, loss=loss)
+    return replace(options, train=filled)
 
 
 def _choose_task(options: RunOptions, target: TargetOptions, frames: RunFrames) -> Task:

@@ -60,6 +60,8 @@ def test_a_run_leaves_model_adapter_log_options_and_report(tmp_path):
     assert json.loads((folder / "report.json").read_text()) == report.to_dict()
     resolved = read_options(folder / "options_resolved.yaml")
     assert resolved.train.num_epochs == 4
+    # the default of a fine-tuning; 1 from scratch
+    assert resolved.train.loss_of("energy").value.weight == 10.0
     assert resolved.finetune.lora == options.finetune.lora
     provenance = load_checkpoint(report.best_model).metadata["provenance"]
     assert provenance["method"] == "lora"

@@ -1,0 +1,118 @@
+"""The main job, end to end: fine-tune, simulate, export, check.
+
+The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
+ethylene glycol and its water complex at the GFN2-xTB level teach it that level through
+LoRA. Then the result runs molecular dynamics in ASE, and as an exported file through
+metatomic-ase.
+
+    python examples/demo.py            # about five minutes on two cores
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ase import units
+from ase.io import read
+from ase.md.velocitydistribution import Stationary
+from ase.md.verlet import VelocityVerlet
+from metatomic_ase import MetatomicCalculator
+
+from pet_calc import PETCalculator
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data" / "gfn2"
+OUTPUT = ROOT / "demo-run"
+STEPS, TIMESTEP_FS, TEMPERATURE = 2000, 0.5, 300
+
+
+def main():
+    started = time.monotonic()
+    train, val, test = (DATA / f"{name}.xyz" for name in ("train", "val", "test"))
+    run_dir, exported = OUTPUT / "glycol", OUTPUT / "glycol.pt"
+    OUTPUT.mkdir(exist_ok=True)
+
+    print("1. Fine-tune the bundled base with LoRA")
+    pet_calc(
+        f"finetune {train} --val {val} --test {test} --base pet-gfn1-xs -o {run_dir} "
+        "--overwrite --rank 8 --target energy/gfn2 --level GFN2-xTB "
+        "--epochs 60 --batch-size 8 --quiet"
+    )
+    model = run_dir / "best_model.ckpt"
+
+    print("\n2. Export it")
+    pet_calc(f"export {model} -o {exported}")
+
+    print("\n3. Molecular dynamics in ASE")
+    atoms = read(test, 0)
+    drift, speed = run_dynamics(atoms.copy(), PETCalculator(model, dtype="float64"))
+    print(
+        f"   {STEPS} steps of {TIMESTEP_FS} fs at {TEMPERATURE} K: {speed:.0f} steps/s"
+    )
+
+    print("\n4. The exported file through metatomic-ase")
+    difference = compare(atoms, model, exported)
+    report = json.loads((run_dir / "report.json").read_text())
+    print_table(report, drift, difference, time.monotonic() - started)
+
+
+def pet_calc(words):
+    """Run a pet-calc command, showing it as one would type it."""
+    print(f"$ pet-calc {words.replace(str(ROOT) + '/', '')}", flush=True)
+    program = Path(sys.executable).with_name("pet-calc")
+    subprocess.run([program, *shlex.split(words)], check=True)
+
+
+def run_dynamics(atoms, calculator):
+    """Return the energy drift (meV/atom/ps) of a short NVE run, and steps a second."""
+    atoms.calc = calculator
+    speeds = np.sqrt(units.kB * TEMPERATURE / atoms.get_masses())
+    directions = np.random.default_rng(0).standard_normal((len(atoms), 3))
+    atoms.set_velocities(speeds[:, None] * directions)
+    Stationary(atoms)
+    dynamics = VelocityVerlet(atoms, TIMESTEP_FS * units.fs)
+    energies = []
+    dynamics.attach(lambda: energies.append(atoms.get_total_energy()), interval=10)
+    started = time.monotonic()
+    dynamics.run(STEPS)
+    speed = STEPS / (time.monotonic() - started)
+    picoseconds = np.arange(len(energies)) * 10 * TIMESTEP_FS / 1000
+    slope = np.polyfit(picoseconds, energies, 1)[0]
+    return 1000 * slope / len(atoms), speed
+
+
+def compare(atoms, checkpoint, exported):
+    """Return the largest force difference (eV/Å) between checkpoint and export."""
+    ours = PETCalculator(checkpoint).get_forces(atoms.copy())
+    calculator = MetatomicCalculator(exported, variants={"energy": "gfn2"})
+    return np.abs(calculator.get_forces(atoms.copy()) - ours).max()
+
+
+def print_table(report, drift, difference, seconds):
+    before, best, test = (report[k] for k in ("zero_step", "validation", "test"))
+    rows = [
+        ("base, energy offsets fitted (val.)", errors(before)),
+        ("fine-tuned (val.)", errors(best)),
+        ("fine-tuned (test)", errors(test)),
+        ("energy drift, NVE", f"{drift:+.3f} meV/atom/ps"),
+        ("exported file, largest force difference", f"{difference:.1e} eV/Å"),
+        ("model", str((OUTPUT / "glycol" / "best_model.ckpt").relative_to(ROOT))),
+        ("time", f"{seconds:.0f} s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def errors(values):
+    energy, forces = 1000 * values["energy_mae"], 1000 * values["forces_mae"]
+    return f"energy {energy:.2f} meV/atom, forces {forces:.1f} meV/Å"
+
+
+if __name__ == "__main__":
+    main()

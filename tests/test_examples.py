@@ -1,0 +1,56 @@
+"""Each example runs as its docstring says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def run(name, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def finetune(folder, rank):
+    """A short run of the command line on the data of this repository."""
+    data = ROOT / "data" / "gfn2"
+    program = Path(sys.executable).with_name("pet-calc")
+    words = [
+        *("finetune", f"{data / 'train.xyz'}@0:8", "--val", f"{data / 'val.xyz'}@0:2"),
+        *("--base", "pet-gfn1-xs", "--target", "energy/gfn2", "--rank", str(rank)),
+        *("--epochs", "1", "--quiet", "-o", str(folder)),
+    ]
+    subprocess.run([program, *words], check=True, capture_output=True)
+    return folder / "adapter.safetensors"
+
+
+def test_relaxation(tmp_path):
+    assert "relaxed energy" in run("relax.py", cwd=tmp_path)
+
+
+def test_dynamics(tmp_path):
+    text = run("dynamics.py", "pet-gfn1-xs", 20, "md.traj", cwd=tmp_path)
+    assert "20 steps" in text
+    assert (tmp_path / "md.traj").exists()
+
+
+@pytest.mark.slow
+def test_adapters_side_by_side(tmp_path):
+    adapters = [finetune(tmp_path / str(rank), rank) for rank in (2, 4)]
+    text = run("adapters.py", "pet-gfn1-xs", *adapters, cwd=tmp_path)
+    lines = text.splitlines()
+    assert len(lines) == 3
+    assert lines[-1].startswith("the base alone")
