@@ -31,7 +31,6 @@ VERBS = {
     "eval": Verb("eval", "Compare a model with labelled structures."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other engines."),
-    "lammps": Verb("lammps", "Compile the LAMMPS plugin; run input files with it."),
     "merge": Verb("merge", "Merge an adapter into its base."),
     "convert": Verb(
         "convert", "Convert between checkpoints of pet-calc and metatrain."
