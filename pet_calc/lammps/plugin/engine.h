@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the pet-calc developers
+//
+// A metatomic model behind plain arrays. No torch and no LAMMPS header is needed to use
+// it, so that each of the two is compiled once only.
+
+#ifndef PET_CALC_ENGINE_H
+#define PET_CALC_ENGINE_H
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace pet_calc {
+
+// What `pair_style metatomic` was given.
+struct Settings {
+  std::string model_path;
+  std::string device;             // empty: the model's first choice that is there
+  std::string extensions;         // folder with the model's TorchScript extensions
+  std::string variant;            // empty: the output without a variant
+  bool check_consistency = false;
+  int n_threads = 0;              // 0: leave torch's own choice
+  double charge = 0.0;            // of the whole system, e; for models that read it
+  double spin_multiplicity = 1.0;    // 2S + 1, likewise
+};
+
+// Atoms in Angstrom. Each atom is there once; the periodic cell supplies its images.
+struct Structure {
+  int64_t n_centers = 0;              // the first n_centers atoms have their energy summed
+  std::vector<int32_t> numbers;       // [n_atoms], atomic numbers
+  std::vector<double> positions;      // [3 * n_atoms]
+  std::array<double, 9> cell{};       // rows a, b, c; zero where not periodic
+  std::array<bool, 3> periodic{};
+  bool need_virial = false;
+  bool need_energies = false;
+};
+
+// In eV, eV/Angstrom.
+struct Result {
+  double energy = 0.0;
+  std::vector<double> energies;       // [n_centers] if asked for
+  std::vector<double> forces;         // [3 * n_atoms]
+  std::array<double, 9> virial{};     // minus the derivative in the strain, if asked for
+};
+
+// All functions report failures as std::runtime_error with one line of text.
+class Engine {
+ public:
+  explicit Engine(const Settings &settings);
+  ~Engine();
+
+  Result evaluate(const Structure &structure);
+
+  bool knows(int number) const;
+  bool has_energies() const;            // whether there are energies per atom
+  double cutoff() const;                // largest cutoff of its neighbor lists, Angstrom
+  double interaction_range() const;     // as declared in the file, Angstrom
+  bool is_from_pet_calc() const;        // whether pet-calc exported the file
+  std::string known_elements() const;   // for messages
+  std::string describe() const;         // one line for the log
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> self_;
+};
+
+// Symbol of an element ("?" if there is none) and its atomic number (0 if unknown).
+std::string symbol_of(int number);
+int number_of(const std::string &symbol);
+
+}    // namespace pet_calc
+
+#endif

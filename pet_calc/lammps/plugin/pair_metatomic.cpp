@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the pet-calc developers
+
+#include "pair_metatomic.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <thread>
+#include <unordered_set>
+
+#include "atom.h"
+#include "comm.h"
+#include "domain.h"
+#include "error.h"
+#include "force.h"
+#include "memory.h"
+#include "neighbor.h"
+#include "universe.h"
+#include "update.h"
+#include "utils.h"
+
+using namespace LAMMPS_NS;
+
+namespace pet_calc {
+
+namespace {
+
+// CODATA 2018
+constexpr double KCAL_PER_MOL_IN_EV = 23.060547830619;
+constexpr double BOHR_IN_ANGSTROM = 0.529177210903;
+constexpr double EV_IN_HARTREE = 1.0 / 27.211386245988;
+
+const char *const USAGE =
+    "pair_style metatomic MODEL.pt [device cpu|cuda|cuda:N|auto] [variant NAME] "
+    "[extensions FOLDER] [check_consistency on|off] [interaction_range R] [threads N] "
+    "[charge Q] [spin 2S+1]";
+
+// LAMMPS's atom index within the virial: xx, yy, zz, xy, xz, yz
+constexpr int VIRIAL_ROW[6] = {0, 1, 2, 0, 0, 1};
+constexpr int VIRIAL_COLUMN[6] = {0, 1, 2, 1, 2, 2};
+
+int count_ranks_of_this_node(MPI_Comm world) {
+  MPI_Comm node;
+  int n_ranks = 1;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_size(node, &n_ranks);
+  MPI_Comm_free(&node);
+  return n_ranks;
+}
+
+}    // namespace
+
+PairMetatomic::PairMetatomic(LAMMPS *lmp) : Pair(lmp) {
+  single_enable = 0;
+  restartinfo = 0;
+  one_coeff = 1;
+  manybody_flag = 1;
+  // the virial comes from the strain: ghosts are not what virial_fdotr_compute expects
+  no_virial_fdotr_compute = 1;
+  centroidstressflag = CENTROID_NOTAVAIL;
+  nextra = 1;
+  pvector = &n_evaluated_;
+}
+
+PairMetatomic::~PairMetatomic() {
+  if (allocated) {
+    memory->destroy(setflag);
+    memory->destroy(cutsq);
+  }
+}
+
+void PairMetatomic::settings(int n_arguments, char **arguments) {
+  if (n_arguments < 1) error->all(FLERR, std::string("expected: ") + USAGE);
+  read_units();
+  Settings settings;
+  settings.model_path = arguments[0];
+  read_keywords(n_arguments, arguments, settings);
+
+  // partitions, as of neb, share the machine; asking them all could wait for ever
+  const int n_ranks = count_ranks_of_this_node(world) * universe->nworlds;
+  if (settings.n_threads == 0 && n_ranks > 1 && !std::getenv("OMP_NUM_THREADS")) {
+    // torch would take every core for every rank
+    const int n_cores = std::max(1u, std::thread::hardware_concurrency());
+    settings.n_threads = std::max(1, n_cores / n_ranks);
+  }
+  load(settings);
+}
+
+void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &settings) {
+  range_override_ = 0.0;
+  for (int k = 1; k < n_arguments; k += 2) {
+    const std::string keyword = arguments[k];
+    if (k + 1 >= n_arguments)
+      error->all(FLERR, "pair_style metatomic: keyword " + keyword + " has no value; expected: " +
+                            USAGE);
+    const char *value = arguments[k + 1];
+    if (keyword == "device")
+      settings.device = value;
+    else if (keyword == "variant")
+      settings.variant = value;
+    else if (keyword == "extensions")
+      settings.extensions = value;
+    else if (keyword == "check_consistency")
+      settings.check_consistency = utils::logical(FLERR, value, false, lmp);
+    else if (keyword == "interaction_range")
+      range_override_ = utils::numeric(FLERR, value, false, lmp);
+    else if (keyword == "charge")
+      settings.charge = utils::numeric(FLERR, value, false, lmp);
+    else if (keyword == "spin")
+      settings.spin_multiplicity = utils::numeric(FLERR, value, false, lmp);
+    else if (keyword == "threads")
+      settings.n_threads = utils::inumeric(FLERR, value, false, lmp);
+    else
+      error->all(FLERR, "pair_style metatomic: unknown keyword " + keyword + "; expected: " +
+                            USAGE);
+  }
+  if (range_override_ < 0.0 || settings.n_threads < 0)
+    error->all(FLERR, "pair_style metatomic: interaction_range and threads must be positive");
+  range_override_ *= length_to_angstrom_;
+}
+
+void PairMetatomic::load(const Settings &settings) {
+  engine_.reset();
+  std::string message;
+  try {
+    engine_ = std::make_unique<Engine>(settings);
+  } catch (const std::exception &failure) {
+    message = failure.what();
+  }
+  // together: a rank that goes on alone would wait for the others for ever
+  int own = message.empty() ? 0 : 1, any = 0;
+  MPI_Allreduce(&own, &any, 1, MPI_INT, MPI_MAX, world);
+  if (any)
+    error->all(FLERR, "pair_style metatomic: " +
+                          (own ? message : std::string("another rank could not load the model")));
+  if (comm->me == 0) utils::logmesg(lmp, "pair metatomic: " + engine_->describe() + "\n");
+}
+
+void PairMetatomic::read_units() {
+  const std::string style = update->unit_style;
+  if (style == "metal") {
+    length_to_angstrom_ = 1.0;
+    ev_to_energy_ = 1.0;
+  } else if (style == "real") {
+    length_to_angstrom_ = 1.0;
+    ev_to_energy_ = KCAL_PER_MOL_IN_EV;
+  } else if (style == "electron") {
+    length_to_angstrom_ = BOHR_IN_ANGSTROM;
+    ev_to_energy_ = EV_IN_HARTREE;
+  } else {
+    error->all(FLERR, "pair_style metatomic: units " + style +
+                          " are not supported; use `units metal`, `real` or `electron`");
+  }
+}
+
+void PairMetatomic::coeff(int n_arguments, char **arguments) {
+  const int n_types = atom->ntypes;
+  if (!engine_) error->all(FLERR, "pair_coeff comes after pair_style metatomic");
+  if (n_arguments != n_types + 2 || std::strcmp(arguments[0], "*") != 0 ||
+      std::strcmp(arguments[1], "*") != 0)
+    error->all(FLERR, "pair_coeff of metatomic: expected `* *` and then one element or atomic "
+                      "number for each of the " +
+                          std::to_string(n_types) + " atom types, got " +
+                          std::to_string(std::max(0, n_arguments - 2)));
+  if (!allocated) {
+    memory->create(setflag, n_types + 1, n_types + 1, "pair:setflag");
+    memory->create(cutsq, n_types + 1, n_types + 1, "pair:cutsq");
+    allocated = 1;
+  }
+  number_of_type_.assign(n_types + 1, 0);
+  for (int type = 1; type <= n_types; type++) {
+    const std::string word = arguments[type + 1];
+    const bool is_number = word.find_first_not_of("0123456789") == std::string::npos;
+    const int number = is_number ? utils::inumeric(FLERR, word, false, lmp) : number_of(word);
+    if (!engine_->knows(number))
+      error->all(FLERR, "pair_coeff of metatomic: the model does not know " + word + " (type " +
+                            std::to_string(type) + "); its elements are: " +
+                            engine_->known_elements());
+    number_of_type_[type] = number;
+  }
+  for (int i = 1; i <= n_types; i++)
+    for (int j = 1; j <= n_types; j++) setflag[i][j] = 1;
+}
+
+void PairMetatomic::init_style() {
+  read_units();
+  // no list is requested from LAMMPS: the pairs come from vesin
+  if (comm->nprocs > 1) require_range();
+}
+
+void PairMetatomic::setup() {
+  // not in init_style, at which time LAMMPS has not yet set the flag
+  if (neighbor->exclude)
+    error->all(FLERR, "pair_style metatomic: `neigh_modify exclude` has no effect on a model "
+                      "of many-body energies; remove it");
+}
+
+void PairMetatomic::require_range() {
+  if (!force->newton_pair)
+    error->all(FLERR, "pair_style metatomic: several ranks need `newton on`");
+  if (!atom->tag_enable)
+    error->all(FLERR, "pair_style metatomic: several ranks need atom IDs; remove "
+                      "`atom_modify id no`");
+  if (!engine_->is_from_pet_calc() && range_override_ == 0.0)
+    error->all(FLERR,
+               "pair_style metatomic: this file was not written by pet-calc, and many such files "
+               "declare a smaller interaction range than they have, which gives wrong forces on "
+               "several ranks. Run on one rank, export the checkpoint with `pet-calc export`, or "
+               "give a range you trust with the keyword interaction_range (for PET: (layers + 1) * "
+               "cutoff, and one cutoff more if it is adaptive)");
+  if (!std::isfinite(range()))
+    error->all(FLERR, "pair_style metatomic: the model's interaction range is infinite; run on "
+                      "one rank");
+  if (comm->mode != Comm::SINGLE)
+    error->all(FLERR, "pair_style metatomic: use `comm_modify mode single`");
+  // not through the pair cutoff: that would also widen the lists of other pair styles
+  const double wanted = range() / length_to_angstrom_ + neighbor->skin;
+  comm->cutghostuser = std::max(comm->cutghostuser, wanted);
+}
+
+double PairMetatomic::range() const {
+  return std::max(range_override_, engine_->interaction_range());
+}
+
+double PairMetatomic::init_one(int i, int j) {
+  if (setflag[i][j] == 0)
+    error->all(FLERR, "pair_style metatomic: give every atom type an element with "
+                      "`pair_coeff * * ...`");
+  return engine_->cutoff() / length_to_angstrom_;
+}
+
+void PairMetatomic::compute(int eflag, int vflag) {
+  ev_init(eflag, vflag);
+  if (vflag_atom || cvflag_atom)
+    error->all(FLERR, "pair_style metatomic: the model has no virial per atom; remove `compute "
+                      "stress/atom`, or leave `pair` out of it");
+  if (eflag_atom && !engine_->has_energies())
+    error->all(FLERR, "pair_style metatomic: the model has no energies per atom; remove `compute "
+                      "pe/atom`");
+  n_evaluated_ = 0.0;
+  // a rank without atoms has no part in the energy; its ghosts' forces come from others
+  if (atom->nlocal == 0) return;
+  fill_structure();
+  std::string message;
+  try {
+    add_results(engine_->evaluate(structure_));
+  } catch (const std::exception &failure) {
+    message = failure.what();
+  }
+  // thrown outside the handler: LAMMPS's own exceptions pass through freely
+  if (!message.empty()) stop_here(message);
+}
+
+void PairMetatomic::fill_structure() {
+  const double *h = domain->h;
+  const bool is_tilted = domain->triclinic != 0;
+  // LAMMPS's order is xx, yy, zz, yz, xz, xy
+  const double rows[3][3] = {{h[0], 0.0, 0.0},
+                             {is_tilted ? h[5] : 0.0, h[1], 0.0},
+                             {is_tilted ? h[4] : 0.0, is_tilted ? h[3] : 0.0, h[2]}};
+  for (int row = 0; row < 3; row++) {
+    structure_.periodic[row] = domain->periodicity[row] != 0;
+    for (int column = 0; column < 3; column++)
+      structure_.cell[3 * row + column] =
+          structure_.periodic[row] ? rows[row][column] * length_to_angstrom_ : 0.0;
+  }
+  structure_.n_centers = atom->nlocal;
+  structure_.need_virial = vflag_global != 0;
+  structure_.need_energies = eflag_atom != 0;
+
+  atom_of_.resize(atom->nlocal);
+  for (int i = 0; i < atom->nlocal; i++) atom_of_[i] = i;
+  if (comm->nprocs > 1) choose_ghosts();
+
+  const size_t n_atoms = atom_of_.size();
+  n_evaluated_ = static_cast<double>(n_atoms);
+  structure_.numbers.resize(n_atoms);
+  structure_.positions.resize(3 * n_atoms);
+  for (size_t k = 0; k < n_atoms; k++) {
+    const int i = atom_of_[k];
+    structure_.numbers[k] = number_of_type_[atom->type[i]];
+    for (int axis = 0; axis < 3; axis++)
+      structure_.positions[3 * k + axis] = atom->x[i][axis] * length_to_angstrom_;
+  }
+}
+
+// Adds to atom_of_ one image of each foreign atom that can matter to an own one. The
+// images of all atoms, own ones too, follow from the cell.
+void PairMetatomic::choose_ghosts() {
+  double low[3], high[3];
+  for (int axis = 0; axis < 3; axis++) low[axis] = high[axis] = atom->x[0][axis];
+  std::unordered_set<tagint> taken;
+  taken.reserve(2 * atom->nlocal);
+  for (int i = 0; i < atom->nlocal; i++) {
+    taken.insert(atom->tag[i]);
+    for (int axis = 0; axis < 3; axis++) {
+      low[axis] = std::min(low[axis], atom->x[i][axis]);
+      high[axis] = std::max(high[axis], atom->x[i][axis]);
+    }
+  }
+  const int n_all = atom->nlocal + atom->nghost;
+  for (int i = atom->nlocal; i < n_all; i++) {
+    if (!is_near_own_atoms(atom->x[i], low, high)) continue;
+    if (taken.insert(atom->tag[i]).second) atom_of_.push_back(i);
+  }
+}
+
+bool PairMetatomic::is_near_own_atoms(const double *point, const double *low,
+                                      const double *high) const {
+  const double reach = range() / length_to_angstrom_;
+  double squared = 0.0;
+  for (int axis = 0; axis < 3; axis++) {
+    const double gap = std::max({low[axis] - point[axis], point[axis] - high[axis], 0.0});
+    squared += gap * gap;
+  }
+  return squared <= reach * reach;
+}
+
+void PairMetatomic::add_results(const Result &result) {
+  const double to_force = ev_to_energy_ * length_to_angstrom_;
+  for (size_t k = 0; k < atom_of_.size(); k++) {
+    const double *force_k = &result.forces[3 * k];
+    if (!std::isfinite(force_k[0] + force_k[1] + force_k[2]))
+      throw std::runtime_error(
+          "the force on atom " + std::to_string(atom->tag[atom_of_[k]]) + " at step " +
+          std::to_string(update->ntimestep) +
+          " is not finite; look at the structure, the timestep, and the range of the model");
+    for (int axis = 0; axis < 3; axis++) atom->f[atom_of_[k]][axis] += to_force * force_k[axis];
+  }
+  if (eflag_global) eng_vdwl += ev_to_energy_ * result.energy;
+  if (eflag_atom)
+    for (int i = 0; i < atom->nlocal; i++) eatom[i] += ev_to_energy_ * result.energies[i];
+  if (vflag_global) {
+    for (int k = 0; k < 6; k++) {
+      const int row = VIRIAL_ROW[k], column = VIRIAL_COLUMN[k];
+      // the energy depends on the symmetric part of the strain only up to the model's error
+      // in rotations, hence the mean of the two
+      virial[k] += ev_to_energy_ * 0.5 *
+          (result.virial[3 * row + column] + result.virial[3 * column + row]);
+    }
+  }
+}
+
+void PairMetatomic::stop_here(const std::string &message) {
+  const std::string text = "pair_style metatomic: " + message;
+  if (comm->nprocs == 1) error->all(FLERR, text);
+  error->one(FLERR, text);
+}
+
+}    // namespace pet_calc

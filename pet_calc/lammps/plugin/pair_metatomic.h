@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the pet-calc developers
+
+#ifndef PET_CALC_PAIR_METATOMIC_H
+#define PET_CALC_PAIR_METATOMIC_H
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "pair.h"
+
+namespace pet_calc {
+
+// pair_style metatomic MODEL.pt [keyword value ...]
+// pair_coeff * * Z1 Z2 ...
+//
+// On one rank the model gets the periodic cell itself. On several, each rank gives it
+// the rank's own atoms, whose energies count, and one image of every other atom within
+// the model's interaction range. `compute ID all pair metatomic` gives the number of atoms
+// that all ranks evaluated together.
+class PairMetatomic : public LAMMPS_NS::Pair {
+ public:
+  explicit PairMetatomic(LAMMPS_NS::LAMMPS *lmp);
+  ~PairMetatomic() override;
+
+  void compute(int eflag, int vflag) override;
+  void settings(int n_arguments, char **arguments) override;
+  void coeff(int n_arguments, char **arguments) override;
+  void init_style() override;
+  void setup() override;
+  double init_one(int i, int j) override;
+
+ private:
+  void read_keywords(int n_arguments, char **arguments, Settings &settings);
+  void load(const Settings &settings);
+  void read_units();
+  void require_range();
+  double range() const;    // Angstrom
+  void fill_structure();
+  void choose_ghosts();
+  bool is_near_own_atoms(const double *point, const double *low, const double *high) const;
+  void add_results(const Result &result);
+  void stop_here(const std::string &message);
+
+  std::unique_ptr<Engine> engine_;
+  std::vector<int> number_of_type_;    // [n_types + 1], atomic numbers, 0: not set
+  double range_override_ = 0.0;        // Angstrom, 0: what the file declares
+  double length_to_angstrom_ = 1.0;
+  double ev_to_energy_ = 1.0;
+
+  Structure structure_;
+  std::vector<int> atom_of_;    // [n_atoms], LAMMPS's index of the structure's atoms
+  double n_evaluated_ = 0.0;
+};
+
+}    // namespace pet_calc
+
+#endif

