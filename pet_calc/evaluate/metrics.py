@@ -60,7 +60,6 @@ class Metrics:
         default_factory=lambda: {name: ErrorSums() for name in QUANTITIES}
     )
     n_structures: int = 0
-    loss_sum: float = 0.0
 
     def add(self, prediction: Prediction, labels: Labels) -> None:
         """Add one batch; the energies must both include the composition or neither."""

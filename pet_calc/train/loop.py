@@ -202,11 +202,6 @@ class Trainer:
         values["loss"] = loss_sum / max(1, n_batches)
         return values
 
-    def evaluate_averaged(self, loader: BatchLoader) -> dict[str, float]:
-        """Return the errors with the averaged weights, if there are any."""
-        with self._averaged_weights():
-            return self.evaluate(loader)
-
     def _start(self) -> None:
         """Measure the model before any step; it stays the best until beaten."""
         self.zero_metrics = self.evaluate(self.val_loader, "zero-step errors")

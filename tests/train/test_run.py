@@ -13,8 +13,12 @@ from training_data import build_options, write_base, write_frames
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options
+from pet_calc.data.graph import build_batch
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
+from pet_calc.lora.inject import has_lora
+from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.train import loop
 from pet_calc.train.run import run_training
@@ -127,6 +131,26 @@ def test_lora_changes_only_corrections_and_offsets(tmp_path):
     corrections = [n for n in tuned.state if n.endswith("lora_B.weight")]
     assert corrections
     assert all(bool(tuned.state[name].any()) for name in corrections)
+
+
+def test_after_training_unmerged_equals_merged_equals_exported(tmp_path):
+    report = run(build_options(tmp_path))
+    record = load_checkpoint(report.best_model)
+    unmerged = record.build_model()
+    assert has_lora(unmerged)
+    file = export_model(unmerged, tmp_path / "tuned.pt")
+    for index in (0, 1):  # a crystal and a molecule
+        atoms = read(write_frames(tmp_path, name="other.xyz", seed=5), index)
+        batch = build_batch(atoms, unmerged.pair_cutoff, dtype=torch.float64)
+        expected = predict(unmerged, batch)
+        for model in (report.best_model, file):
+            calculator = PETCalculator(model)
+            energy = calculator.get_potential_energy(atoms.copy())
+            # relative: rounding of one merge in float64
+            assert energy == pytest.approx(float(expected.energy[0]), rel=1e-10)
+            forces = torch.from_numpy(calculator.get_forces(atoms.copy()))
+            error = (forces - expected.forces).abs().max()
+            assert error < 1e-10 * expected.forces.abs().max()
 
 
 def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
