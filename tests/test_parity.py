@@ -20,6 +20,9 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 # (eV, eV/A, eV/A^3): shared models of width 1 have forces of 0.004 eV/A that are the
 # difference of large numbers, and metatrain's own float32 is 30 % off its float64.
 SMALLEST_SCALES = {torch.float64: 0.0, torch.float32: 0.1}
+# Of width 1, so that RMSNorm is a sign: metatrain's own float32 forces are 14 % off its
+# float64, and another order of the same sums shows 4 orders above the rounding.
+ILL_CONDITIONED = {"model-v8_trainer-v9.ckpt.gz": 1e-4}
 OLD = {"normalization": "LayerNorm", "activation": "SiLU", "d_node": 8}
 ADAPTIVE = {"num_neighbors_adaptive": 6.0}
 VARIANTS = {
@@ -117,7 +120,10 @@ def compare(ours, peer, targets, tolerance):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.name[:-8]}")
 def test_shared_checkpoint_gives_the_same_numbers(path, dtype):
     ours = load_checkpoint(path).build_model(dtype=dtype)
-    compare(ours, load_peer(path, dtype), ["energy"], TOLERANCES[dtype])
+    tolerance = TOLERANCES[dtype]
+    if dtype == torch.float32:
+        tolerance = ILL_CONDITIONED.get(path.name, tolerance)
+    compare(ours, load_peer(path, dtype), ["energy"], tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

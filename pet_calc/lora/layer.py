@@ -121,6 +121,23 @@ class LoRALinear(nn.Module):
             return torch.addmm(out, low, self.lora_B.weight.t(), alpha=self.scaling)
         return out + self.scaling * self.lora_B(low)
 
+    @property
+    def weight(self) -> Tensor:
+        """The one weight that does what ``forward`` does, [out, in], with gradient."""
+        if not self.is_enabled:
+            return self.linear.weight
+        return torch.addmm(
+            self.linear.weight,
+            self.lora_B.weight,
+            self.lora_A.weight,
+            alpha=self.scaling,
+        )
+
+    @property
+    def bias(self) -> Tensor:
+        """The base layer's bias, [out]."""
+        return self.linear.bias
+
     def merged_weight(self, name: str = "the layer") -> Tensor:
         """Return the one weight that does what ``forward`` does, [out, in], detached.
 

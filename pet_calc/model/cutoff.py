@@ -60,7 +60,7 @@ def _count_with_slope(
     return counts, slopes
 
 
-def solve_adaptive_radii(
+def find_trial_radii(
     distances: Tensor,
     centers: Tensor,
     n_atoms: int,
@@ -71,11 +71,10 @@ def solve_adaptive_radii(
     """Return the radius per atom at which the soft count plus r^3 term reaches n.
 
     The root is bracketed in [0, R] and found by Newton steps that fall back to
-    halving. The gradient comes from the implicit function theorem: a last step
-    r - (count - n)/slope, in which only the count depends on the distances.
+    halving. ``refine_adaptive_radii`` makes the last step.
 
     Args:
-        distances: [n_pairs] in Å; may carry a gradient.
+        distances: [n_pairs] in Å, without gradient.
         centers: [n_pairs] int64.
         n_atoms: number of atoms, those without pairs included.
         n_wanted: neighbours wanted per atom.
@@ -83,15 +82,14 @@ def solve_adaptive_radii(
         width: of the fade-out in the count, Å.
 
     Returns:
-        [n_atoms] in Å, between R/16 and R.
+        [n_atoms] in Å, between 0 and R.
     """
-    fixed = distances.detach()
     low = torch.zeros(n_atoms, dtype=distances.dtype, device=distances.device)
     high = torch.full_like(low, max_cutoff)
     radii = 0.5 * high
     for _ in range(constants.N_SOLVER_STEPS):
         counts, slopes = _count_with_slope(
-            radii, fixed, centers, width, max_cutoff, n_wanted
+            radii, distances, centers, width, max_cutoff, n_wanted
         )
         excess = counts - n_wanted
         is_below = excess <= 0.0
@@ -100,12 +98,41 @@ def solve_adaptive_radii(
         newton = radii - excess / slopes.clamp_min(constants.MIN_SLOPE)
         is_inside = (newton >= low) & (newton <= high)
         radii = torch.where(is_inside, newton, 0.5 * (low + high))
-    _, slopes = _count_with_slope(radii, fixed, centers, width, max_cutoff, n_wanted)
-    cutoffs = radii.index_select(0, centers)
-    counts = (n_wanted * (radii / max_cutoff).pow(3)).index_add(
+    return radii
+
+
+def refine_adaptive_radii(
+    trial_radii: Tensor,
+    distances: Tensor,
+    centers: Tensor,
+    n_wanted: float,
+    max_cutoff: float,
+    width: float,
+) -> Tensor:
+    """Return the adaptive radii, with their gradient in the distances.
+
+    The gradient comes from the implicit function theorem: one step
+    r - (count - n)/slope, in which only the count depends on the distances.
+
+    Args:
+        trial_radii: [n_atoms] from ``find_trial_radii`` with the same arguments.
+        distances: [n_pairs] in Å; may carry a gradient.
+        centers: [n_pairs] int64.
+        n_wanted: neighbours wanted per atom.
+        max_cutoff: R, Å.
+        width: of the fade-out in the count, Å.
+
+    Returns:
+        [n_atoms] in Å, between R/16 and R.
+    """
+    _, slopes = _count_with_slope(
+        trial_radii, distances.detach(), centers, width, max_cutoff, n_wanted
+    )
+    cutoffs = trial_radii.index_select(0, centers)
+    counts = (n_wanted * (trial_radii / max_cutoff).pow(3)).index_add(
         0, centers, compute_bump_cutoff(distances, cutoffs, width)
     )
-    radii = radii - (counts - n_wanted) / slopes.clamp_min(constants.MIN_SLOPE)
+    radii = trial_radii - (counts - n_wanted) / slopes.clamp_min(constants.MIN_SLOPE)
     return radii.clamp(max_cutoff * constants.MIN_ADAPTIVE_FRACTION, max_cutoff)
 
 
@@ -123,7 +150,8 @@ def average_adaptive_radii(
     exp(-(excess/slope)^2 / 2), where excess is the soft count plus n x^3 (x from 0 to
     1 along the grid) minus n, and slope its finite difference along the grid.
 
-    Args and returns as in ``solve_adaptive_radii``.
+    Args as in ``find_trial_radii``, except that the distances may carry a gradient;
+    returns as in ``refine_adaptive_radii``.
     """
     trials = torch.arange(
         constants.GRID_START,

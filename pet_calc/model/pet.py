@@ -11,12 +11,12 @@ from typing import Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from pet_calc.model import constants
 from pet_calc.model.baseline import ZBL, Baseline
 from pet_calc.model.batch import Batch
 from pet_calc.model.conditioning import SystemConditioning
-from pet_calc.model.edges import Edges, select_edges
+from pet_calc.model.edges import EdgeIndex, Edges, EdgeSelector, compute_distances
 from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.moves import swap_edges
 from pet_calc.model.transformer import (
     CartesianLayer,
     TransformerLayer,
@@ -75,13 +75,7 @@ class PET(nn.Module):
 
         # forward may read plain attributes only (TorchScript)
         self._cutoff = float(hypers.cutoff)
-        self._cutoff_width = float(hypers.cutoff_width)
-        self._cutoff_function = hypers.cutoff_function
-        self._n_wanted = hypers.num_neighbors_adaptive
-        if self._n_wanted is not None:
-            self._n_wanted = float(self._n_wanted)
-        self._adaptive_width = float(hypers.cutoff_width_adaptive)
-        self._adaptive_method = hypers.adaptive_cutoff_method
+        self.selector = EdgeSelector(hypers)
         self._is_feedforward = hypers.featurizer_type == "feedforward"
         self._target_names = []
         self._zbl_targets = []
@@ -223,37 +217,58 @@ class PET(nn.Module):
             For each name [n_atoms, n_values] in the target's unit. Energies include
             ZBL; the composition part is ``baseline.composition``, in float64.
         """
+        index = self.selector(batch, vectors)
+        return self.evaluate(batch, vectors, index, targets, is_twice_differentiable)
+
+    def evaluate(
+        self,
+        batch: Batch,
+        vectors: Tensor,
+        index: EdgeIndex,
+        targets: List[str],
+        is_twice_differentiable: bool = False,
+    ) -> Dict[str, Tensor]:
+        """Do what ``forward`` does after ``index`` was found.
+
+        The operations do not depend on the numbers, so that this part can be traced.
+        """
         species = self.species_to_species_index.index_select(0, batch.species)
-        edges = select_edges(
-            batch,
-            vectors,
-            self._cutoff,
-            self._cutoff_width,
-            self._cutoff_function,
-            self._n_wanted,
-            self._adaptive_width,
-            self._adaptive_method,
-        )
+        edges = self.selector.measure(batch, vectors, index)
+        mask = compute_attention_mask(edges, index)
+        neighbor_species = species.index_select(0, index.neighbors)
         if self._is_feedforward:
             node_features, edge_features = self._featurize_feedforward(
-                batch, species, edges, is_twice_differentiable
+                batch,
+                species,
+                neighbor_species,
+                edges,
+                index,
+                mask,
+                is_twice_differentiable,
             )
         else:
             node_features, edge_features = self._featurize_residual(
-                batch, species, edges, is_twice_differentiable
+                batch,
+                species,
+                neighbor_species,
+                edges,
+                index,
+                mask,
+                is_twice_differentiable,
             )
         results: Dict[str, Tensor] = {}
-        raw = self._read_out(node_features, edge_features, edges, targets)
+        raw = self._read_out(node_features, edge_features, edges, index, targets)
         for name, values in raw.items():
             if name == "non_conservative_stress":
                 values = _symmetrise_per_volume(values, batch)
             values = self.baseline.scale(name, values, species)
             if self.zbl is not None and name in self._zbl_targets:
-                distances = torch.sqrt(
-                    vectors.pow(2).sum(dim=1) + constants.SMALL_SQUARE
-                )
                 values = values + self.zbl(
-                    distances, batch.species, species, batch.centers, batch.neighbors
+                    compute_distances(vectors),
+                    batch.species,
+                    species,
+                    batch.centers,
+                    batch.neighbors,
                 )
             results[name] = values
         return results
@@ -267,13 +282,15 @@ class PET(nn.Module):
         self,
         batch: Batch,
         species: Tensor,
+        neighbor_species: Tensor,
         edges: Edges,
+        index: EdgeIndex,
+        mask: Tensor,
         is_twice_differentiable: bool,
     ) -> tuple[List[Tensor], List[Tensor]]:
         """Return the last layer's node tokens and messages, each in a list of one."""
-        neighbor_species = species.index_select(0, edges.neighbors)
-        mask = compute_attention_mask(edges, species.shape[0])
         message = self.edge_embedder(neighbor_species)
+        incoming = self.edge_embedder.weight
         node = message
         for embedder in self.node_embedders:
             node = embedder(species)
@@ -281,38 +298,49 @@ class PET(nn.Module):
             self.gnn_layers, self.combination_norms, self.combination_mlps, strict=True
         ):
             node, edge = layer(
-                node, message, neighbor_species, edges, mask, is_twice_differentiable
+                node,
+                incoming,
+                neighbor_species,
+                edges,
+                index,
+                mask,
+                is_twice_differentiable,
             )
             node = self._add_conditioning(node, batch)
-            both = torch.cat([edge, edge.index_select(0, edges.reverse)], dim=1)
+            both = torch.cat([edge, swap_edges(edge, index)], dim=1)
             message = message + edge + mlp(norm(both))
+            incoming = message
         return [node], [message]
 
     def _featurize_residual(
         self,
         batch: Batch,
         species: Tensor,
+        neighbor_species: Tensor,
         edges: Edges,
+        index: EdgeIndex,
+        mask: Tensor,
         is_twice_differentiable: bool,
     ) -> tuple[List[Tensor], List[Tensor]]:
         """Return the node and edge tokens of every layer."""
-        neighbor_species = species.index_select(0, edges.neighbors)
-        mask = compute_attention_mask(edges, species.shape[0])
         message = self.edge_embedder(neighbor_species)
+        incoming = self.edge_embedder.weight
         node_features: List[Tensor] = []
         edge_features: List[Tensor] = []
         for layer, embedder in zip(self.gnn_layers, self.node_embedders, strict=True):
             node, edge = layer(
                 embedder(species),
-                message,
+                incoming,
                 neighbor_species,
                 edges,
+                index,
                 mask,
                 is_twice_differentiable,
             )
             node_features.append(self._add_conditioning(node, batch))
             edge_features.append(edge)
-            message = 0.5 * (message + edge.index_select(0, edges.reverse))
+            message = 0.5 * (message + swap_edges(edge, index))
+            incoming = message
         return node_features, edge_features
 
     def _add_conditioning(self, node: Tensor, batch: Batch) -> Tensor:
@@ -327,6 +355,7 @@ class PET(nn.Module):
         node_features: List[Tensor],
         edge_features: List[Tensor],
         edges: Edges,
+        index: EdgeIndex,
         targets: List[str],
     ) -> Dict[str, Tensor]:
         """Return the unscaled values per atom of each requested target."""
@@ -360,7 +389,7 @@ class PET(nn.Module):
                     for linear in layer.values():
                         per_edge = linear(edge_hidden[name][i]) * weights
                         results[name] = results[name].index_add(
-                            0, edges.centers, per_edge
+                            0, index.centers, per_edge
                         )
         return results
 

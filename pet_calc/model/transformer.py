@@ -5,13 +5,15 @@ layer works on real tokens only; padding exists just inside the attention produc
 """
 
 import math
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pet_calc.model import constants
-from pet_calc.model.edges import Edges
+from pet_calc.model.edges import EdgeIndex, Edges
+from pet_calc.model.moves import empty_blocks, fill_blocks
 
 
 def build_norm(name: str, width: int) -> nn.Module:
@@ -58,25 +60,26 @@ class Attention(nn.Module):
         self.scale = 1.0 / (math.sqrt(self.d_head) * temperature)
 
     def forward(
-        self, tokens: Tensor, slots: Tensor, mask: Tensor, is_twice_differentiable: bool
+        self,
+        tokens: Tensor,
+        index: EdgeIndex,
+        mask: Tensor,
+        is_twice_differentiable: bool,
     ) -> Tensor:
         """Return the attended tokens.
 
         Args:
             tokens: [n_tokens, width].
-            slots: [n_tokens] int64, place of each token among n_blocks * n_slots.
-            mask: [n_blocks, 1, 1, n_slots], added to the logits of each key; -inf for
-                padding.
+            index: places of the tokens in the blocks.
+            mask: [n_atoms, 1, 1, n_slots], added to the logits of each key; -inf for
+                empty places.
             is_twice_differentiable: use plain products; PyTorch's fused attention has
                 no second derivative, which training on forces needs.
         """
         n_blocks, n_slots = mask.shape[0], mask.shape[3]
-        mixed = self.input_linear(tokens)
-        padded = torch.zeros(
-            (n_blocks * n_slots, 3 * self.width), dtype=mixed.dtype, device=mixed.device
-        ).index_copy(0, slots, mixed)
-        padded = padded.view(n_blocks, n_slots, 3, self.n_heads, self.d_head)
-        query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
+        blocks = fill_blocks(self.input_linear(tokens), index)
+        blocks = blocks.view(n_blocks, n_slots, 3, self.n_heads, self.d_head)
+        query, key, value = blocks.permute(2, 0, 3, 1, 4).unbind(0)
         if is_twice_differentiable:
             logits = torch.matmul(query, key.transpose(2, 3)) * self.scale + mask
             out = torch.matmul(torch.softmax(logits, dim=-1), value)
@@ -84,8 +87,8 @@ class Attention(nn.Module):
             out = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, scale=self.scale
             )
-        out = out.transpose(1, 2).reshape(n_blocks * n_slots, self.width)
-        return self.output_linear(out.index_select(0, slots))
+        out = out.transpose(1, 2).reshape(n_blocks, n_slots, self.width)
+        return self.output_linear(empty_blocks(out, index))
 
 
 class TransformerLayer(nn.Module):
@@ -133,7 +136,7 @@ class TransformerLayer(nn.Module):
         self,
         node: Tensor,
         edge: Tensor,
-        slots: Tensor,
+        index: EdgeIndex,
         mask: Tensor,
         is_twice_differentiable: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -142,12 +145,12 @@ class TransformerLayer(nn.Module):
         tokens = torch.cat([self.center_contraction(node), edge])
         if self.is_pre_norm:
             update = self.attention(
-                self.norm_attention(tokens), slots, mask, is_twice_differentiable
+                self.norm_attention(tokens), index, mask, is_twice_differentiable
             )
             new_node, new_edge = update[:n_atoms], edge + update[n_atoms:]
             new_edge = new_edge + self.mlp(self.norm_mlp(new_edge))
         else:
-            update = self.attention(tokens, slots, mask, is_twice_differentiable)
+            update = self.attention(tokens, index, mask, is_twice_differentiable)
             tokens = self.norm_attention(tokens + update)
             tokens = self.norm_mlp(tokens + self.mlp(tokens))
             new_node, new_edge = tokens[:n_atoms], tokens[n_atoms:]
@@ -168,18 +171,21 @@ class TransformerStack(nn.Module):
         self,
         node: Tensor,
         edge: Tensor,
-        slots: Tensor,
+        index: EdgeIndex,
         mask: Tensor,
         is_twice_differentiable: bool,
     ) -> tuple[Tensor, Tensor]:
         """Apply the layers in turn; shapes as in ``TransformerLayer``."""
         for layer in self.layers:
-            node, edge = layer(node, edge, slots, mask, is_twice_differentiable)
+            node, edge = layer(node, edge, index, mask, is_twice_differentiable)
         return node, edge
 
 
 class CartesianLayer(nn.Module):
     """One message-passing layer: edge tokens from geometry, then the transformer."""
+
+    # Final: TorchScript compiles only the branch that is taken
+    is_first: Final[bool]
 
     def __init__(
         self, d_pet: int, n_species: int, is_first: bool, stack: TransformerStack
@@ -192,11 +198,8 @@ class CartesianLayer(nn.Module):
         self.compress = nn.Sequential(
             nn.Linear(n_parts * d_pet, d_pet), nn.SiLU(), nn.Linear(d_pet, d_pet)
         )
-        if is_first:
-            # TorchScript compiles both branches, so the name must exist
-            self.neighbor_embedder = nn.Identity()
-        else:
-            self.neighbor_embedder = nn.Embedding(n_species, d_pet)  # type: ignore[assignment]
+        if not is_first:
+            self.neighbor_embedder = nn.Embedding(n_species, d_pet)
 
     def forward(
         self,
@@ -204,6 +207,7 @@ class CartesianLayer(nn.Module):
         message: Tensor,
         neighbor_species: Tensor,
         edges: Edges,
+        index: EdgeIndex,
         mask: Tensor,
         is_twice_differentiable: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -211,34 +215,52 @@ class CartesianLayer(nn.Module):
 
         Args:
             node: [n_atoms, d_node].
-            message: [n_edges, d_pet], what the previous layer sent along each edge.
+            message: [n_edges, d_pet], what the previous layer sent along each edge;
+                for the first layer [n_species, d_pet], by the neighbour's element.
             neighbor_species: [n_edges] int64, index of the neighbour's element.
-            edges: geometry and block places.
+            edges: geometry.
+            index: places of the tokens in the blocks.
             mask: [n_atoms, 1, 1, n_slots] for the attention.
             is_twice_differentiable: see ``Attention``.
         """
         geometry = torch.cat([edges.vectors, edges.distances.unsqueeze(1)], dim=1)
-        parts = [self.edge_embedder(geometry)]
+        hidden = self._compress_inputs(geometry, message, neighbor_species)
+        edge = self.compress[2](self.compress[1](hidden))
+        return self.trans(node, edge, index, mask, is_twice_differentiable)
+
+    def _compress_inputs(
+        self, geometry: Tensor, message: Tensor, neighbor_species: Tensor
+    ) -> Tensor:
+        """Return the first linear layer's output, [n_edges, d_pet].
+
+        Its input is the concatenation of embedded geometry, element and message, all
+        but the last linear in few numbers: their share of the layer is folded into a
+        [4, d_pet] matrix and a table by element, which are much cheaper to apply.
+        """
+        weights = self.compress[0].weight.chunk(2 if self.is_first else 3, dim=1)
+        bias = F.linear(self.edge_embedder.bias, weights[0], self.compress[0].bias)
+        if self.is_first:
+            table = F.linear(message, weights[1], bias)
+        else:
+            table = F.linear(self.neighbor_embedder.weight, weights[1], bias)
+        hidden = F.embedding(neighbor_species, table)
+        hidden = torch.addmm(
+            hidden, geometry, (weights[0] @ self.edge_embedder.weight).t()
+        )
         if not self.is_first:
-            parts.append(self.neighbor_embedder(neighbor_species))
-        parts.append(message)
-        edge = self.compress(torch.cat(parts, dim=1))
-        return self.trans(node, edge, edges.token_slots, mask, is_twice_differentiable)
+            hidden = torch.addmm(hidden, message, weights[2].t())
+        return hidden
 
 
-def compute_attention_mask(edges: Edges, n_atoms: int) -> Tensor:
+def compute_attention_mask(edges: Edges, index: EdgeIndex) -> Tensor:
     """Return log of the cutoff factor per key, [n_atoms, 1, 1, n_slots].
 
-    A node counts as a neighbour with factor 1; padding gets -inf.
+    A node counts as a neighbour with factor 1; empty places get -inf.
     """
+    is_filled = index.is_filled
     factors = edges.cutoff_factors.clamp_min(constants.MIN_CUTOFF_FACTOR)
-    nodes = torch.zeros(n_atoms, dtype=factors.dtype, device=factors.device)
-    padding = torch.full(
-        (n_atoms * edges.n_slots,),
-        -math.inf,
-        dtype=factors.dtype,
-        device=factors.device,
-    )
-    values = torch.cat([nodes, torch.log(factors)])
-    mask = padding.index_copy(0, edges.token_slots, values)
-    return mask.view(n_atoms, 1, 1, edges.n_slots)
+    nodes = torch.zeros(is_filled.shape[0], dtype=factors.dtype, device=factors.device)
+    values = torch.cat([nodes, torch.log(factors)]).unsqueeze(1)
+    blocks = fill_blocks(values, index).squeeze(2)
+    mask = torch.where(is_filled, blocks, torch.full_like(blocks, -math.inf))
+    return mask.unsqueeze(1).unsqueeze(1)

@@ -65,7 +65,8 @@ def test_saved_adapters_can_be_switched(saved, tmp_path):
     bank = AdapterBank(model)
     bank.add("water", load_adapter(path))
     bank.add("other", load_adapter(tmp_path / "other.safetensors"))
-    exact = {"rtol": 1e-12, "atol": 1e-12}
+    # forces are sums of large terms: the order of the sums shows at 1e-12
+    exact = {"rtol": 1e-11, "atol": 1e-11}
     bank.activate("water")
     expected = evaluate(tuned, PBE0.name)
     torch.testing.assert_close(evaluate(model, PBE0.name), expected, **exact)

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from pet_calc.model import constants
 from pet_calc.model.cutoff import (
     average_adaptive_radii,
     compute_bump_cutoff,
     compute_cosine_cutoff,
-    solve_adaptive_radii,
+    find_trial_radii,
+    refine_adaptive_radii,
 )
 
 CUTOFF, WIDTH = 4.0, 0.5
@@ -22,6 +24,23 @@ def make_distances(n_atoms=6, n_neighbors=25, seed=0):
         n_atoms * n_neighbors, generator=generator, dtype=torch.float64
     )
     return distances, torch.arange(n_atoms).repeat_interleave(n_neighbors)
+
+
+def solve_adaptive_radii(
+    distances: Tensor,
+    centers: Tensor,
+    n_atoms: int,
+    n_wanted: float,
+    max_cutoff: float,
+    width: float,
+) -> Tensor:
+    """The two parts of the solver, one after the other."""
+    trial_radii = find_trial_radii(
+        distances.detach(), centers, n_atoms, n_wanted, max_cutoff, width
+    )
+    return refine_adaptive_radii(
+        trial_radii, distances, centers, n_wanted, max_cutoff, width
+    )
 
 
 def count_neighbors(radii, distances, centers):

@@ -5,15 +5,19 @@ import torch
 from helpers import build_batch, build_model, build_structures
 
 from pet_calc.model.edges import (
+    EdgeSelector,
     compute_edge_vectors,
     find_reverse_pairs,
-    select_edges,
 )
+from pet_calc.model.hypers import PETHypers
 
 
 def select(batch, cutoff=3.0, n_wanted=None):
+    hypers = PETHypers(cutoff=cutoff, num_neighbors_adaptive=n_wanted)
+    selector = EdgeSelector(hypers)
     vectors = compute_edge_vectors(batch)
-    return select_edges(batch, vectors, cutoff, 0.5, "Bump", n_wanted, 1.0, "solver")
+    index = selector(batch, vectors)
+    return index, selector.measure(batch, vectors, index)
 
 
 def test_reverse_of_the_reverse_is_the_pair_and_its_vector_is_opposite():
@@ -47,24 +51,34 @@ def test_a_half_list_is_an_error():
 @pytest.mark.parametrize("n_wanted", [None, 5.0])
 def test_selected_edges_are_short_paired_and_have_a_place_of_their_own(n_wanted):
     batch = build_batch(build_structures(), build_model(), skin=1.0)
-    edges = select(batch, n_wanted=n_wanted)
-    n_atoms, n_edges = batch.species.shape[0], edges.centers.shape[0]
+    index, edges = select(batch, n_wanted=n_wanted)
+    n_atoms, n_edges = batch.species.shape[0], index.centers.shape[0]
     assert 0 < n_edges < batch.centers.shape[0]
     assert edges.distances.max() <= 3.0
-    assert torch.equal(edges.centers[edges.reverse], edges.neighbors)
+    assert torch.equal(index.centers[index.reverse], index.neighbors)
     torch.testing.assert_close(
-        edges.cutoff_factors[edges.reverse], edges.cutoff_factors
+        edges.cutoff_factors[index.reverse], edges.cutoff_factors
     )
-    assert edges.token_slots.unique().shape[0] == n_atoms + n_edges
-    assert edges.token_slots.max() < n_atoms * edges.n_slots
-    assert torch.equal(edges.token_slots[n_atoms:] // edges.n_slots, edges.centers)
-    largest = torch.bincount(edges.centers).max()
-    assert edges.n_slots == 1 + largest
+    n_slots = index.slot_tokens.shape[1]
+    assert n_slots == 1 + torch.bincount(index.centers).max()
+    assert torch.equal(index.token_slots[n_atoms:] // n_slots, index.centers)
+
+
+@pytest.mark.parametrize("n_wanted", [None, 5.0])
+def test_each_token_has_a_place_of_its_own_and_each_filled_place_a_token(n_wanted):
+    batch = build_batch(build_structures(), build_model(), skin=1.0)
+    index, _ = select(batch, n_wanted=n_wanted)
+    n_tokens = batch.species.shape[0] + index.centers.shape[0]
+    tokens = index.slot_tokens.flatten()
+    assert torch.equal(tokens[index.token_slots], torch.arange(n_tokens))
+    assert int(index.is_filled.sum()) == n_tokens
+    assert index.is_filled.flatten()[index.token_slots].all()
+    assert (tokens[~index.is_filled.flatten()] == 0).all()
 
 
 def test_fewer_wanted_neighbours_select_fewer_edges():
     batch = build_batch(build_structures(), build_model())
-    counts = [select(batch, n_wanted=n).centers.shape[0] for n in (2.0, 5.0, 50.0)]
+    counts = [select(batch, n_wanted=n)[0].kept.shape[0] for n in (2.0, 5.0, 50.0)]
     assert counts[0] < counts[1] < counts[2]
 
 
