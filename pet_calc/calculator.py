@@ -14,6 +14,7 @@ from pet_calc.evaluate.exported_engine import DTYPES, ExportedEngine
 from pet_calc.evaluate.loading import choose_device, is_exported, load_merged_model
 from pet_calc.evaluate.model_engine import ModelEngine
 from pet_calc.evaluate.requests import check_known_elements, has_stress
+from pet_calc.fast.switch import Compile
 from pet_calc.model.pet import PET
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class PETCalculator(Calculator):
         dtype: str | torch.dtype | None = None,
         non_conservative: bool = False,
         skin: float = DEFAULT_SKIN,
+        compile: Compile = "auto",
+        precision: str = "exact",
     ) -> None:
         """Load the model.
 
@@ -67,11 +70,20 @@ class PETCalculator(Calculator):
                 taken off, so that the system does not drift.
             skin: extra distance, Å, in the neighbour list, which is kept until an
                 atom has moved half of it. It changes speed, not results.
+            compile: whether to use the engine that is compiled for this machine, on
+                the CPU. ``"auto"`` takes it if it is there, and has it compiled in
+                the background (half a minute, once) where a run has lasted for 20
+                evaluations; True waits for it; False does without. Results agree to
+                rounding.
+            precision: ``"exact"``, or ``"mixed"`` for matrix products in bfloat16,
+                which newer processors do several times faster. The README has the
+                size of the error.
 
         Raises:
             CheckpointError: if the file cannot be read.
-            ConfigError: for a wrong device, dtype or skin, and for an adapter or
-                another dtype on an exported file, in which both are fixed.
+            ConfigError: for a wrong device, dtype, skin, compile or precision, if the
+                engine was asked for and cannot run, and for an adapter, another dtype,
+                compile or precision on an exported file, in which all are fixed.
             LoRAError: if the adapter belongs to another base.
             ModelError: if the model lacks the output asked for.
         """
@@ -85,6 +97,11 @@ class PETCalculator(Calculator):
                 raise ConfigError(
                     f"{model}: an exported file cannot take an adapter; export the "
                     "checkpoint with the adapter instead (pet-calc export --adapter)"
+                )
+            if compile is True or precision != "exact":
+                raise ConfigError(
+                    f"{model}: an exported file runs as it is; for compile=True or "
+                    "another precision, take the checkpoint"
                 )
             self._engine = ExportedEngine(
                 model,
@@ -100,7 +117,12 @@ class PETCalculator(Calculator):
                 source, adapter=adapter, dtype=wanted, device=choose_device(device)
             )
             self._engine = ModelEngine(
-                network, target=target, non_conservative=non_conservative, skin=skin
+                network,
+                target=target,
+                non_conservative=non_conservative,
+                skin=skin,
+                compile=compile,
+                precision=precision,
             )
         logger.info(
             "PETCalculator: output %s, %s on %s",

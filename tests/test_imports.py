@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pet_calc"
 FLOORS = [
     {"errors", "units", "assets"},
     {"model", "lora", "config", "hub"},
-    {"checkpoint", "data"},
+    {"checkpoint", "data", "fast"},
     {"evaluate", "export", "calculator"},
     {"train", "lammps"},
     {"cli"},

@@ -10,8 +10,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
-from pet_calc.errors import ModelError
+from pet_calc.errors import ConfigError, ModelError
 from pet_calc.evaluate.requests import check_charge_and_spin
+from pet_calc.fast.switch import Compile, EngineSwitch
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
@@ -34,11 +35,14 @@ class ModelEngine:
         target: str | None,
         non_conservative: bool,
         skin: float,
+        compile: Compile = "auto",
+        precision: str = "exact",
     ) -> None:
         """Set up; the arguments are those of ``PETCalculator``.
 
         Raises:
             ModelError: if the model lacks an output.
+            ConfigError: if the compiled engine was asked for and cannot run.
         """
         self.model = model
         self.target = choose_energy_target(model.targets, target)
@@ -51,6 +55,15 @@ class ModelEngine:
         self._direct: tuple[str, str | None] | None = None
         if non_conservative:
             self._direct = _find_direct_heads(model, self.target)
+            if compile is True or precision == "mixed":
+                raise ConfigError(
+                    "the compiled engine derives forces from the energy: compile=True "
+                    "and precision='mixed' do not go with non_conservative=True"
+                )
+            compile = False
+        self._switch = EngineSwitch(
+            model, self.target, compile=compile, precision=precision
+        )
 
     def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
         """Return which inputs differ that ASE does not look at."""
@@ -71,7 +84,11 @@ class ModelEngine:
         """
         batch = self._build_batch(atoms)
         if self._direct is None:
-            result = predict(self.model, batch, self.target, with_stress=has_stress)
+            fast = self._switch.get()
+            if fast is not None:
+                result = fast.predict(batch, with_stress=has_stress)
+            else:
+                result = predict(self.model, batch, self.target, with_stress=has_stress)
             atomic_energies = result.atomic_energies
             forces, stress = result.forces, result.stress
         else:

@@ -64,19 +64,56 @@ def predict(
             )
     if gradient is None:
         gradient = torch.zeros_like(vectors)
+    if not is_training:
+        network_energies = network_energies.detach()
+    return assemble_prediction(
+        model,
+        batch,
+        target,
+        network_energies,
+        vectors.detach(),
+        gradient,
+        with_forces=with_forces,
+        with_stress=with_stress,
+        with_composition=with_composition,
+    )
 
+
+def assemble_prediction(
+    model: PET,
+    batch: Batch,
+    target: str,
+    network_energies: Tensor,
+    vectors: Tensor,
+    gradient: Tensor,
+    *,
+    with_forces: bool = True,
+    with_stress: bool = False,
+    with_composition: bool = True,
+) -> Prediction:
+    """Return the prediction that follows from atomic energies and their gradient.
+
+    Args:
+        model: for the composition energies.
+        batch: the structures.
+        target: name of the energy output.
+        network_energies: [n_atoms] in eV, without composition.
+        vectors: [n_pairs, 3] in Å.
+        gradient: [n_pairs, 3], of the summed energies, in eV/Å.
+        with_forces: whether to derive forces.
+        with_stress: whether to derive the stress.
+        with_composition: whether energies include the composition part.
+    """
     atomic_energies = network_energies.to(torch.float64)
     if with_composition:
         composition = model.composition(batch, target).squeeze(1)
         atomic_energies = atomic_energies + composition
-    if not is_training:
-        atomic_energies = atomic_energies.detach()
     n_systems = batch.cells.shape[0]
     energy = atomic_energies.new_zeros(n_systems).index_add(
         0, batch.system_of_atom, atomic_energies
     )
     forces = compute_forces(gradient, batch) if with_forces else None
-    stress = compute_stress(gradient, vectors.detach(), batch) if with_stress else None
+    stress = compute_stress(gradient, vectors, batch) if with_stress else None
     return Prediction(energy, atomic_energies, forces, stress)
 
 

@@ -262,16 +262,28 @@ class PET(nn.Module):
             if name == "non_conservative_stress":
                 values = _symmetrise_per_volume(values, batch)
             values = self.baseline.scale(name, values, species)
-            if self.zbl is not None and name in self._zbl_targets:
-                values = values + self.zbl(
-                    compute_distances(vectors),
-                    batch.species,
-                    species,
-                    batch.centers,
-                    batch.neighbors,
-                )
+            if name in self._zbl_targets:
+                values = values + self.compute_zbl(batch, vectors, species)
             results[name] = values
         return results
+
+    def compute_zbl(self, batch: Batch, vectors: Tensor, species: Tensor) -> Tensor:
+        """Return the ZBL repulsion per atom, [n_atoms, 1] in eV; zero without ZBL."""
+        zbl = self.zbl
+        if zbl is None:
+            return vectors.new_zeros((species.shape[0], 1))
+        return zbl(
+            compute_distances(vectors),
+            batch.species,
+            species,
+            batch.centers,
+            batch.neighbors,
+        )
+
+    @torch.jit.unused
+    def has_zbl(self, target: str) -> bool:
+        """Whether the ZBL repulsion is part of ``target``."""
+        return target in self._zbl_targets
 
     def composition(self, batch: Batch, target: str) -> Tensor:
         """Return the composition part per atom, [n_atoms, n_values] float64."""

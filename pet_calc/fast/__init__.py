@@ -1,0 +1,1 @@
+"""A hand-written engine for energies and gradients on the CPU."""

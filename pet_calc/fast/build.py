@@ -1,0 +1,189 @@
+"""Compile the engine into the user's cache, once per machine and PyTorch.
+
+``python -m pet_calc.fast.build`` compiles it if it is not there.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pet_calc.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "kernels"
+LIBRARY_NAME = "pet_calc_engine.so"
+COMPILERS = ("g++", "c++", "clang++")
+# -ffast-math: the loops have no infinities, and vector exponentials need it. It must
+# not reach the linker, where it would change the rounding of the whole process.
+COMPILE_FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC"]
+
+# a library can be loaded once in a process, also if it is compiled again
+_loaded: set[str] = set()
+
+
+def is_built() -> bool:
+    """Whether the engine for this machine and PyTorch is in the cache."""
+    return _has_platform() and find_library().is_file()
+
+
+def find_library() -> Path:
+    """Return where the compiled engine is, or would be."""
+    return _find_cache() / "engine" / _compute_key() / LIBRARY_NAME
+
+
+def load_engine() -> None:
+    """Make ``torch.classes.pet_calc.Engine`` available, compiling it if needed.
+
+    Raises:
+        ConfigError: if there is no compiler, or it fails.
+    """
+    if not _loaded:
+        path = str(build_engine())
+        torch.classes.load_library(path)
+        _loaded.add(path)
+
+
+def build_engine(*, force: bool = False) -> Path:
+    """Return the compiled engine, compiling it first if it is not in the cache.
+
+    Args:
+        force: compile even if there is one.
+
+    Raises:
+        ConfigError: if there is no compiler, or it fails.
+    """
+    if not _has_platform():
+        raise ConfigError(
+            f"the compiled engine is for Linux, this is {platform.system()}; leave "
+            "out compile=True"
+        )
+    path = find_library()
+    if path.is_file() and not force:
+        return path
+    compiler = _find_compiler()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
+        # whoever comes second finds the work done
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.is_file() and not force:
+            return path
+        logger.info("compiling the engine for this machine, about half a minute, once")
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as draft:
+            _compile(compiler, Path(draft) / LIBRARY_NAME)
+            os.replace(Path(draft) / LIBRARY_NAME, path)
+        logger.info("compiled in %.0f s: %s", time.monotonic() - started, path)
+    return path
+
+
+def start_build() -> subprocess.Popen[bytes]:
+    """Compile in a process of its own, at low priority, and do not wait."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pet_calc.fast.build"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def find_build_obstacle() -> str | None:
+    """Return why the engine cannot be compiled here, None if it can."""
+    if not _has_platform():
+        return f"the compiled engine is for Linux, this is {platform.system()}"
+    try:
+        _find_compiler()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _has_platform() -> bool:
+    return sys.platform == "linux"
+
+
+def _find_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pet-calc"
+
+
+def _compute_key() -> str:
+    """Return a name that changes with whatever the compiled code depends on."""
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    for part in (torch.__version__, *COMPILE_FLAGS, *_read_processor()):
+        digest.update(part.encode())
+    return f"torch-{torch.__version__.split('+')[0]}-{digest.hexdigest()[:12]}"
+
+
+def _read_processor() -> list[str]:
+    """Return the machine type and what the processor can do."""
+    features = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith(("flags", "Features")):
+            features = " ".join(sorted(line.partition(":")[2].split()))
+            break
+    return [platform.machine(), features]
+
+
+def _find_compiler() -> str:
+    given = os.environ.get("CXX")
+    for name in [given] if given else COMPILERS:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise ConfigError(
+        f"no C++ compiler found ({given or ', '.join(COMPILERS)}); install one, for "
+        "example with `apt-get install g++` or `conda install cxx-compiler`, or name "
+        "yours in CXX"
+    )
+
+
+def _compile(compiler: str, target: Path) -> None:
+    root = Path(torch.__file__).parent
+    has_new_abi = int(torch.compiled_with_cxx11_abi())
+    object_file = target.with_suffix(".o")
+    command = [compiler, *COMPILE_FLAGS, "-fopenmp"]
+    command.append(f"-D_GLIBCXX_USE_CXX11_ABI={has_new_abi}")
+    if platform.machine() == "x86_64" and "clang" not in Path(compiler).name:
+        command.append("-mprefer-vector-width=512")
+    for folder in ("include", "include/torch/csrc/api/include"):
+        command += ["-isystem", str(root / folder)]
+    _call([*command, "-c", str(SOURCES / "engine.cpp"), "-o", str(object_file)])
+    command = [compiler, "-shared", str(object_file), "-o", str(target)]
+    command += [f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-Wl,--no-as-needed"]
+    command += ["-ltorch", "-ltorch_cpu", "-lc10"]
+    # PyTorch's own OpenMP: a second one would bring a second set of threads
+    bundled = sorted((root / "lib").glob("libgomp*.so*"))
+    command.append(str(bundled[0]) if bundled else "-fopenmp")
+    _call(command)
+
+
+def _call(command: list[str]) -> None:
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        logger.debug("%s\n%s", " ".join(command), answer.stderr)
+        lines = answer.stderr.splitlines()
+        first = next((line for line in lines if "error" in line), "no message")
+        raise ConfigError(f"compiling the engine failed: {first.strip()}")
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    build_engine()

@@ -1,0 +1,98 @@
+"""Decide when the compiled engine takes over."""
+
+import logging
+import subprocess
+from typing import Literal, TypeAlias
+
+import torch
+
+from pet_calc.errors import ConfigError
+from pet_calc.fast.build import (
+    find_build_obstacle,
+    is_built,
+    start_build,
+)
+from pet_calc.fast.network import FastNetwork, find_obstacle
+from pet_calc.model.pet import PET
+
+logger = logging.getLogger(__name__)
+
+Compile: TypeAlias = bool | Literal["auto"]
+PRECISIONS = ("exact", "mixed")
+# a run of this many evaluations is long enough to compile for
+LONG_RUN = 20
+
+
+class EngineSwitch:
+    """Serves the compiled engine for a model as soon as it should be used."""
+
+    def __init__(
+        self, model: PET, target: str, *, compile: Compile, precision: str
+    ) -> None:
+        """Decide what can be decided now; the arguments are ``PETCalculator``'s.
+
+        Raises:
+            ConfigError: if the engine was asked for and cannot run.
+        """
+        if compile not in (True, False, "auto"):
+            raise ConfigError(f"compile: expected True, False or 'auto', got {compile}")
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}"
+            )
+        self._model = model
+        self._target = target
+        self._network: FastNetwork | None = None
+        self._n_calls = 0
+        self._build: subprocess.Popen[bytes] | None = None
+        self._is_undecided = False
+        is_mixed = precision == "mixed"
+        obstacle = find_obstacle(model, target)
+        if (
+            is_mixed
+            and obstacle is None
+            and model.edge_embedder.weight.dtype == torch.float64
+        ):
+            obstacle = "the model is in float64"
+        if is_mixed and compile is False:
+            obstacle = "compile=False was given"
+        if is_mixed or compile is True:
+            if obstacle is not None:
+                wish = 'precision="mixed"' if is_mixed else "compile=True"
+                raise ConfigError(f"{wish} needs the compiled engine, but {obstacle}")
+            self._network = FastNetwork(model, target, is_mixed=is_mixed)
+        elif compile == "auto" and obstacle is None:
+            if is_built():
+                self._network = FastNetwork(model, target)
+            else:
+                self._is_undecided = True
+        elif compile == "auto":
+            logger.info("no compiled engine: %s", obstacle)
+
+    def get(self) -> FastNetwork | None:
+        """Return the engine, None while the model itself should be evaluated."""
+        if self._is_undecided:
+            self._n_calls += 1
+            if self._n_calls >= LONG_RUN:
+                self._try_to_switch()
+        return self._network
+
+    def _try_to_switch(self) -> None:
+        if self._build is None:
+            obstacle = find_build_obstacle()
+            if obstacle is not None:
+                self._is_undecided = False
+                logger.info("no compiled engine: %s", obstacle)
+                return
+            logger.info("compiling the engine meanwhile, for the steps to come")
+            self._build = start_build()
+        elif self._build.poll() is not None:
+            self._is_undecided = False
+            if is_built():
+                self._network = FastNetwork(self._model, self._target)
+                logger.info("the compiled engine takes over")
+            else:
+                logger.warning(
+                    "compiling the engine failed, the run goes on without it; "
+                    "`python -m pet_calc.fast.build` says why"
+                )
