@@ -43,7 +43,7 @@ class Pool {
 struct Linear {
     Tensor weight;  // [out, in]
     Tensor bias;    // [out], added by the kernel that reads the product
-    Tensor turned;  // the weight's transpose, a view
+    Tensor turned;  // [in, out]: the same laid out for the forward product
 };
 
 struct TransformerWeights {
@@ -108,7 +108,7 @@ class Engine : public torch::CustomClassHolder {
         auto linear = [&](const std::string &name) {
             Linear result;
             result.weight = weights.at(name + ".weight").contiguous();
-            result.turned = result.weight.t();
+            result.turned = result.weight.t().contiguous();
             if (weights.contains(name + ".bias"))
                 result.bias = weights.at(name + ".bias").contiguous();
             return result;

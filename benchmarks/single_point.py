@@ -1,0 +1,309 @@
+"""Time energy, forces and stress against metatrain's export through metatomic-ase.
+
+    python benchmarks/single_point.py --shape XS --threads 2
+    python benchmarks/single_point.py --shape S --cases "64 Si" "216 Si" --md
+
+One PET with random weights is built by metatrain and read by pet-calc, so that both
+compute the same numbers, which is checked. Engines take turns, round by round, on
+positions that differ each time as in MD; the table has medians of the rounds. The last
+column is the time of the bare matrix products, which no engine can beat: those of the
+folded network, forward and backward, in one dtype. Needs metatrain (the dev extra).
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import ase.build
+import numpy as np
+import torch
+from ase import units
+from ase.md.verlet import VelocityVerlet
+from metatomic_ase import MetatomicCalculator
+from metatrain.pet import PET as PeerPET
+from metatrain.utils.architectures import get_default_hypers
+from metatrain.utils.data import DatasetInfo
+from metatrain.utils.data.target_info import get_energy_target_info
+
+from pet_calc import PETCalculator
+from pet_calc.data.graph import build_batch
+from pet_calc.model.edges import compute_edge_vectors
+
+# d_pet, layers, cutoff, adaptive neighbours: published sizes, and metatrain's default
+SHAPES = {
+    "default": {},
+    "XS": {
+        "cutoff": 7.5,
+        "num_neighbors_adaptive": 8,
+        "d_pet": 128,
+        "d_node": 512,
+        "d_head": 128,
+        "d_feedforward": 256,
+        "num_gnn_layers": 2,
+        "num_attention_layers": 1,
+    },
+    "S": {
+        "cutoff": 8.0,
+        "num_neighbors_adaptive": 16,
+        "d_pet": 256,
+        "d_node": 1024,
+        "d_head": 256,
+        "d_feedforward": 512,
+        "num_gnn_layers": 3,
+        "num_attention_layers": 1,
+    },
+}
+ELEMENTS = [1, 6, 7, 8, 13, 14, 29]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build_cases():
+    """The structures, by name; all are rattled."""
+    silicon = ase.build.bulk("Si", "diamond", 5.43, cubic=True)
+    copper = ase.build.bulk("Cu", "fcc", 3.61, cubic=True)
+    water = ase.build.molecule("H2O")
+    water.set_cell([3.1, 3.1, 3.1])
+    water.pbc = True
+    slab = ase.build.fcc111("Al", (4, 4, 4), vacuum=8.0)
+    slab += ase.build.molecule("CH3CH2OH")
+    slab.positions[64:] += [4.0, 4.0, slab.positions[:64, 2].max() + 3.0]
+    dimer = ase.build.molecule("isobutane")
+    dimer += ase.build.molecule("CH3CHO")
+    dimer.positions[14:] += [0.0, 0.0, 4.5]
+    cases = {
+        "ethanol (9)": ase.build.molecule("CH3CH2OH"),
+        "dimer (21)": dimer,
+        "64 Si": silicon.repeat((2, 2, 2)),
+        "108 Cu": copper.repeat((3, 3, 3)),
+        "slab (73)": slab,
+        "192 water": water.repeat((4, 4, 4)),
+        "216 Si": silicon.repeat((3, 3, 3)),
+        "512 Si": silicon.repeat((4, 4, 4)),
+        "648 water": water.repeat((6, 6, 6)),
+    }
+    for atoms in cases.values():
+        atoms.rattle(0.05, seed=0)
+    return cases
+
+
+def build_peer(shape, dtype):
+    """metatrain's model with random weights."""
+    hypers = get_default_hypers("pet")["model"]
+    hypers.update(SHAPES[shape])
+    info = DatasetInfo(
+        length_unit="angstrom",
+        atomic_types=ELEMENTS,
+        targets={
+            "energy": get_energy_target_info("energy", {"unit": "eV"}, True, True)
+        },
+    )
+    torch.manual_seed(0)
+    return PeerPET(hypers, info).to(dtype)
+
+
+def build_engines(arguments, folder):
+    """Calculators by name, all with the same weights."""
+    dtype = DTYPES[arguments.dtype]
+    peer = build_peer(arguments.shape, dtype)
+    checkpoint = folder / "model.ckpt"
+    torch.save(peer.get_checkpoint(), checkpoint)
+    exported = folder / "peer.pt"
+    peer.export().save(exported)
+    device = arguments.device
+    engines = {
+        "metatrain": MetatomicCalculator(exported, device=device),
+        "model": PETCalculator(checkpoint, device=device, compile=False),
+    }
+    if device == "cpu":
+        engines["engine"] = PETCalculator(checkpoint, compile=True)
+        if dtype == torch.float32:
+            engines["mixed"] = PETCalculator(checkpoint, precision="mixed")
+    if arguments.export:
+        from pet_calc.export import export_model
+
+        model = PETCalculator(checkpoint, device="cpu").model
+        ours = export_model(model, folder / "ours.pt", check=False)
+        engines["our export"] = MetatomicCalculator(ours, device=device)
+    return engines, PETCalculator(checkpoint, device=device, compile=False).model
+
+
+def evaluate(atoms):
+    """Energy and forces, and stress where there is one, in one evaluation."""
+    forces = atoms.get_forces()
+    if atoms.pbc.all():
+        atoms.get_stress()
+    return forces
+
+
+def check(engines, atoms, dtype):
+    """Stop unless all engines agree; return the force error of bfloat16, relative."""
+    results = {}
+    for name, engine in engines.items():
+        copied = atoms.copy()
+        copied.calc = engine
+        results[name] = evaluate(copied)
+    expected = results["metatrain"]
+    scale = np.abs(expected).max()
+    # forces of random weights are small, so float32 rounding shows
+    tolerance = 2e-3 if dtype == "float32" else 1e-10
+    for name, forces in results.items():
+        error = np.abs(forces - expected).max() / scale
+        if name != "mixed" and error > tolerance:
+            raise SystemExit(f"{name} differs from metatrain by {error:.1e}")
+    if "mixed" not in results:
+        return None
+    difference = results["mixed"] - expected
+    return float(np.abs(difference).mean() / np.abs(expected).mean())
+
+
+def time_engines(engines, atoms, rounds):
+    """Median seconds per evaluation of each engine."""
+    seconds = {name: [] for name in engines}
+    copies = {}
+    for name, engine in engines.items():
+        copies[name] = atoms.copy()
+        copies[name].calc = engine
+        for _ in range(2):  # TorchScript optimises in its first calls
+            copies[name].rattle(0.001, seed=1)
+            evaluate(copies[name])
+    for number in range(rounds):
+        for name, copied in copies.items():
+            copied.rattle(0.002, seed=number)
+            started = time.perf_counter()
+            evaluate(copied)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def time_dynamics(engines, atoms, steps):
+    """Median seconds per step of velocity Verlet at 300 K."""
+    seconds = {}
+    for name, engine in engines.items():
+        copied = atoms.copy()
+        spread = np.sqrt(copied.get_masses()[:, None] * units.kB * 300)
+        random = np.random.default_rng(0).standard_normal((len(copied), 3))
+        copied.set_momenta(0.3 * spread * random)
+        copied.calc = engine
+        dynamics = VelocityVerlet(copied, timestep=0.2 * units.fs)
+        dynamics.run(2)
+        values = []
+        for _ in range(5):
+            started = time.perf_counter()
+            dynamics.run(steps)
+            values.append((time.perf_counter() - started) / steps)
+        seconds[name] = statistics.median(values)
+    return seconds
+
+
+def time_products(model, atoms, rounds):
+    """Median seconds of the matrix products that the folded network needs."""
+    batch = build_batch(
+        atoms, model.pair_cutoff, dtype=model.edge_embedder.weight.dtype
+    )
+    index = model.selector(batch, compute_edge_vectors(batch))
+    n_atoms, n_edges = len(atoms), index.kept.shape[0]
+    shapes = list_products(model.hypers, n_atoms, n_edges)
+    dtype = model.edge_embedder.weight.dtype
+    work = []
+    for rows, inner, outer in shapes:
+        weight = torch.randn(outer, inner, dtype=dtype)
+        for a, b in ((inner, weight.t()), (outer, weight)):
+            left = torch.randn(rows, a, dtype=dtype)
+            work.append((left, b, torch.empty(rows, b.shape[1], dtype=dtype)))
+    values = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for left, right, out in work:
+            torch.mm(left, right, out=out)
+        values.append(time.perf_counter() - started)
+    return statistics.median(values)
+
+
+def list_products(hypers, n_atoms, n_edges):
+    """Rows, inputs and outputs of each matrix product of one forward pass."""
+    d, w, f, h = hypers.d_pet, hypers.d_node, hypers.d_feedforward, hypers.d_head
+    gate = 2 if hypers.activation == "SwiGLU" else 1
+    n_tokens = n_atoms + n_edges
+    shapes = []
+    for layer in range(hypers.num_gnn_layers):
+        shapes += [(n_edges, d, d)] * (1 if layer == 0 else 2)
+        for _ in range(hypers.num_attention_layers):
+            shapes += [(n_tokens, d, 3 * d), (n_tokens, d, d)]
+            shapes += [(n_edges, d, gate * f), (n_edges, f, d)]
+            if w != d:
+                shapes += [(n_atoms, w, d), (n_atoms, d, w)]
+                shapes += [(n_atoms, w, gate * 2 * w), (n_atoms, 2 * w, w)]
+        if hypers.featurizer_type == "feedforward":
+            shapes += [(n_edges, 2 * d, 2 * d), (n_edges, 2 * d, d)]
+    for _ in range(hypers.num_readout_layers):
+        shapes += [(n_edges, d, h), (n_edges, h, h), (n_atoms, w, h), (n_atoms, h, h)]
+    return shapes
+
+
+def read_processor():
+    """Name of the processor, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="XS")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cases", nargs="*", help="names of structures; default all")
+    parser.add_argument("--export", action="store_true", help="our exported file too")
+    parser.add_argument("--md", type=int, metavar="STEPS", help="MD, 5 times so long")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    cases = build_cases()
+    unknown = set(arguments.cases or []) - set(cases)
+    if unknown:
+        parser.error(f"no case {unknown}; there are {', '.join(cases)}")
+    print(
+        f"PET {arguments.shape}, {arguments.dtype}, {arguments.device}, "
+        f"{arguments.threads} threads, {read_processor()}, torch {torch.__version__}, "
+        f"{arguments.rounds} rounds; ms, and times metatrain's speed in brackets\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        engines, model = build_engines(arguments, Path(folder))
+        columns = [*engines, "products"]
+        print("| structure | " + " | ".join(columns) + " | bfloat16 error |")
+        print("|---" * (len(columns) + 2) + "|")
+        for name in arguments.cases or cases:
+            atoms = cases[name]
+            error = check(engines, atoms, arguments.dtype)
+            rounds = arguments.rounds * (5 if len(atoms) < 50 else 1)
+            if arguments.md:
+                seconds = time_dynamics(engines, atoms, arguments.md)
+            else:
+                seconds = time_engines(engines, atoms, rounds)
+            cells = [
+                f"{1e3 * value:.1f} ({seconds['metatrain'] / value:.2f})"
+                for value in seconds.values()
+            ]
+            if arguments.device == "cpu":
+                cells.append(f"{1e3 * time_products(model, atoms, rounds):.1f}")
+            else:
+                cells.append("")
+            cells.append("" if error is None else f"{100 * error:.1f} %")
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    print(f"\npeak memory of this process: {peak:.1f} GB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
