@@ -1,0 +1,164 @@
+"""Time one training step, on energies and forces, against metatrain's model.
+
+    python benchmarks/training_step.py --shape XS --threads 2
+
+The same random weights and structures, the same loss and optimizer; neighbour lists are
+made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
+keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention. Programs
+take turns, step by step. Needs metatrain (the dev extra).
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import ase.build
+import numpy as np
+import torch
+from metatomic.torch import systems_to_torch
+from metatrain.pet.modules.finetuning import apply_finetuning_strategy
+from metatrain.utils.evaluate_model import evaluate_model
+from metatrain.utils.neighbor_lists import (
+    get_requested_neighbor_lists,
+    get_system_with_neighbor_lists,
+)
+from single_point import SHAPES, build_peer, read_processor
+
+from pet_calc.checkpoint import load_checkpoint
+from pet_calc.data.graph import build_batch
+from pet_calc.lora import LoRAConfig, inject_lora
+from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
+from pet_calc.model.derivatives import predict
+
+RANK = 8
+METHODS = ("full", "heads", "lora")
+HEADS = ["node_heads", "edge_heads"]
+LAST = ["node_last_layers", "edge_last_layers"]
+
+
+def build_structures(kind):
+    """The frames of one batch."""
+    random = np.random.default_rng(0)
+    if kind == "molecules":
+        names = ["CH3CH2OH", "isobutane", "CH3CONH2", "C2H6NH", "CH3CHO", "HCOOCH3"]
+        frames = [ase.build.molecule(names[k % len(names)]) for k in range(16)]
+    else:
+        cell = ase.build.bulk("Si", "diamond", 5.43, cubic=True)
+        frames = [cell.repeat((2, 2, 1)) for _ in range(4)]
+    for atoms in frames:
+        atoms.positions += 0.05 * random.standard_normal(atoms.positions.shape)
+    return frames
+
+
+def prepare_peer(method, shape, frames):
+    """A function that makes one step of metatrain's model."""
+    model = build_peer(shape, torch.float32)
+    if method != "full":
+        config = {
+            "method": method,
+            "config": (
+                {
+                    "rank": RANK,
+                    "alpha": 16.0,
+                    "target_modules": ["input_linear", "output_linear"],
+                }
+                if method == "lora"
+                else {"head_modules": HEADS, "last_layer_modules": LAST}
+            ),
+            "inherit_heads": {},
+        }
+        model = apply_finetuning_strategy(model, config)
+    model.train()
+    requests = get_requested_neighbor_lists(model)
+    systems = [
+        get_system_with_neighbor_lists(system, requests).to(torch.float32)
+        for system in systems_to_torch(frames, dtype=torch.float64)
+    ]
+    targets = {"energy": model.dataset_info.targets["energy"]}
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-6
+    )
+
+    def step():
+        optimizer.zero_grad()
+        block = evaluate_model(model, systems, targets, is_training=True)[
+            "energy"
+        ].block()
+        forces = block.gradient("positions").values
+        loss = block.values.pow(2).mean() + forces.pow(2).mean()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def prepare_ours(method, checkpoint, frames):
+    """A function that makes one step of our model."""
+    model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
+    if method == "lora":
+        inject_lora(model, LoRAConfig(rank=RANK))
+        freeze_for_lora(model)
+    elif method == "heads":
+        freeze_for_heads(model)
+    model.train()
+    batch = build_batch(frames, model.pair_cutoff)
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-6
+    )
+
+    def step():
+        optimizer.zero_grad()
+        result = predict(model, batch, is_training=True)
+        loss = result.energy.pow(2).mean() + result.forces.pow(2).mean()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="XS")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    print(
+        f"PET {arguments.shape}, float32, {arguments.threads} threads, "
+        f"{read_processor()}, torch {torch.__version__}; ms per step\n"
+    )
+    print("| batch | method | metatrain | pet-calc | ratio |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "model.ckpt"
+        torch.save(
+            build_peer(arguments.shape, torch.float32).get_checkpoint(), checkpoint
+        )
+        for kind in ("molecules", "silicon"):
+            frames = build_structures(kind)
+            for method in arguments.methods:
+                steps = [
+                    prepare_peer(method, arguments.shape, frames),
+                    prepare_ours(method, checkpoint, frames),
+                ]
+                seconds = [[], []]
+                for number in range(arguments.rounds + 1):
+                    for step, values in zip(steps, seconds, strict=True):
+                        started = time.perf_counter()
+                        step()
+                        if number > 0:
+                            values.append(time.perf_counter() - started)
+                theirs, ours = (1e3 * statistics.median(values) for values in seconds)
+                print(
+                    f"| {kind}, {len(frames)} frames | {method} | {theirs:.0f} "
+                    f"| {ours:.0f} | {theirs / ours:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+// The folded weights of a PET, as network.py names them, and its shape.
+
+#pragma once
+
+#include "selection.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/Dict.h>
+
+#include <string>
+#include <vector>
+
+namespace pet_calc {
+
+using at::Tensor;
+
+struct Linear {
+    Tensor weight;  // [out, in]
+    Tensor turned;  // [in, out]: the same laid out for the forward product
+    Tensor bias;    // [out], added by the kernel that reads the product
+};
+
+struct TransformerWeights {
+    Linear mixed, out, mlp_in, mlp_out;
+    Linear contract, expand, center_in, center_out;  // where nodes are wider than edges
+};
+
+struct GnnWeights {
+    Tensor basis, table;       // of geometry and of elements
+    Linear message, compress;  // `message` not in the first layer
+    Linear pair_in, pair_out;  // feedforward only
+    std::vector<TransformerWeights> transformers;
+};
+
+struct HeadWeights {
+    Linear first, second;
+    Tensor last;
+    double last_bias;
+};
+
+using Tensors = c10::Dict<std::string, Tensor>;
+using Integers = c10::Dict<std::string, int64_t>;
+using Numbers = c10::Dict<std::string, double>;
+
+struct Network {
+    int64_t d_pet, d_node, n_heads;
+    bool is_feedforward, is_gated, has_wide_node, subtracts_mean;
+    double eps, pair_eps, attention_scale;
+    Cutoff cutoff;
+    at::ScalarType real, stored;  // of streams and biases, of products
+    std::vector<GnnWeights> gnn;
+    std::vector<HeadWeights> node_heads, edge_heads;
+    std::vector<Tensor> node_tables;
+    Tensor message_table;
+
+    Network(const Tensors &tensors, const Integers &shape, const Numbers &numbers)
+        : d_pet(shape.at("d_pet")),
+          d_node(shape.at("d_node")),
+          n_heads(shape.at("num_heads")),
+          is_feedforward(shape.at("is_feedforward") != 0),
+          is_gated(shape.at("is_gated") != 0),
+          has_wide_node(d_node != d_pet),
+          subtracts_mean(shape.at("subtracts_mean") != 0),
+          eps(numbers.at("eps")),
+          pair_eps(numbers.at("pair_eps")),
+          attention_scale(numbers.at("attention_scale")) {
+        cutoff.radius = numbers.at("cutoff");
+        cutoff.width = numbers.at("cutoff_width");
+        cutoff.n_wanted = numbers.at("n_wanted");
+        cutoff.adaptive_width = numbers.at("adaptive_width");
+        cutoff.is_bump = shape.at("is_bump") != 0;
+        cutoff.is_adaptive = shape.at("is_adaptive") != 0;
+        for (int64_t g = 0; g < shape.at("num_gnn_layers"); g++)
+            gnn.push_back(read_gnn(tensors, g, shape.at("num_attention_layers")));
+        for (int64_t r = 0; r < shape.at("num_readout_layers"); r++) {
+            std::string suffix = "." + std::to_string(r);
+            node_heads.push_back(read_head(tensors, "node_head" + suffix));
+            edge_heads.push_back(read_head(tensors, "edge_head" + suffix));
+            node_tables.push_back(tensors.at("node_table" + suffix));
+        }
+        message_table = tensors.at("message_table");
+        real = message_table.scalar_type();
+        stored = gnn[0].compress.weight.scalar_type();
+    }
+
+  private:
+    static Linear read_linear(const Tensors &tensors, const std::string &name) {
+        Linear result;
+        result.weight = tensors.at(name + ".weight");
+        result.turned = result.weight.t().contiguous();
+        if (tensors.contains(name + ".bias")) result.bias = tensors.at(name + ".bias");
+        return result;
+    }
+
+    GnnWeights read_gnn(const Tensors &tensors, int64_t g, int64_t n_transformers) const {
+        std::string prefix = "gnn." + std::to_string(g) + ".";
+        auto linear = [&](const std::string &name) { return read_linear(tensors, prefix + name); };
+        GnnWeights layer;
+        layer.basis = tensors.at(prefix + "basis");
+        layer.table = tensors.at(prefix + "table");
+        layer.compress = linear("compress");
+        if (g > 0) layer.message = linear("message");
+        if (is_feedforward) {
+            layer.pair_in = linear("pair_in");
+            layer.pair_out = linear("pair_out");
+        }
+        for (int64_t t = 0; t < n_transformers; t++) {
+            std::string inner = std::to_string(t) + ".";
+            TransformerWeights weights;
+            weights.mixed = linear(inner + "mixed");
+            weights.out = linear(inner + "out");
+            weights.mlp_in = linear(inner + "mlp_in");
+            weights.mlp_out = linear(inner + "mlp_out");
+            if (has_wide_node) {
+                weights.contract = linear(inner + "contract");
+                weights.expand = linear(inner + "expand");
+                weights.center_in = linear(inner + "center_in");
+                weights.center_out = linear(inner + "center_out");
+            }
+            layer.transformers.push_back(weights);
+        }
+        return layer;
+    }
+
+    static HeadWeights read_head(const Tensors &tensors, const std::string &name) {
+        HeadWeights head;
+        head.first = read_linear(tensors, name + ".0");
+        head.second = read_linear(tensors, name + ".1");
+        head.last = tensors.at(name + ".last");
+        head.last_bias = tensors.at(name + ".last_bias").item<double>();
+        return head;
+    }
+};
+
+// Buffers that are kept between calls: new memory would have to be cleared by the
+// system each time, which costs as much as the arithmetic.
+class Pool {
+  public:
+    void rewind() { next_ = 0; }
+
+    Tensor take(int64_t n_rows, int64_t n_columns, at::ScalarType dtype) {
+        if (next_ == buffers_.size()) buffers_.emplace_back();
+        Tensor &buffer = buffers_[next_++];
+        int64_t needed = n_rows * n_columns;
+        if (!buffer.defined() || buffer.numel() < needed || buffer.scalar_type() != dtype)
+            buffer = at::empty({needed + needed / 8}, at::TensorOptions().dtype(dtype));
+        return buffer.narrow(0, 0, needed).view({n_rows, n_columns});
+    }
+
+  private:
+    std::vector<Tensor> buffers_;
+    size_t next_ = 0;
+};
+
+}  // namespace pet_calc
