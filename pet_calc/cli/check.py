@@ -11,6 +11,7 @@ from pet_calc.cli.options import (
     device_option,
     dtype_option,
     label_options,
+    take_label_flags,
 )
 
 
@@ -51,18 +52,14 @@ def command(
     from pathlib import Path
 
     from pet_calc.cli.main import EXIT_USER_ERROR
+    from pet_calc.config.quick import LabelFlags
     from pet_calc.data.census import LabelCensus
     from pet_calc.data.frames import read_frames
-    from pet_calc.data.labels import LabelKeys, LabelUnits
+    from pet_calc.data.label_options import build_label_keys, build_label_units
     from pet_calc.evaluate.check import check_set
 
-    keys = LabelKeys(flags["energy_key"], flags["forces_key"], flags["stress_key"])
-    units = LabelUnits(
-        energy=flags["energy_unit"] or "eV",
-        length=flags["length_unit"],
-        stress=flags["stress_unit"],
-        stress_sign=int(flags["stress_sign"]),  # type: ignore[arg-type]
-    )
+    dataset = LabelFlags(**take_label_flags(flags)).build_dataset(data)
+    keys, units = build_label_keys(dataset), build_label_units(dataset)
     frames = read_frames(list(data), keys=keys, units=units)
     held_out = read_frames(list(val), keys=keys, units=units) if val else []
     census = LabelCensus.from_frames(frames)

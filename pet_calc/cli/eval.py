@@ -11,6 +11,7 @@ from pet_calc.cli.options import (
     device_option,
     dtype_option,
     label_options,
+    take_label_flags,
 )
 
 
@@ -43,6 +44,9 @@ def command(
 ) -> None:
     """Compare MODEL with the labels in DATA, or just predict if there are none.
 
+    Frames are read, and predictions written, as they come: memory does not grow with
+    the number of frames.
+
     \b
     Examples:
       pet-calc eval best_model.ckpt test.xyz
@@ -54,9 +58,10 @@ def command(
     import torch
     from tqdm import tqdm
 
-    from pet_calc.data.census import LabelCensus
-    from pet_calc.data.frames import read_frames
-    from pet_calc.data.labels import LabelKeys, LabelUnits
+    from pet_calc.config.quick import LabelFlags
+    from pet_calc.data.census import CensusCounter
+    from pet_calc.data.frames import iterate_frames
+    from pet_calc.data.label_options import build_label_keys, build_label_units
     from pet_calc.evaluate.loading import choose_device, load_merged_model
     from pet_calc.evaluate.metrics import Metrics
     from pet_calc.evaluate.predict import predict_frames, write_predictions
@@ -68,23 +73,14 @@ def command(
         dtype=getattr(torch, dtype) if dtype else None,
         device=choose_device(device),
     )
-    frames = read_frames(
-        list(data),
-        keys=LabelKeys(
-            labels["energy_key"], labels["forces_key"], labels["stress_key"]
-        ),
-        units=LabelUnits(
-            energy=labels["energy_unit"] or "eV",
-            length=labels["length_unit"],
-            stress=labels["stress_unit"],
-            stress_sign=int(labels["stress_sign"]),  # type: ignore[arg-type]
-        ),
+    dataset = LabelFlags(**take_label_flags(labels)).build_dataset(data)
+    frames = iterate_frames(
+        list(data), keys=build_label_keys(dataset), units=build_label_units(dataset)
     )
-    click.echo(LabelCensus.from_frames(frames).to_text())
-    metrics = Metrics()
+    census, metrics = CensusCounter(), Metrics()
     predictions = predict_frames(
         network,
-        frames,
+        census.watch(frames),
         choose_energy_target(network.targets, target),
         metrics,
         progress=lambda items: tqdm(items, unit="frame", disable=quiet, leave=False),
@@ -94,6 +90,7 @@ def command(
     else:
         for _ in predictions:
             pass
+    click.echo(census.build().to_text())
     click.echo(f"errors    {metrics.to_text()}")
     if output:
         click.echo(f"written   {output}")

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pet_calc.cli.options import take_label_flags
+
 if TYPE_CHECKING:
     from pet_calc.config import RunOptions
 
@@ -42,8 +44,8 @@ def build_options(
                 f"{spell(name)}: has no effect with --method {flags['method']}; "
                 "leave it out, or use --method lora"
             )
-    labels = {name: flags.pop(name) for name in (*_LABELS, "level")}
-    labels["stress_sign"] = int(labels["stress_sign"])
+    labels = {**take_label_flags(flags), "level": flags.pop("level")}
+    flags["file_weights"] = tuple(map(_parse_weight, flags.pop("weight")))
     flags["lora_targets"] = tuple(flags["lora_targets"].split(","))
     flags["loss_weights"] = flags["loss_weights"] or None
     flags["labels"] = LabelFlags(**labels)
@@ -57,15 +59,20 @@ def spell(name: str) -> str:
     )
 
 
-_LABELS = (
-    "energy_key",
-    "forces_key",
-    "stress_key",
-    "energy_unit",
-    "length_unit",
-    "stress_unit",
-    "stress_sign",
-)
+def _parse_weight(text: str) -> tuple[str, float]:
+    """Return (file, weight) of ``file=weight``."""
+    file, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if not file or not 0 < weight < float("inf"):
+        raise click.BadParameter(
+            f"expected FILE=NUMBER with a number above 0, got {text!r}",
+            param_hint="--weight",
+        )
+    return file, weight
+
 
 _OPTIONS = (
     click.option(
@@ -97,6 +104,12 @@ _OPTIONS = (
         default="energy",
         show_default=True,
         help="Output to train; a new name such as energy/pbe0 gets heads of its own.",
+    ),
+    click.option(
+        "--weight",
+        multiple=True,
+        metavar="FILE=W",
+        help="Weight of a training file's frames in the loss; may be repeated.",
     ),
     click.option("--level", default="", help="Level of theory, stored in the model."),
     click.option(

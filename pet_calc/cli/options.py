@@ -95,12 +95,40 @@ def session_options(command: Any) -> Any:
     return command
 
 
+LABEL_FLAGS = (
+    "energy_key",
+    "forces_key",
+    "stress_key",
+    "virial_key",
+    "charge_key",
+    "spin_key",
+    "energy_unit",
+    "length_unit",
+    "forces_unit",
+    "stress_unit",
+    "virial_unit",
+    "stress_sign",
+)
+
+
+def take_label_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of ``label_options`` out of all flags, for ``LabelFlags``."""
+    labels = {name: flags.pop(name) for name in LABEL_FLAGS}
+    labels["stress_sign"] = int(labels["stress_sign"])
+    return labels
+
+
 def label_options(command: Any) -> Any:
     """Add the options that say where labels lie and in which units."""
     options = (
         click.option("--energy-key", help="Name of the energy in the file."),
         click.option("--forces-key", help="Name of the forces in the file."),
         click.option("--stress-key", help="Name of the stress in the file."),
+        click.option(
+            "--virial-key", help="Name of the virial, -stress x volume, in the file."
+        ),
+        click.option("--charge-key", help="Name of the total charge in the file."),
+        click.option("--spin-key", help="Name of the multiplicity 2S+1 in the file."),
         click.option("--energy-unit", help="eV, Hartree, kcal/mol, ...  [eV]"),
         click.option(
             "--length-unit",
@@ -108,12 +136,15 @@ def label_options(command: Any) -> Any:
             show_default=True,
             help="Unit of the positions: angstrom, bohr, nm.",
         ),
+        click.option("--forces-unit", help="eV/A, Ha/bohr, ...  [energy/length]"),
         click.option("--stress-unit", help="eV/A^3, GPa, kbar, ...  [energy/length^3]"),
+        click.option("--virial-unit", help="eV, kcal/mol, ...  [that of the energy]"),
         click.option(
             "--stress-sign",
             type=click.Choice(["1", "-1"]),
             default="1",
-            help="-1 for files with stress positive in compression (VASP).",
+            help="-1 for files with stress positive in compression (VASP), or virial "
+            "+stress x volume.",
         ),
     )
     # decorators apply from the last to the first

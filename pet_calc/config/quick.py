@@ -29,10 +29,16 @@ class LabelFlags:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    virial_key: str | None = None
+    charge_key: str | None = None
+    spin_key: str | None = None
     energy_unit: str | None = None
     length_unit: str = "angstrom"
+    forces_unit: str | None = None
     stress_unit: str | None = None
+    virial_unit: str | None = None
     stress_sign: Literal[1, -1] = 1
+    """Of stress and virial."""
     level: str = ""
     """Level of theory, stored in the model."""
 
@@ -42,17 +48,33 @@ class LabelFlags:
             name=name,
             key=self.energy_key,
             unit=self.energy_unit,
-            forces=LabelOptions(
-                key=self.forces_key, mode="required" if self.forces_key else "auto"
+            forces=_build_label(self.forces_key, self.forces_unit),
+            stress=_build_label(
+                self.stress_key,
+                self.stress_unit,
+                self.stress_sign,
+                other_key=self.virial_key,
             ),
-            stress=LabelOptions(
-                key=self.stress_key,
-                unit=self.stress_unit,
-                sign=self.stress_sign,
-                mode="required" if self.stress_key else "auto",
+            virial=_build_label(
+                self.virial_key,
+                self.virial_unit,
+                self.stress_sign,
+                other_key=self.stress_key,
             ),
-            virial=LabelOptions(sign=self.stress_sign),
             description=self.level,
+        )
+
+    def build_dataset(
+        self, files: tuple[str, ...], name: str = ENERGY, weight: float = 1.0
+    ) -> DatasetOptions:
+        """Return the data set of some files for one target."""
+        return DatasetOptions(
+            read_from=files,
+            length_unit=self.length_unit,
+            targets=(self.build_target(name),),
+            weight=weight,
+            charge_key=self.charge_key,
+            spin_multiplicity_key=self.spin_key,
         )
 
 
@@ -82,6 +104,8 @@ class FinetuneFlags:
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     labels: LabelFlags = field(default_factory=LabelFlags)
+    file_weights: tuple[tuple[str, float], ...] = ()
+    """Weight in the loss of the frames of some training files; the others have 1."""
 
 
 def build_finetune_options(
@@ -95,18 +119,14 @@ def build_finetune_options(
         output: folder of the run.
         flags: everything else.
     """
-    target = flags.labels.build_target(flags.target)
-
-    def build_dataset(files: tuple[str, ...]) -> DatasetOptions:
-        return DatasetOptions(
-            read_from=files, length_unit=flags.labels.length_unit, targets=(target,)
-        )
 
     def build_part(value: str | None, default: float) -> float | tuple[DatasetOptions]:
         if value is None:
             return default
         fraction = _parse_fraction(value)
-        return (build_dataset((value,)),) if fraction is None else fraction
+        if fraction is not None:
+            return fraction
+        return (flags.labels.build_dataset((value,), flags.target),)
 
     loss: dict[str, LossOptions] = {}
     if flags.loss_weights is not None:
@@ -114,7 +134,7 @@ def build_finetune_options(
         loss[flags.target] = LossOptions(energy, forces, stress)
     alpha = 2.0 * flags.rank if flags.alpha is None else flags.alpha
     return RunOptions(
-        training_set=(build_dataset(data),),
+        training_set=_build_training_set(data, flags),
         validation_set=build_part(flags.validation, DEFAULT_VALIDATION),
         test_set=build_part(flags.test, 0.0),
         finetune=FinetuneOptions(
@@ -135,6 +155,39 @@ def build_finetune_options(
         base_precision=64 if flags.dtype == "float64" else 32,
         seed=flags.seed,
         output=str(output),
+    )
+
+
+def _build_label(
+    key: str | None,
+    unit: str | None,
+    sign: Literal[1, -1] = 1,
+    other_key: str | None = None,
+) -> LabelOptions:
+    """Return a label; one whose counterpart is named by a key is not looked for."""
+    if key is None and other_key is not None:
+        return LabelOptions(mode="off")
+    mode: Literal["required", "auto"] = "auto" if key is None else "required"
+    return LabelOptions(key=key, unit=unit, sign=sign, mode=mode)
+
+
+def _build_training_set(
+    data: tuple[str, ...], flags: FinetuneFlags
+) -> tuple[DatasetOptions, ...]:
+    """Return one data set of the files of weight 1, and one of each other weight."""
+    weights = dict(flags.file_weights)
+    unknown = sorted(set(weights) - set(data))
+    if unknown:
+        raise ConfigError(
+            f"--weight: expected one of the files of the training data "
+            f"({', '.join(data)}), got {unknown[0]}"
+        )
+    groups: dict[float, list[str]] = {}
+    for file in data:
+        groups.setdefault(weights.get(file, 1.0), []).append(file)
+    return tuple(
+        flags.labels.build_dataset(tuple(files), flags.target, weight)
+        for weight, files in groups.items()
     )
 
 

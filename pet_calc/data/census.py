@@ -1,7 +1,7 @@
 """Count what a data set holds, so that nothing is missing or dropped unseen."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -54,47 +54,12 @@ class LabelCensus:
     """Keys in the files that no label was taken from."""
 
     @classmethod
-    def from_frames(cls, frames: Sequence[LabeledFrame]) -> "LabelCensus":
-        """Build from frames; an empty list is allowed."""
-        sizes = [frame.n_atoms for frame in frames]
-        origins: dict[str, dict[str, int]] = {}
-        notes: dict[str, tuple[int, str]] = {}
+    def from_frames(cls, frames: Iterable[LabeledFrame]) -> "LabelCensus":
+        """Build from frames, in one pass; none at all is allowed."""
+        counter = CensusCounter()
         for frame in frames:
-            for label, origin in frame.origins.items():
-                counts = origins.setdefault(label, {})
-                counts[origin] = counts.get(origin, 0) + 1
-            for note in frame.notes:
-                count, first = notes.get(note, (0, frame.source))
-                notes[note] = (count + 1, first)
-        used = {origin for counts in origins.values() for origin in counts}
-        keys = dict.fromkeys(key for keys in {f.keys for f in frames} for key in keys)
-        energies = [f.energy / f.n_atoms for f in frames if f.energy is not None]
-        forces = [f.forces for f in frames if f.forces is not None]
-        stresses = [f.stress for f in frames if f.stress is not None]
-        pressures = [-float(np.trace(stress)) / 3 for stress in stresses]
-        return cls(
-            n_frames=len(frames),
-            n_atoms=sum(sizes),
-            atoms_range=(min(sizes, default=0), max(sizes, default=0)),
-            n_labeled={
-                "energy": len(energies),
-                "forces": len(forces),
-                "stress": len(stresses),
-                **Counter(name for frame in frames for name in frame.extras),
-            },
-            origins=origins,
-            elements=_count_elements(frames),
-            periodicity=_count(_format_pbc(frame) for frame in frames),
-            config_types=_count(f.config_type for f in frames if f.config_type),
-            charges=_count(frame.charge for frame in frames),
-            spin_multiplicities=_count(frame.spin_multiplicity for frame in frames),
-            energy_per_atom_range=_range(energies),
-            largest_force=_largest_norm(forces),
-            largest_net_force=_largest_norm([f.sum(axis=0)[None] for f in forces]),
-            pressure_range=_range(pressures),
-            notes=notes,
-            unused_keys=tuple(sorted(set(keys) - used - {"info['config_type']"})),
-        )
+            counter.add(frame)
+        return counter.build()
 
     def to_text(self) -> str:
         """Return a table for people, a few lines without a final newline."""
@@ -140,30 +105,108 @@ class LabelCensus:
         return text
 
 
-def _count_elements(frames: Sequence[LabeledFrame]) -> dict[str, int]:
-    if not frames:
-        return {}
-    numbers = np.concatenate([frame.numbers for frame in frames])
-    values, counts = np.unique(numbers, return_counts=True)
-    return {chemical_symbols[v]: int(c) for v, c in zip(values, counts, strict=True)}
+class CensusCounter:
+    """Counts frames that come one by one, keeping none of them."""
+
+    def __init__(self) -> None:
+        self._n_frames = self._n_atoms = 0
+        self._sizes, self._energies, self._pressures = _Range(), _Range(), _Range()
+        self._forces, self._net_forces = _Range(), _Range()
+        self._counts: dict[str, Counter] = {
+            name: Counter()
+            for name in ("elements", "pbc", "types", "charges", "spins", "labels")
+        }
+        self._origins: dict[str, Counter[str]] = {}
+        self._notes: dict[str, tuple[int, str]] = {}
+        self._keys: set[tuple[str, ...]] = set()
+
+    def watch(self, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
+        """Yield the frames, counting them on the way."""
+        for frame in frames:
+            self.add(frame)
+            yield frame
+
+    def add(self, frame: LabeledFrame) -> None:
+        """Count one frame."""
+        counts = self._counts
+        self._n_frames += 1
+        self._n_atoms += frame.n_atoms
+        self._sizes.add(frame.n_atoms)
+        numbers, each = np.unique(frame.numbers, return_counts=True)
+        counts["elements"].update(dict(zip(numbers.tolist(), each, strict=True)))
+        counts["pbc"]["".join("FT"[int(p)] for p in frame.pbc)] += 1
+        if frame.config_type:
+            counts["types"][frame.config_type] += 1
+        counts["charges"][frame.charge] += 1
+        counts["spins"][frame.spin_multiplicity] += 1
+        counts["labels"].update(list(frame.extras))
+        for label, origin in frame.origins.items():
+            self._origins.setdefault(label, Counter())[origin] += 1
+        for note in frame.notes:
+            count, first = self._notes.get(note, (0, frame.source))
+            self._notes[note] = (count + 1, first)
+        self._keys.add(frame.keys)
+        if frame.energy is not None:
+            counts["labels"]["energy"] += 1
+            self._energies.add(frame.energy / frame.n_atoms)
+        if frame.forces is not None:
+            counts["labels"]["forces"] += 1
+            self._forces.add(float(np.linalg.norm(frame.forces, axis=1).max()))
+            self._net_forces.add(float(np.linalg.norm(frame.forces.sum(axis=0))))
+        if frame.stress is not None:
+            counts["labels"]["stress"] += 1
+            self._pressures.add(-float(np.trace(frame.stress)) / 3)
+
+    def build(self) -> LabelCensus:
+        """Return what was counted so far."""
+        counts = self._counts
+        used = {origin for found in self._origins.values() for origin in found}
+        keys = {key for key_list in self._keys for key in key_list}
+        sizes = self._sizes.get() or (0, 0)
+        labels = dict.fromkeys(("energy", "forces", "stress"), 0)
+        return LabelCensus(
+            n_frames=self._n_frames,
+            n_atoms=self._n_atoms,
+            atoms_range=(int(sizes[0]), int(sizes[1])),
+            n_labeled={**labels, **counts["labels"]},
+            origins={label: dict(found) for label, found in self._origins.items()},
+            elements={
+                chemical_symbols[z]: int(n) for z, n in _sort(counts["elements"])
+            },
+            periodicity=dict(_sort(counts["pbc"])),
+            config_types=dict(_sort(counts["types"])),
+            charges=dict(_sort(counts["charges"])),
+            spin_multiplicities=dict(_sort(counts["spins"])),
+            energy_per_atom_range=self._energies.get(),
+            largest_force=self._forces.largest,
+            largest_net_force=self._net_forces.largest,
+            pressure_range=self._pressures.get(),
+            notes=dict(self._notes),
+            unused_keys=tuple(sorted(keys - used - {"info['config_type']"})),
+        )
 
 
-def _count(values: Iterable[T]) -> dict[T, int]:
-    return dict(sorted(Counter(values).items()))
+class _Range:
+    """Smallest and largest of the numbers so far."""
+
+    def __init__(self) -> None:
+        self.smallest: float | None = None
+        self.largest: float | None = None
+
+    def add(self, value: float) -> None:
+        if self.smallest is None or value < self.smallest:
+            self.smallest = value
+        if self.largest is None or value > self.largest:
+            self.largest = value
+
+    def get(self) -> tuple[float, float] | None:
+        if self.smallest is None or self.largest is None:
+            return None
+        return self.smallest, self.largest
 
 
-def _format_pbc(frame: LabeledFrame) -> str:
-    return "".join("T" if periodic else "F" for periodic in frame.pbc)
-
-
-def _range(values: list[float]) -> tuple[float, float] | None:
-    return (min(values), max(values)) if values else None
-
-
-def _largest_norm(vectors: Sequence[np.ndarray]) -> float | None:
-    if not vectors:
-        return None
-    return max(float(np.linalg.norm(v, axis=1).max()) for v in vectors)
+def _sort(counts: Mapping[T, int]) -> list[tuple[T, int]]:
+    return sorted(counts.items())
 
 
 def _join(counts: Mapping[T, int]) -> str:

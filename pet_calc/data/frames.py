@@ -1,12 +1,9 @@
 """Read structures and their labels from files, and refuse what cannot be used."""
 
 import difflib
-import glob
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +11,9 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from ase.io import iread
-from ase.io.formats import string2index
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from pet_calc.data.files import Paths, describe_paths, iterate_atoms
 from pet_calc.data.labels import (
     AUTOMATIC_KEYS,
     DEFAULT_UNITS,
@@ -134,16 +130,15 @@ class LabeledFrame:
         return atoms
 
 
-def read_frames(
-    paths: str | Path | Sequence[str | Path],
+def iterate_frames(
+    paths: Paths,
     *,
     keys: LabelKeys = AUTOMATIC_KEYS,
     units: LabelUnits = DEFAULT_UNITS,
     index: str = ":",
     weight: float = 1.0,
-    progress: Progress | None = None,
-) -> list[LabeledFrame]:
-    """Return the frames of one or many files that ASE can read.
+) -> Iterator[LabeledFrame]:
+    """Yield the frames of one or many files that ASE can read, one by one.
 
     Args:
         paths: files, globs, or ASE's ``file.xyz@0:10``, in the order given.
@@ -151,34 +146,53 @@ def read_frames(
         units: the files' units.
         index: which frames of each file, as ASE writes it.
         weight: multiplies the weight of every frame.
-        progress: wraps the iteration over frames.
 
     Raises:
-        DataError: no file or no frame, a file ASE cannot read, a configured key that
-            is in no frame, or a structure that makes no sense; names file and frame.
+        DataError: no file or no frame, a file ASE cannot read, or a structure that
+            makes no sense; names file and frame. After the last frame, a configured
+            key that was in no frame.
     """
     factors = units.compute_factors()
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-    frames: list[LabeledFrame] = []
-    stream: Iterable[tuple[Atoms, str]] = _iterate_files(paths, index)
-    for atoms, source in progress(stream) if progress else stream:
+    origins: dict[str, set[str]] = {}
+    n_frames = 0
+    for atoms, file, number in iterate_atoms(paths, index):
         frame = LabeledFrame.from_atoms(
-            atoms, keys=keys, factors=factors, source=source
+            atoms, keys=keys, factors=factors, source=f"{file}, frame {number}"
         )
         check_structure(frame)
         frame.weight *= weight
         # the same few key lists for all frames: share them
         frame.keys = shared.setdefault(frame.keys, frame.keys)
-        frames.append(frame)
-    if not frames:
-        raise DataError(f"no frames in {_describe(paths)} with index {index!r}")
-    _check_configured_keys(frames, keys, _describe(paths))
-    _warn_of_mixed_origins(frames)
-    return frames
+        for label, origin in frame.origins.items():
+            origins.setdefault(label, set()).add(origin)
+        n_frames += 1
+        yield frame
+    if n_frames == 0:
+        raise DataError(f"no frames in {describe_paths(paths)} with index {index!r}")
+    present = sorted({key for key_list in shared for key in key_list})
+    _check_configured_keys(present, keys, describe_paths(paths))
+    _warn_of_mixed_origins(origins)
+
+
+def read_frames(
+    paths: Paths,
+    *,
+    keys: LabelKeys = AUTOMATIC_KEYS,
+    units: LabelUnits = DEFAULT_UNITS,
+    index: str = ":",
+    weight: float = 1.0,
+    progress: Progress | None = None,
+) -> list[LabeledFrame]:
+    """Return what ``iterate_frames`` yields; ``progress`` wraps the iteration."""
+    frames: Iterable[LabeledFrame] = iterate_frames(
+        paths, keys=keys, units=units, index=index, weight=weight
+    )
+    return list(progress(frames) if progress else frames)
 
 
 def read_structures(
-    paths: str | Path | Sequence[str | Path],
+    paths: Paths,
     *,
     length_unit: str = "A",
     index: str = ":",
@@ -275,78 +289,7 @@ def check_elements(frames: Sequence[LabeledFrame], atomic_types: Sequence[int]) 
         )
 
 
-def _describe(paths: str | Path | Sequence[str | Path]) -> str:
-    return ", ".join(str(path) for path in _to_list(paths))
-
-
-def _to_list(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [paths] if isinstance(paths, str | Path) else list(paths)
-
-
-def _iterate_files(
-    paths: str | Path | Sequence[str | Path], index: str
-) -> Iterator[tuple[Atoms, str]]:
-    if not _to_list(paths):
-        raise DataError("no files given")
-    for path in _to_list(paths):
-        for name, file_index in _expand(str(path), index):
-            for i, atoms in _iterate_frames(name, file_index):
-                yield atoms, f"{name}, frame {i}"
-
-
-def _expand(path: str, index: str) -> list[tuple[str, str]]:
-    """Return (file, index) for a file, a glob, or either with ``@index``."""
-    name, at, ending = path.rpartition("@")
-    if at and not Path(path).exists() and set(ending) <= set("0123456789:-"):
-        path, index = name, ending
-    if Path(path).is_file():
-        return [(path, index)]
-    if Path(path).is_dir():
-        raise DataError(f"{path} is a folder; name files, such as {path}/*.xyz")
-    names = sorted(n for n in glob.glob(path, recursive=True) if Path(n).is_file())
-    if not names:
-        what = "matches no file" if glob.has_magic(path) else "does not exist"
-        raise DataError(f"{path} {what}")
-    return [(name, index) for name in names]
-
-
-def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, Atoms]]:
-    """Yield (index in the file, atoms), reading no further than needed."""
-    try:
-        chosen = string2index(index)
-    except ValueError as error:
-        raise ConfigError(
-            f"index {index!r} is none; write it as ASE does, such as 0:100:2 or -1"
-        ) from error
-    if isinstance(chosen, str):
-        raise ConfigError(f"index {index!r} is none; write it as 0:100:2 or -1")
-    if isinstance(chosen, int):
-        chosen = slice(chosen, None if chosen == -1 else chosen + 1)
-    stream = enumerate(_iterate_ase(name))
-    parts = (chosen.start, chosen.stop, chosen.step)
-    if any(part is not None and part < 0 for part in parts):
-        yield from list(stream)[chosen]
-    else:
-        yield from islice(stream, *parts)
-
-
-def _iterate_ase(name: str) -> Iterator[Atoms]:
-    n_read = 0
-    try:
-        for atoms in iread(name, index=":"):
-            yield atoms
-            n_read += 1
-    # ASE's readers raise whatever their parsing meets
-    except Exception as error:
-        raise DataError(
-            f"{name}, frame {n_read}: ASE cannot read it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _check_configured_keys(
-    frames: list[LabeledFrame], keys: LabelKeys, files: str
-) -> None:
+def _check_configured_keys(present: list[str], keys: LabelKeys, files: str) -> None:
     wanted = {
         "energy": keys.energy,
         "forces": keys.forces,
@@ -357,7 +300,6 @@ def _check_configured_keys(
         "weight": keys.weight,
         **keys.extras,
     }
-    present = sorted({key for frame in frames for key in frame.keys})
     names = sorted({key[key.index("[") + 2 : -2] for key in present})
     for label, key in wanted.items():
         if key and not any(entry.endswith(f"[{key!r}]") for entry in present):
@@ -369,13 +311,13 @@ def _check_configured_keys(
             )
 
 
-def _warn_of_mixed_origins(frames: list[LabeledFrame]) -> None:
+def _warn_of_mixed_origins(origins: dict[str, set[str]]) -> None:
     for label in ("energy", "forces", "stress"):
-        origins = sorted({f.origins[label] for f in frames if label in f.origins})
-        if len(origins) > 1:
+        found = sorted(origins.get(label, ()))
+        if len(found) > 1:
             logger.warning(
                 "%s comes from %s in different frames; set its key if these are not "
                 "the same level of theory",
                 label,
-                " and ".join(origins),
+                " and ".join(found),
             )

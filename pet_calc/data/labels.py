@@ -75,12 +75,16 @@ class LabelUnits:
     virial: str | None = None
     """Unit of the virial, an energy; None means that of the energy."""
     stress_sign: Literal[1, -1] = 1
-    """-1 for a stress positive in compression (VASP) or a virial of +stress * V."""
+    """-1 for a stress positive in compression (VASP)."""
+    virial_sign: Literal[1, -1] | None = None
+    """-1 for a virial of +stress * volume; None means that of the stress."""
 
     def compute_factors(self) -> "UnitFactors":
         """Return the factors to eV and Å; an unknown unit raises ``ConfigError``."""
-        if self.stress_sign not in (1, -1):
-            raise ConfigError(f"stress_sign must be 1 or -1, got {self.stress_sign!r}")
+        virial_sign = self.stress_sign if self.virial_sign is None else self.virial_sign
+        for name, sign in (("stress", self.stress_sign), ("virial", virial_sign)):
+            if sign not in (1, -1):
+                raise ConfigError(f"{name}_sign must be 1 or -1, got {sign!r}")
         energy, length = energy_factor(self.energy), length_factor(self.length)
         forces = energy / length
         stress = energy / length**3
@@ -90,7 +94,7 @@ class LabelUnits:
             forces=force_factor(self.forces) if self.forces else forces,
             stress=self.stress_sign
             * (stress_factor(self.stress) if self.stress else stress),
-            virial=self.stress_sign
+            virial=virial_sign
             * (energy_factor(self.virial) if self.virial else energy),
         )
 

@@ -1,6 +1,9 @@
 """Run a model over many structures: errors where there are labels, and predictions."""
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +16,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.graph import Graph, build_graph, collate, collate_labels
+from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.model.derivatives import predict
 from pet_calc.model.pet import PET
+
+logger = logging.getLogger(__name__)
 
 # pairs and atoms that one batch may hold: about 1 GB for a mid-sized model
 DEFAULT_BATCH_TOKENS = 20_000
@@ -45,7 +51,7 @@ class FramePrediction(NamedTuple):
 
 def predict_frames(
     model: PET,
-    frames: Sequence[LabeledFrame],
+    frames: Iterable[LabeledFrame],
     target: str,
     metrics: Metrics,
     *,
@@ -53,6 +59,9 @@ def predict_frames(
     progress: Callable[[Any], Any] | None = None,
 ) -> Iterator[FramePrediction]:
     """Yield predictions frame by frame, adding their errors to ``metrics``.
+
+    Frames are taken as they are needed, a batch at a time. Those in a sequence are
+    looked over before the first batch, those of a stream as they come.
 
     Args:
         model: on its device.
@@ -66,13 +75,15 @@ def predict_frames(
         DataError: if a frame has an element that the model does not know.
         ModelError: likewise for charge and spin multiplicity.
     """
-    check_elements(frames, model.atomic_types)
-    for frame in frames:
-        check_charge_and_spin(
-            model, frame.charge, frame.spin_multiplicity, frame.source
-        )
+    if isinstance(frames, Sequence):
+        check_elements(frames, model.atomic_types)
+        for frame in frames:
+            _check_state(model, frame)
+        shown: Iterable[LabeledFrame] = frames
+    else:
+        shown = _check_each(model, frames)
     device = model.edge_embedder.weight.device
-    shown = progress(frames) if progress else frames
+    shown = progress(shown) if progress else shown
     for graphs in _pack(shown, model.pair_cutoff, batch_tokens):
         # positions in float64, see ModelEngine
         batch = collate(graphs, dtype=torch.float64, device=device)
@@ -93,23 +104,53 @@ def predict_frames(
             )
 
 
-def write_predictions(path: str | Path, predictions: Iterator[FramePrediction]) -> None:
-    """Write predictions as extended XYZ while they come; complete or not at all.
+def write_predictions(path: str | Path, predictions: Iterable[FramePrediction]) -> None:
+    """Write predictions as extended XYZ while they come.
+
+    They go to ``PATH.partial``, which gets its name when it is complete. When it does
+    not get so far, the whole frames until then stay there, and an older ``path``
+    stays as it is.
 
     Raises:
-        ConfigError: if the folder does not exist.
+        ConfigError: if the folder does not exist, or another process writes there.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as file:
+    partial = path.with_name(path.name + ".partial")
+    n_written = 0
+    with partial.open("a") as file:
+        if not lock_file(file):
+            raise ConfigError(f"{partial}: another process writes to it; choose -o")
+        file.truncate(0)
+        try:
             for prediction in predictions:
-                ase.io.write(file, prediction.to_atoms(), format="extxyz")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                # one call for a frame: what is on disk ends with a whole one
+                text = StringIO()
+                ase.io.write(text, prediction.to_atoms(), format="extxyz")
+                file.write(text.getvalue())
+                file.flush()
+                n_written += 1
+            os.fsync(file.fileno())
+        except BaseException:
+            if n_written:
+                logger.warning("%s has the first %d predictions", partial, n_written)
+            else:
+                partial.unlink()
+            raise
+        partial.replace(path)
+
+
+def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
+    """Yield frames that the model can answer for; raise at the first other one."""
+    for frame in frames:
+        check_elements([frame], model.atomic_types)
+        _check_state(model, frame)
+        yield frame
+
+
+def _check_state(model: PET, frame: LabeledFrame) -> None:
+    check_charge_and_spin(model, frame.charge, frame.spin_multiplicity, frame.source)
 
 
 def _pack(

@@ -6,10 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pet_calc.config import DatasetOptions, LabelOptions, RunOptions, TargetOptions
+from pet_calc.config import DatasetOptions, RunOptions, TargetOptions
 from pet_calc.data.census import LabelCensus
 from pet_calc.data.frames import LabeledFrame, read_frames, split_frames
-from pet_calc.data.labels import Key, LabelKeys, LabelUnits
+from pet_calc.data.label_options import build_label_keys, build_label_units
 from pet_calc.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -97,33 +97,6 @@ def choose_target(options: RunOptions) -> TargetOptions:
     return energies[0]
 
 
-def build_label_keys(dataset: DatasetOptions) -> LabelKeys:
-    """Return where the labels of a data set lie."""
-    target = dataset.targets[0]
-    return LabelKeys(
-        energy=target.key,
-        forces=_key_of(target.forces),
-        stress=_key_of(target.stress),
-        virial=_key_of(target.virial),
-        charge=dataset.charge_key,
-        spin_multiplicity=dataset.spin_multiplicity_key,
-    )
-
-
-def build_label_units(dataset: DatasetOptions) -> LabelUnits:
-    """Return the units of the labels of a data set."""
-    target = dataset.targets[0]
-    sign = target.virial.sign if target.stress.mode == "off" else target.stress.sign
-    return LabelUnits(
-        energy=target.unit or "eV",
-        length=dataset.length_unit,
-        forces=target.forces.unit,
-        stress=target.stress.unit,
-        virial=target.virial.unit,
-        stress_sign=sign,
-    )
-
-
 def _read_dataset(dataset: DatasetOptions, show_progress: bool) -> list[LabeledFrame]:
     def progress(items: Any) -> Any:
         # None: hidden where the output is no terminal
@@ -174,10 +147,6 @@ def _check_required(dataset: DatasetOptions, frames: list[LabeledFrame]) -> None
                 f"{files}: {name} were asked for, but no frame has any; set the key, "
                 f"or `{name}: off`"
             )
-
-
-def _key_of(label: LabelOptions) -> Key:
-    return False if label.mode == "off" else label.key
 
 
 def _indent(text: str) -> str:

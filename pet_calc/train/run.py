@@ -24,6 +24,7 @@ from pet_calc.config import (
     write_options,
 )
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.label_options import build_label_units
 from pet_calc.data.loader import BatchLoader, GraphDataset
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import check_set
@@ -32,12 +33,7 @@ from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.model.pet import PET
-from pet_calc.train.datasets import (
-    RunFrames,
-    build_label_units,
-    choose_target,
-    read_run_frames,
-)
+from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run

@@ -8,6 +8,7 @@ from helpers import build_model, build_structures
 
 from pet_calc import PETCalculator
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import predict_frames, write_predictions
@@ -118,7 +119,7 @@ def test_predictions_are_written_in_order(model, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interrupted_writing_leaves_the_old_file(model, tmp_path):
+def test_an_interrupted_writing_leaves_the_old_file_and_whole_frames(model, tmp_path):
     path = tmp_path / "out.xyz"
     path.write_text("old")
 
@@ -129,7 +130,49 @@ def test_an_interrupted_writing_leaves_the_old_file(model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_predictions(path, fail())
     assert path.read_text() == "old"
+    partial = tmp_path / "out.xyz.partial"
+    assert len(ase.io.read(partial, ":", format="extxyz")) == 2
+    write_predictions(path, predict_frames(model, build_frames(3), "energy", Metrics()))
+    assert len(ase.io.read(path, ":")) == 3
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_predictions_are_on_disk_as_soon_as_they_are_made(model, tmp_path):
+    path = tmp_path / "out.xyz"
+    partial, n_seen = tmp_path / "out.xyz.partial", []
+
+    def watch():
+        for prediction in predict_frames(model, build_frames(4), "energy", Metrics()):
+            yield prediction
+            n_seen.append(len(ase.io.read(partial, ":", format="extxyz")))
+
+    write_predictions(path, watch())
+    assert n_seen == [1, 2, 3, 4]
+
+
+def test_two_writers_do_not_mix(tmp_path):
+    path = tmp_path / "out.xyz"
+    with (tmp_path / "out.xyz.partial").open("a") as file:
+        lock_file(file)
+        with pytest.raises(ConfigError, match="another process"):
+            write_predictions(path, iter(()))
+
+
+def test_a_stream_is_taken_only_as_far_as_needed_and_its_bad_frame_named(model):
+    taken = []
+
+    def stream():
+        for frame in build_frames(6):
+            taken.append(frame)
+            if len(taken) == 5:
+                frame.numbers[0] = 79
+            yield frame
+
+    predictions = predict_frames(model, stream(), "energy", Metrics(), batch_tokens=1)
+    next(predictions)
+    assert len(taken) <= 2
+    with pytest.raises(DataError, match=r"Au .*frame 4"):
+        list(predictions)
 
 
 def test_a_missing_folder_is_named(tmp_path):
