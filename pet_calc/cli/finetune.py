@@ -48,6 +48,7 @@ def command(
       pet-calc finetune train.xyz --val val.xyz --base b.ckpt --rank 16 --epochs 100
       pet-calc finetune options.yaml --base pet-mad-s.ckpt -o water/
     """
+    from pet_calc.train.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     session = {name: flags.pop(name) for name in _SESSION}
@@ -68,8 +69,9 @@ def command(
         stop_after=session["stop_after"],
         show_progress=not session["quiet"],
     )
-    click.echo(report.to_text())
-    click.echo(f"model      {report.best_model}")
+    if is_main_process():
+        click.echo(report.to_text())
+        click.echo(f"model      {report.best_model}")
 
 
 def _read_options(

@@ -9,6 +9,21 @@ from pet_calc.cli.options import take_label_flags
 if TYPE_CHECKING:
     from pet_calc.config import RunOptions
 
+
+class CountOrAuto(click.ParamType):
+    """A whole number from 1, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the number, or the word."""
+        if value == "auto":
+            return value
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
 # they mean nothing to the other methods
 LORA_ONLY = ("rank", "alpha", "lora_targets", "head_mode")
 
@@ -118,7 +133,21 @@ _OPTIONS = (
     click.option("--test", help="Test set: file or fraction.  [none]"),
     click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data."),
     click.option(
-        "--batch-size", default=16, show_default=True, help="Frames per step."
+        "--batch-size",
+        type=CountOrAuto(),
+        default=16,
+        show_default=True,
+        help="Frames per step; auto: as many as have the pairs of 16 average ones.",
+    ),
+    click.option(
+        "--pairs-per-batch",
+        type=click.IntRange(min=1),
+        help="Neighbour pairs per step, instead of --batch-size.",
+    ),
+    click.option(
+        "--num-workers",
+        type=click.IntRange(min=0),
+        help="Processes that compute neighbour lists.  [by cores]",
     ),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(

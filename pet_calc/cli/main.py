@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import logging
+import os
 import traceback
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -144,7 +145,9 @@ def _print_log() -> None:
     logger = logging.getLogger("pet_calc")
     if not any(isinstance(handler, EchoHandler) for handler in logger.handlers):
         logger.addHandler(EchoHandler())
-    logger.setLevel(logging.INFO)
+    # of several processes that torchrun starts, the first one speaks
+    is_first = os.environ.get("RANK", "0") == "0"
+    logger.setLevel(logging.INFO if is_first else logging.ERROR)
 
 
 def main() -> None:

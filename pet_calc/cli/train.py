@@ -40,6 +40,7 @@ def command(
     from dataclasses import replace
 
     from pet_calc.config import read_options
+    from pet_calc.train.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     options = read_options(options_file)
@@ -55,5 +56,6 @@ def command(
         show_progress=not quiet,
         run_name=Path(options_file).stem,
     )
-    click.echo(report.to_text())
-    click.echo(f"model      {report.best_model}")
+    if is_main_process():
+        click.echo(report.to_text())
+        click.echo(f"model      {report.best_model}")

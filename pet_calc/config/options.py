@@ -27,6 +27,8 @@ from pet_calc.model.hypers import (
 )
 from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
 
+_DEFAULT_BATCH = 16
+
 HEAD_MODULES = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
 
 
@@ -252,10 +254,14 @@ class TrainOptions:
 
     num_epochs: int | None = None
     """Passes over the training set; null chooses by method."""
-    batch_size: int = 16
-    """Structures per optimiser step, over all processes."""
+    batch_size: int | Literal["auto"] = _DEFAULT_BATCH
+    """Structures per optimiser step, over all processes. auto: as many as have the
+    neighbour pairs of 16 average ones, for data that differ in size."""
+    pairs_per_batch: int | None = None
+    """Neighbour pairs and atoms per optimiser step, instead of batch_size."""
     max_pairs_per_batch: int | None = None
-    """Neighbour pairs that fit in memory at once; null finds out by trying."""
+    """Neighbour pairs and atoms that go through the model at once, where a step has
+    more; the gradient is the same. null finds out by trying."""
     learning_rate: float | None = None
     """Peak learning rate; null chooses by method and model size."""
     warmup_fraction: float = 0.01
@@ -283,12 +289,14 @@ class TrainOptions:
     checkpoint_interval: int = 10
     """Epochs between checkpoints to resume from; the last and best are always kept."""
     num_workers: int | None = None
-    """Processes that prepare batches; null chooses."""
+    """Processes that compute neighbour lists; null chooses, 0 uses no others."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_fields(self)
-        check_positive(self, "num_epochs", "batch_size", "max_pairs_per_batch")
+        check_positive(self, "num_epochs", "pairs_per_batch", "max_pairs_per_batch")
+        if self.batch_size != "auto":
+            check_positive(self, "batch_size")
         check_positive(self, "learning_rate", "grad_clip_norm", "log_interval")
         check_positive(self, "early_stopping_patience", "checkpoint_interval")
         check_range(self, "learning_rate", 0.0, 1.0)
@@ -296,6 +304,16 @@ class TrainOptions:
         check_range(self, "weight_decay", 0.0, float("inf"))
         check_range(self, "ema_decay", 0.0, 1.0)
         check_range(self, "num_workers", 0, float("inf"))
+
+    @property
+    def is_by_pairs(self) -> bool:
+        """Whether steps have a number of pairs, and not of structures."""
+        return self.pairs_per_batch is not None or self.batch_size == "auto"
+
+    @property
+    def frames_per_step(self) -> int:
+        """Structures in a step, in an average one where it goes by pairs."""
+        return _DEFAULT_BATCH if self.batch_size == "auto" else self.batch_size
 
     def loss_of(self, target: str) -> LossOptions:
         """Return the loss of a target, the default one if it has no own."""

@@ -94,7 +94,9 @@ class FinetuneFlags:
     test: str | None = None
     """As ``validation``; None is no test set."""
     epochs: int | None = None
-    batch_size: int = TrainOptions.batch_size
+    batch_size: int | Literal["auto"] = TrainOptions.batch_size
+    pairs_per_batch: int | None = None
+    num_workers: int | None = None
     learning_rate: float | None = None
     loss_weights: tuple[float, float, float] | None = None
     """Of energy, forces and stress."""
@@ -146,6 +148,8 @@ def build_finetune_options(
         train=TrainOptions(
             num_epochs=flags.epochs,
             batch_size=flags.batch_size,
+            pairs_per_batch=flags.pairs_per_batch,
+            num_workers=flags.num_workers,
             learning_rate=flags.learning_rate,
             ema_decay=flags.ema,
             loss=loss,

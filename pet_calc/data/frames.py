@@ -61,6 +61,8 @@ class LabeledFrame:
     """2S + 1."""
     weight: float = 1.0
     """Weight in the loss."""
+    target: str = ""
+    """Output of the model that the labels belong to; empty where there is only one."""
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""

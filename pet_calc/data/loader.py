@@ -1,52 +1,50 @@
-"""Serve frames in batches, the same ones for the same seed and epoch."""
+"""Serve frames in steps, the same ones for the same seed and epoch."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from pet_calc.data.frames import LabeledFrame, Progress
-from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
-from pet_calc.errors import ConfigError
+from pet_calc.data.dataset import GraphDataset, LabelTotals
+from pet_calc.data.graph import Graph, Labels, collate, collate_labels
+from pet_calc.errors import ConfigError, PetCalcError
 from pet_calc.model.batch import Batch
 
+Indices = npt.NDArray[np.int64]
 
-class GraphDataset:
-    """Frames whose neighbour lists are computed once, on first use, and kept."""
 
-    def __init__(self, frames: Sequence[LabeledFrame], cutoff: float) -> None:
-        self.frames = frames
-        self.cutoff = cutoff
-        self._graphs: list[Graph | None] = [None] * len(frames)
+class MicroBatch(NamedTuple):
+    """What goes through the model at once: a part of a step, or all of it."""
 
-    def __len__(self) -> int:
-        return len(self.frames)
+    batch: Batch
+    labels: Labels
+    target: str
+    """What the labels belong to, as ``LabeledFrame.target``; the same for all."""
+    indices: tuple[int, ...]
+    """Of the frames in the data set."""
 
-    def __getitem__(self, index: int) -> Graph:
-        graph = self._graphs[index]
-        if graph is None:
-            graph = build_graph(self.frames[index], self.cutoff)
-            self._graphs[index] = graph
-        return graph
+    @property
+    def n_tokens(self) -> int:
+        """Pairs plus atoms: what it costs."""
+        return len(self.batch.centers) + len(self.batch.species)
 
-    def prepare(self, progress: Progress | None = None) -> None:
-        """Compute what is not computed yet; ``progress`` wraps the iteration."""
-        indices: Iterable[int] = range(len(self))
-        for index in progress(indices) if progress else indices:
-            self[index]
 
-    def count_tokens(self) -> npt.NDArray[np.int64]:
-        """Return pairs plus atoms of each frame, [n_frames]: what the model costs."""
-        sizes = [self[i].n_pairs + self[i].n_atoms for i in range(len(self))]
-        return np.array(sizes, dtype=np.int64)
+class Step(NamedTuple):
+    """The frames between two updates of the weights, as far as they are this rank's."""
+
+    parts: list[MicroBatch]
+    """May be empty where there are more ranks than frames."""
+    totals: LabelTotals
+    """Of the frames of all ranks."""
 
 
 class BatchLoader:
-    """Batches of a data set, shuffled by (seed, epoch) and nothing else.
+    """Steps of a data set, shuffled by (seed, epoch) and nothing else.
 
-    A run that resumes in epoch 7 after 3 batches calls ``iterate(7, start=3)`` and
+    A run that resumes in epoch 7 after 3 steps calls ``iterate_steps(7, start=3)`` and
     sees what the uninterrupted one sees.
     """
 
@@ -60,18 +58,25 @@ class BatchLoader:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        most_tokens: int | None = None,
+        share: tuple[int, int] = (0, 1),
+        n_workers: int = 0,
     ) -> None:
         """Set up; neighbour lists are computed on first use.
 
         Args:
             dataset: the frames.
-            size: largest size of a batch, in frames or in tokens (pairs plus atoms).
-            by: what ``size`` counts. Packing by tokens bounds memory where frames
-                differ in size; a frame larger than ``size`` is a batch of its own.
+            size: of a step, in frames or in tokens (pairs plus atoms).
+            by: what ``size`` counts. Steps by tokens cost the same each, where frames
+                differ in size.
             shuffle: whether each epoch has its own order.
             seed: of the order.
             dtype: of positions, forces and stress.
             device: where the tensors go.
+            most_tokens: that go through the model at once; a step that has more comes
+                in several parts, a larger frame alone. None is no limit.
+            share: (rank, number of ranks) of this process in the work.
+            n_workers: processes that prepare steps ahead; 0 does it here.
         """
         if size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {size}")
@@ -83,48 +88,168 @@ class BatchLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.dtype = dtype
-        self.device = device
+        self.device = torch.device(device)
+        self.most_tokens = most_tokens
+        self.share = share
+        self.n_workers = n_workers
+        self._sampler = _Plan()
+        self._workers: DataLoader | None = None
 
-    def plan(self, epoch: int = 0) -> list[list[int]]:
-        """Return the frames of each batch of an epoch; each frame occurs once."""
+    @property
+    def n_steps(self) -> int:
+        """Steps in an epoch, the same in each."""
+        if self.by == "frames":
+            return -(-len(self.dataset) // self.size)
+        n_tokens = int(self.dataset.count_tokens().sum())
+        return min(-(-n_tokens // self.size), len(self.dataset))
+
+    def plan(self, epoch: int = 0) -> list[Indices]:
+        """Return the frames of each step of an epoch; each frame occurs once."""
         order = np.arange(len(self.dataset))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         if self.by == "frames":
-            sizes = np.ones(len(order), dtype=np.int64)
+            return [order[i : i + self.size] for i in range(0, len(order), self.size)]
+        return cut_evenly(order, self.dataset.count_tokens(), self.n_steps)
+
+    def iterate_steps(self, epoch: int = 0, *, start: int = 0) -> Iterator[Step]:
+        """Yield the steps of an epoch, from step ``start`` on."""
+        plan = self.plan(epoch)[start:]
+        maker = _StepMaker(self.dataset, self.share, self.dtype, self.most_tokens)
+        if self.n_workers == 0:
+            steps: Iterator[Step | PetCalcError] = map(maker.make, plan)
         else:
-            sizes = self.dataset.count_tokens()
-        return pack_batches(order.tolist(), sizes, self.size)
+            if self._workers is None:
+                self._workers = DataLoader(
+                    maker,
+                    batch_size=None,
+                    sampler=self._sampler,
+                    num_workers=self.n_workers,
+                    collate_fn=_leave,
+                    persistent_workers=True,
+                )
+            self._sampler.steps = plan
+            steps = iter(self._workers)
+        for step in steps:
+            if isinstance(step, PetCalcError):
+                raise step
+            yield _move(step, self.device)
 
     def iterate(
         self, epoch: int = 0, *, start: int = 0
     ) -> Iterator[tuple[Batch, Labels]]:
-        """Yield the batches of an epoch, from batch ``start`` on."""
-        for indices in self.plan(epoch)[start:]:
-            graphs = [self.dataset[index] for index in indices]
-            yield (
-                collate(graphs, dtype=self.dtype, device=self.device),
-                collate_labels(graphs, dtype=self.dtype, device=self.device),
-            )
+        """Yield the parts of the steps, as they go through the model."""
+        for step in self.iterate_steps(epoch, start=start):
+            for part in step.parts:
+                yield part.batch, part.labels
 
     def __iter__(self) -> Iterator[tuple[Batch, Labels]]:
         return self.iterate()
 
 
-def pack_batches(
-    order: Sequence[int], sizes: npt.NDArray[np.int64], largest: int
-) -> list[list[int]]:
-    """Cut ``order`` into runs whose ``sizes`` add up to at most ``largest``.
+def pack(sizes: npt.NDArray[np.int64], largest: int) -> list[slice]:
+    """Return runs of ``sizes`` that add up to at most ``largest``, in order.
 
-    Frames stay in order. One that is larger than ``largest`` gets a run of its own.
+    One that is larger than ``largest`` gets a run of its own.
     """
-    batches: list[list[int]] = []
-    filled = 0
-    for index in order:
-        size = int(sizes[index])
-        if not batches or filled + size > largest:
-            batches.append([])
-            filled = 0
-        batches[-1].append(index)
+    runs: list[slice] = []
+    start, filled = 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        if i > start and filled + size > largest:
+            runs.append(slice(start, i))
+            start, filled = i, 0
         filled += size
-    return batches
+    if len(sizes):
+        runs.append(slice(start, len(sizes)))
+    return runs
+
+
+def cut_evenly(
+    order: Indices, sizes: npt.NDArray[np.int64], n_steps: int
+) -> list[Indices]:
+    """Cut ``order`` into ``n_steps`` runs of nearly the same total size, none empty."""
+    if n_steps == 0:
+        return []
+    ends = np.cumsum(sizes[order])
+    wanted = ends[-1] * np.arange(1, n_steps) / n_steps
+    cuts = np.searchsorted(ends, wanted, side="left") + 1
+    # at least one frame each, and at least one left for each that follows
+    steps = np.arange(1, n_steps)
+    cuts = np.maximum.accumulate(np.maximum(cuts, steps) - steps) + steps
+    cuts = np.minimum(cuts, len(order) - n_steps + steps)
+    return np.split(order, cuts)
+
+
+class _Plan:
+    """A sampler whose steps are exchanged from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.steps: list[Indices] = []
+
+    def __iter__(self) -> Iterator[Indices]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class _StepMaker(Dataset):
+    """Makes steps on the CPU, in this process or in a worker's."""
+
+    def __init__(
+        self,
+        dataset: GraphDataset,
+        share: tuple[int, int],
+        dtype: torch.dtype,
+        most_tokens: int | None,
+    ) -> None:
+        self.dataset = dataset
+        self.share = share
+        self.dtype = dtype
+        self.most_tokens = most_tokens
+
+    def __getitem__(self, indices: Indices) -> Step | PetCalcError:
+        try:
+            return self.make(indices)
+        except PetCalcError as error:
+            # a worker's error would arrive with the worker's traceback as its message
+            return error
+
+    def make(self, indices: Indices) -> Step:
+        rank, n_ranks = self.share
+        by_target: dict[str, list[tuple[int, Graph]]] = {}
+        for index in indices[rank::n_ranks].tolist():
+            graph = self.dataset[index]
+            by_target.setdefault(graph.frame.target, []).append((index, graph))
+        parts = []
+        for target, entries in by_target.items():
+            sizes = np.array([g.n_pairs + g.n_atoms for _, g in entries])
+            largest = self.most_tokens or int(sizes.sum())
+            for run in pack(sizes, largest):
+                graphs = [graph for _, graph in entries[run]]
+                parts.append(
+                    MicroBatch(
+                        collate(graphs, dtype=self.dtype),
+                        collate_labels(graphs, dtype=self.dtype),
+                        target,
+                        tuple(index for index, _ in entries[run]),
+                    )
+                )
+        return Step(parts, self.dataset.measure(indices))
+
+
+def _leave(step: Any) -> Any:
+    return step
+
+
+def _move(step: Step, device: torch.device) -> Step:
+    if device.type == "cpu":
+        return step
+    parts = [
+        part._replace(
+            batch=Batch(*(tensor.to(device) for tensor in part.batch)),
+            labels=Labels(*(tensor.to(device) for tensor in part.labels)),
+        )
+        for part in step.parts
+    ]
+    return step._replace(parts=parts)

@@ -37,6 +37,13 @@ class ErrorSums:
         self.largest = max(self.largest, float(errors.abs().max()))
         self.count += errors.numel()
 
+    def merge(self, other: "ErrorSums") -> None:
+        """Add the sums of other errors."""
+        self.absolute += other.absolute
+        self.squared += other.squared
+        self.largest = max(self.largest, other.largest)
+        self.count += other.count
+
     @property
     def mae(self) -> float:
         """Mean absolute error, NaN without data."""
@@ -73,6 +80,12 @@ class Metrics:
             difference = prediction.stress - labels.stress
             self.sums["stress"].add(difference[labels.has_stress])
 
+    def merge(self, other: "Metrics") -> None:
+        """Add the errors of other structures."""
+        self.n_structures += other.n_structures
+        for name, sums in self.sums.items():
+            sums.merge(other.sums[name])
+
     def to_dict(self) -> dict[str, float]:
         """Return ``energy_mae``, ``energy_rmse``, ... in eV and Å; no NaN."""
         values = {}
@@ -85,6 +98,28 @@ class Metrics:
     def to_text(self) -> str:
         """Return one line with the errors in readable units."""
         return format_errors(self.to_dict())
+
+
+def merge_by_target(metrics: dict[str, Metrics], main: str) -> dict[str, float]:
+    """Return the errors over all targets, and those of each where there are several.
+
+    Args:
+        metrics: by target, the main one under the empty name.
+        main: name of the main target.
+
+    Returns:
+        ``energy_mae``, ... over all frames, and with several targets
+        ``energy/pbe0.energy_mae``, ... as well.
+    """
+    merged = Metrics()
+    for part in metrics.values():
+        merged.merge(part)
+    values = merged.to_dict()
+    if len(metrics) > 1:
+        for target, part in metrics.items():
+            own = part.to_dict()
+            values |= {f"{target or main}.{name}": own[name] for name in own}
+    return values
 
 
 def format_errors(values: dict[str, float]) -> str:

@@ -1,7 +1,12 @@
-"""The log of a run: one row an epoch, as CSV for people and JSONL for programs."""
+"""The log of a run: one row an epoch, as CSV for people and JSONL for programs.
+
+Where TensorBoard is installed, it gets the numbers as well.
+"""
 
 import csv
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,10 @@ COLUMNS = (
 
 
 class Logbook:
-    """Appends rows to ``log.csv`` and ``log.jsonl`` in the run's folder."""
+    """Appends rows to ``log.csv`` and ``log.jsonl`` in the run's folder.
+
+    With TensorBoard, curves over epochs are in the folder ``tensorboard``.
+    """
 
     def __init__(self, folder: Path, *, keep_until_epoch: int | None = None) -> None:
         """Open the log.
@@ -47,11 +55,38 @@ class Logbook:
             csv.DictWriter(file, COLUMNS).writeheader()
         self._jsonl.write_text("")
         for row in rows:
-            self.add(row)
+            self._write(row)
+        self._board = _open_board(folder / "tensorboard", keep_until_epoch)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row; values in eV and Å, empty where there is none."""
+        self._write(row)
+        if self._board is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "is_best"):
+                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.flush()
+
+    def close(self) -> None:
+        """End TensorBoard's part; the files are whole at any time."""
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
         with self._csv.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(row)
         with self._jsonl.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _open_board(folder: Path, keep_until_epoch: int | None) -> Any:
+    """Return TensorBoard's writer, None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    if keep_until_epoch is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return SummaryWriter(str(folder))
+    # later points are shown no more: they will come again
+    return SummaryWriter(str(folder), purge_step=keep_until_epoch + 1)

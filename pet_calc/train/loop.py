@@ -16,20 +16,29 @@ from tqdm import tqdm
 from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
 from pet_calc.config import LossOptions, TrainOptions, default_ema_decay
 from pet_calc.data.graph import Labels
-from pet_calc.data.loader import BatchLoader
+from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.errors import CheckpointError, DataError, ModelError
-from pet_calc.evaluate.metrics import Metrics
+from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
 from pet_calc.train.logbook import Logbook
 from pet_calc.train.loss import compute_loss
+from pet_calc.train.memory import (
+    MemoryBound,
+    add_gradient,
+    choose_bound,
+    describe_frame,
+    measure_memory,
+)
 from pet_calc.train.optim import (
     WeightAverage,
     build_optimizer,
     compute_learning_rate,
     set_learning_rate,
 )
+from pet_calc.train.ranks import Ranks
+from pet_calc.train.share import compute_share
 from pet_calc.train.signals import StopSignal
 
 logger = logging.getLogger(__name__)
@@ -84,9 +93,15 @@ class Trainer:
         metadata: dict[str, Any],
         best_name: str = BEST_NAME,
         show_progress: bool = True,
+        ranks: Ranks | None = None,
+        other_tasks: dict[str, Task] | None = None,
     ) -> None:
         self.model = model
         self.task = task
+        self.other_tasks = other_tasks or {}
+        self.ranks = ranks or Ranks()
+        self.bound = MemoryBound(train_loader.most_tokens)
+        self._device = model.edge_embedder.weight.device
         self.train_loader = train_loader
         self.val_loader = val_loader
         self.options = options
@@ -113,21 +128,31 @@ class Trainer:
         self._stop = StopSignal()
 
     def smoke_test(self) -> None:
-        """Run one training step's forward and backward, and throw it away.
+        """Take one training step's forward and backward, and throw it away.
+
+        What it needs in memory decides how much later ones try at once, unless the
+        options say it.
 
         Raises:
             DataError: if the loss or a gradient is not finite.
         """
-        batch, labels = next(self.train_loader.iterate(0))
-        loss = self._compute_loss(batch, labels)
-        loss.backward()
+        step = next(self.train_loader.iterate_steps(0))
+        with measure_memory(self._device) as memory:
+            loss = self._accumulate(step)
+        self.ranks.sum_gradients(self._parameters)
+        (loss,) = self.ranks.sum([loss], self._device)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         is_finite = all(bool(torch.isfinite(g).all()) for g in gradients)
         self._optimizer.zero_grad(set_to_none=True)
-        if not gradients or not is_finite or not math.isfinite(float(loss.detach())):
+        if not gradients or not is_finite or not math.isfinite(loss):
             raise DataError(
                 "the first training step gives no finite loss and gradient "
-                f"(loss {float(loss.detach())}); check the labels and structures"
+                f"(loss {loss}); check the labels and structures"
+            )
+        if self.bound.most_tokens is None and step.parts:
+            largest = max(part.n_tokens for part in step.parts)
+            self.bound.most_tokens = choose_bound(
+                memory["bytes"], largest, self._device, n_ranks=self.ranks.local_size
             )
 
     def fit(self, *, is_resumed: bool = False, stop_after: int | None = None) -> str:
@@ -144,7 +169,9 @@ class Trainer:
         if is_resumed:
             self._load_state()
             keep = self.progress.epoch
-        logbook = Logbook(self.folder, keep_until_epoch=keep)
+        logbook = None
+        if self.ranks.is_main:
+            logbook = Logbook(self.folder, keep_until_epoch=keep)
         if not is_resumed:
             self._start()
         n_steps = self._count_steps()
@@ -166,13 +193,16 @@ class Trainer:
                     reason = "interrupted"
                     break
                 row = self._finish_epoch(n_steps)
-                logbook.add(row)
+                if logbook is not None:
+                    logbook.add(row)
                 bar.set_postfix_str(_describe_row(row), refresh=False)
                 if bar.disable and self._is_worth_a_line(row["epoch"]):
                     logger.info("%s", _describe_row(row))
                 if self._is_stale():
                     reason = "early"
                     break
+        if logbook is not None:
+            logbook.close()
         if self._stop.name:
             logger.warning(
                 "%s: saved after step %d; add --resume to go on",
@@ -183,23 +213,28 @@ class Trainer:
 
     def evaluate(self, loader: BatchLoader, desc: str = "") -> dict[str, float]:
         """Return errors (eV, Å) and the loss of the model as it is."""
-        metrics = Metrics()
-        loss_sum, n_batches = 0.0, 0
-        batches: Any = loader.iterate()
+        metrics = {name: Metrics() for name in ("", *self.other_tasks)}
+        loss_sum = 0.0
+        steps: Any = loader.iterate_steps()
         if desc:
-            batches = tqdm(
-                batches, total=len(loader.plan()), desc=desc, leave=False,
+            steps = tqdm(
+                steps, total=loader.n_steps, desc=desc, leave=False,
                 disable=self._hide_bar, unit="batch",
             )  # fmt: skip
-        for batch, labels in batches:
-            prediction = self._predict(batch, is_training=False)
-            labels = self._subtract_composition(batch, labels)
-            metrics.add(prediction, labels)
-            parts = compute_loss(prediction, labels, _volumes(batch), self.task.loss)
-            loss_sum += float(parts.total)
-            n_batches += 1
-        values = metrics.to_dict()
-        values["loss"] = loss_sum / max(1, n_batches)
+        name_frame = describe_frame(loader.dataset)
+        for step in steps:
+
+            def compute(part: MicroBatch, step: Step = step) -> float:
+                prediction, labels, share = self._compute_share(part, step, False)
+                metrics[part.target].add(prediction, labels)
+                return float(share)
+
+            loss_sum += sum(self.bound.run(step, compute, name_frame))
+        for part_metrics in metrics.values():
+            self.ranks.merge_metrics(part_metrics, self._device)
+        (loss_sum,) = self.ranks.sum([loss_sum], self._device)
+        values = merge_by_target(metrics, self.task.target)
+        values["loss"] = loss_sum / max(1, loader.n_steps)
         return values
 
     def _start(self) -> None:
@@ -211,17 +246,20 @@ class Trainer:
         self._save_state()
 
     def _count_steps(self) -> int:
-        """Return the steps of the whole run; packed epochs differ in their number."""
-        return sum(len(self.train_loader.plan(e)) for e in range(self.n_epochs))
+        """Return the steps of the whole run."""
+        return self.n_epochs * self.train_loader.n_steps
 
     def _run_epoch(self, n_steps: int, bar: Any) -> bool:
         """Take the (remaining) steps of one epoch; False if a signal came."""
         progress = self.progress
         started = time.monotonic()
         try:
-            batches = self.train_loader.iterate(progress.epoch, start=progress.batch)
-            for batch, labels in batches:
-                if self._stop.name:
+            steps = self.train_loader.iterate_steps(
+                progress.epoch, start=progress.batch
+            )
+            for step in steps:
+                if self.ranks.any(bool(self._stop.name), self._device):
+                    self._stop.name = self._stop.name or "signal to another process"
                     return False
                 rate = compute_learning_rate(
                     progress.step,
@@ -229,7 +267,7 @@ class Trainer:
                     self.learning_rate,
                     self.options.warmup_fraction,
                 )
-                progress.loss_sum += self._take_step(batch, labels, rate)
+                progress.loss_sum += self._take_step(step, rate)
                 progress.step += 1
                 progress.batch += 1
                 bar.update(1)
@@ -239,11 +277,12 @@ class Trainer:
             if self._stop.name:
                 self._save_state()
 
-    def _take_step(self, batch: Batch, labels: Labels, rate: float) -> float:
+    def _take_step(self, step: Step, rate: float) -> float:
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._compute_loss(batch, labels)
-        loss.backward()
+        loss = self._accumulate(step)
+        self.ranks.sum_gradients(self._parameters)
+        (loss,) = self.ranks.sum([loss], self._device)
         norm = torch.nn.utils.clip_grad_norm_(
             self._parameters, self.options.grad_clip_norm
         )
@@ -255,7 +294,19 @@ class Trainer:
         self._optimizer.step()
         if self._average is not None:
             self._average.update(self.model)
-        return float(loss.detach())
+        return loss
+
+    def _accumulate(self, step: Step) -> float:
+        """Add the gradient of this process's frames; return their part of the loss."""
+
+        def compute(part: MicroBatch) -> float:
+            _, _, share = self._compute_share(part, step, True)
+            if share.requires_grad:
+                add_gradient(share, self._parameters)
+            return float(share.detach())
+
+        name_frame = describe_frame(self.train_loader.dataset)
+        return sum(self.bound.run(step, compute, name_frame))
 
     def _finish_epoch(self, n_steps: int) -> dict[str, Any]:
         """Validate, keep the best, save the state; return the epoch's log row."""
@@ -312,25 +363,34 @@ class Trainer:
             return False
         return self.progress.epoch - self.progress.best_epoch >= patience
 
-    def _predict(self, batch: Batch, *, is_training: bool) -> Prediction:
+    def _predict(self, batch: Batch, task: Task, *, is_training: bool) -> Prediction:
         return predict(
             self.model,
             batch,
-            self.task.target,
-            with_forces=self.task.has_forces,
-            with_stress=self.task.has_stress,
+            task.target,
+            with_forces=task.has_forces,
+            with_stress=task.has_stress,
             with_composition=False,
             is_training=is_training,
         )
 
-    def _compute_loss(self, batch: Batch, labels: Labels) -> Tensor:
-        prediction = self._predict(batch, is_training=True)
-        labels = self._subtract_composition(batch, labels)
-        return compute_loss(prediction, labels, _volumes(batch), self.task.loss).total
+    def _compute_share(
+        self, part: MicroBatch, step: Step, is_training: bool
+    ) -> tuple[Prediction, Labels, Tensor]:
+        """Return prediction, labels, and what they contribute to the step's loss."""
+        batch = part.batch
+        task = self.other_tasks[part.target] if part.target else self.task
+        prediction = self._predict(batch, task, is_training=is_training)
+        labels = self._subtract_composition(batch, part.labels, task.target)
+        parts = compute_loss(prediction, labels, _volumes(batch), task.loss)
+        share = compute_share(parts, labels, step.totals, task.loss)
+        return prediction, labels, share
 
-    def _subtract_composition(self, batch: Batch, labels: Labels) -> Labels:
+    def _subtract_composition(
+        self, batch: Batch, labels: Labels, target: str
+    ) -> Labels:
         """Return labels whose energy lacks the composition part, as predictions do."""
-        per_atom = self.model.composition(batch, self.task.target).squeeze(1)
+        per_atom = self.model.composition(batch, target).squeeze(1)
         energy = labels.energy.index_add(0, batch.system_of_atom, -per_atom)
         return labels._replace(energy=energy)
 
@@ -347,6 +407,8 @@ class Trainer:
             self._average.swap(self.model)
 
     def _save_best(self) -> None:
+        if not self.ranks.is_main:
+            return
         metadata = dict(self.metadata)
         metadata["epoch"] = self.progress.epoch
         metadata["validation"] = dict(self.best_metrics)
@@ -355,6 +417,8 @@ class Trainer:
 
     def _save_state(self) -> None:
         """Write ``last_model.ckpt``: the weights and all that a resumed run needs."""
+        if not self.ranks.is_main:
+            return
         state = {
             "progress": dict(vars(self.progress)),
             "optimizer": self._optimizer.state_dict(),

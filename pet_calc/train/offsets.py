@@ -15,8 +15,9 @@ from pet_calc.data.baseline_fit import (
     fit_energy_scale,
     fit_force_scale,
 )
+from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.loader import BatchLoader, GraphDataset
+from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.model.baseline import TargetTable
 from pet_calc.model.derivatives import predict
@@ -36,6 +37,7 @@ def set_offsets(
     has_base: bool,
     scale_targets: bool,
     batch_size: int,
+    graphs: GraphDataset | None = None,
 ) -> None:
     """Set the composition energies (and a new model's scale) of a target, in place.
 
@@ -48,6 +50,7 @@ def set_offsets(
         has_base: whether the weights were trained before; its scale is kept then.
         scale_targets: set the output scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
+        graphs: ``frames`` with their neighbour lists, if they are there already.
 
     Raises:
         ConfigError: for a table that names unknown elements.
@@ -55,7 +58,8 @@ def set_offsets(
     """
     table = _table_of(model, target.name)
     before = table.composition[:, 0].cpu().numpy().copy()
-    labelled = [frame for frame in frames if frame.energy is not None]
+    rows = [i for i, frame in enumerate(frames) if frame.energy is not None]
+    labelled = [frames[i] for i in rows]
     energies = np.array([frame.energy for frame in labelled], dtype=np.float64)
     given = options.tables.get(target.name)
     counts = count_species(labelled, model.atomic_types)
@@ -71,7 +75,8 @@ def set_offsets(
     else:
         # of a new network too: its first outputs are an offset like any other, and
         # their error would drown the forces in the first hundreds of steps
-        predictions = predict_energies(model, target.name, labelled, batch_size)
+        known = graphs.select(rows) if graphs else labelled
+        predictions = predict_energies(model, target.name, known, batch_size)
         offsets = before + fit_composition_shift(counts, energies, predictions)
     if given is not None:
         offsets = _apply_table(offsets, given, model.atomic_types, target.unit)
@@ -81,12 +86,17 @@ def set_offsets(
 
 
 def predict_energies(
-    model: PET, target: str, frames: list[LabeledFrame], batch_size: int
+    model: PET,
+    target: str,
+    frames: list[LabeledFrame] | GraphDataset,
+    batch_size: int,
 ) -> Array:
     """Return the model's total energies, [n_frames] in eV."""
     weight = model.edge_embedder.weight
+    if not isinstance(frames, GraphDataset):
+        frames = GraphDataset(frames, model.pair_cutoff)
     loader = BatchLoader(
-        GraphDataset(frames, model.pair_cutoff),
+        frames,
         batch_size,
         dtype=torch.float64,
         device=weight.device,

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
@@ -23,20 +21,22 @@ from pet_calc.config import (
     read_options,
     write_options,
 )
+from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.label_options import build_label_units
-from pet_calc.data.loader import BatchLoader, GraphDataset
+from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import check_set
 from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
-from pet_calc.model.pet import PET
 from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
+from pet_calc.train.loaders import build_datasets, build_loaders, choose_workers
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run
+from pet_calc.train.ranks import Ranks, join_ranks
 from pet_calc.train.report import RunReport
 from pet_calc.train.setup import (
     Prepared,
@@ -82,37 +82,62 @@ def run_training(
     """
     options.check_ready()
     _refuse_unsupported(options)
+    with join_ranks(options.device) as ranks:
+        return _run(
+            options,
+            ranks,
+            is_resumed,
+            may_overwrite,
+            stop_after,
+            show_progress,
+            run_name,
+        )
+
+
+def _run(
+    options: RunOptions,
+    ranks: Ranks,
+    is_resumed: bool,
+    may_overwrite: bool,
+    stop_after: int | None,
+    show_progress: bool,
+    run_name: str,
+) -> RunReport:
+    """Do what ``run_training`` says, as one of its processes."""
+    show_progress = show_progress and ranks.is_main
     folder = Path(options.output)
     _check_folder(folder, is_resumed, may_overwrite)
+    # before the first process writes there
+    ranks.wait()
     target = choose_target(options)
     base = load_base(options)
     frames = read_run_frames(options, show_progress=show_progress)
-    prepared = _prepare(base, options, target, frames, folder if is_resumed else None)
+    resumed = folder if is_resumed else None
+    prepared, datasets = _prepare(base, options, target, frames, resumed, ranks)
     if not is_resumed:
         _check_data(prepared, options, target, frames)
     model = prepared.model
+    ranks.share_model(model)
     n_trainable, n_parameters = count_trainable(model)
     options = _resolve_defaults(options, target.name, n_parameters)
     n_epochs, rate = options.train.num_epochs, options.train.learning_rate
     assert n_epochs is not None  # both are resolved
     assert rate is not None
     task = _choose_task(options, target, frames)
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_resumed:
-        _warn_of_changes(folder / OPTIONS_NAME, options)
-    write_options(options, folder / OPTIONS_NAME)
-    loaders = {
-        name: _build_loader(model, part, options, name == "train")
-        for name, part in vars(frames).items()
-        if part and name != "isolated"
-    }
-    for name, loader in loaders.items():
-        loader.dataset.prepare()
-        logger.debug("%s: neighbour lists ready", name)
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_resumed:
+            _warn_of_changes(folder / OPTIONS_NAME, options)
+        write_options(options, folder / OPTIONS_NAME)
+    n_workers = choose_workers(options.train, ranks)
+    for dataset in datasets.values():
+        dataset.prepare(n_workers=n_workers)
+    device = model.edge_embedder.weight.device
+    loaders = build_loaders(datasets, options, device, ranks)
     logger.info(
         "training: %d epochs of %d steps, peak learning rate %.2g, loss on energy%s%s",
         n_epochs,
-        len(loaders["train"].plan()),
+        loaders["train"].n_steps,
         rate,
         ", forces" if task.has_forces else "",
         ", stress" if task.has_stress else "",
@@ -129,6 +154,7 @@ def run_training(
         metadata=describe_run(options, target, prepared, frames),
         best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
         show_progress=show_progress,
+        ranks=ranks,
     )
     trainer.smoke_test()
     started = time.monotonic()
@@ -157,9 +183,15 @@ def _prepare(
     target: TargetOptions,
     frames: RunFrames,
     resumed_folder: Path | None,
-) -> Prepared:
-    """Return the model with offsets set and LoRA injected, or the resumed one."""
-    prepared = build_model(base, options, target, frames.all())
+    ranks: Ranks,
+) -> tuple[Prepared, dict[str, GraphDataset]]:
+    """Return the model with offsets set and LoRA injected, or the resumed one.
+
+    With it come the frames, whose neighbour lists go as far as the model does.
+    """
+    placed = replace(options, device=ranks.place(options.device))
+    prepared = build_model(base, placed, target, frames.all())
+    datasets = build_datasets(frames, prepared.model.pair_cutoff)
     if resumed_folder is not None:
         checkpoint = load_checkpoint(resumed_folder / LAST_NAME)
         weight = prepared.model.edge_embedder.weight
@@ -175,10 +207,11 @@ def _prepare(
             frames.isolated,
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
-            batch_size=options.train.batch_size,
+            batch_size=options.train.frames_per_step,
+            graphs=datasets["train"],
         )
     set_trainable(prepared, options, target.name)
-    return prepared
+    return prepared, datasets
 
 
 def _check_data(
@@ -240,23 +273,6 @@ def _has(frames: list[LabeledFrame], label: str) -> bool:
     return any(getattr(frame, label) is not None for frame in frames)
 
 
-def _build_loader(
-    model: PET, frames: list[LabeledFrame], options: RunOptions, is_training: bool
-) -> BatchLoader:
-    weight = model.edge_embedder.weight
-    train = options.train
-    largest = train.max_pairs_per_batch
-    return BatchLoader(
-        GraphDataset(frames, model.pair_cutoff),
-        largest or train.batch_size,
-        by="tokens" if largest else "frames",
-        shuffle=is_training,
-        seed=options.seed,
-        dtype=torch.float64,
-        device=weight.device,
-    )
-
-
 def _write_results(
     trainer: Trainer,
     prepared: Prepared,
@@ -265,11 +281,13 @@ def _write_results(
     options: RunOptions,
 ) -> None:
     """Evaluate the best model and write adapter and report."""
-    folder = trainer.folder
+    folder, is_main = trainer.folder, trainer.ranks.is_main
+    # the first process has written the model that all of them read
+    trainer.ranks.wait()
     weight = trainer.model.edge_embedder.weight
     best = load_checkpoint(trainer.best_path)
     trainer.model = best.build_model(dtype=weight.dtype, device=weight.device)
-    if has_lora(trainer.model):
+    if has_lora(trainer.model) and is_main:
         adapter = extract_adapter(
             trainer.model,
             base_fingerprint=prepared.base_fingerprint,
@@ -287,6 +305,8 @@ def _write_results(
     if options.final_eval and "test" in loaders and report.end != "stopped":
         report.test = trainer.evaluate(loaders["test"], "test errors")
         logger.info("test set: %s", format_errors(report.test))
+    if not is_main:
+        return
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_atomically(folder / REPORT_NAME, lambda file: _write_text(file, text))
 
@@ -334,9 +354,4 @@ def _refuse_unsupported(options: RunOptions) -> None:
     if options.train.mixed_precision:
         raise ConfigError(
             "architecture.training.mixed_precision: not supported yet; leave it out"
-        )
-    if options.train.num_workers:
-        logger.warning(
-            "architecture.training.num_workers has no effect: neighbour lists are kept "
-            "in memory, and batches are made in this process"
         )

@@ -13,6 +13,7 @@ from training_data import build_options, write_base, write_frames
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options
+from pet_calc.data import dataset
 from pet_calc.data.graph import build_batch
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.export import export_model
@@ -270,6 +271,48 @@ def test_resuming_with_other_options_is_said(tmp_path, caplog):
 def test_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="nothing to resume"):
         run(build_options(tmp_path), is_resumed=True)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "save_checkpoint", "Logbook"])
+def test_validating_saving_and_logging_are_tried_before_the_first_step(
+    tmp_path, monkeypatch, name
+):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    steps = []
+    monkeypatch.setattr(loop.Trainer, "_take_step", lambda *args: steps.append(1))
+    owner = loop.Trainer if name == "evaluate" else loop
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(OSError, match="disk full"):
+        run(build_options(tmp_path))
+    assert steps == []
+
+
+def test_labels_that_give_no_gradient_stop_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    def spoil(loss, parameters):
+        parameters[0].grad = torch.full_like(parameters[0], float("nan"))
+
+    monkeypatch.setattr(loop, "add_gradient", spoil)
+    with pytest.raises(DataError, match="no finite loss and gradient"):
+        run(build_options(tmp_path))
+    assert not (tmp_path / "run" / "last_model.ckpt").exists()
+
+
+def test_neighbor_lists_of_the_training_set_are_made_once(tmp_path, monkeypatch):
+    seen = []
+    build_graph = dataset.build_graph
+
+    def note(frame, cutoff):
+        seen.append(frame.source)
+        return build_graph(frame, cutoff)
+
+    monkeypatch.setattr(dataset, "build_graph", note)
+    run(build_options(tmp_path))
+    assert len(seen) == 12
+    assert len(set(seen)) == 12
 
 
 def test_unknown_elements_name_the_frame(tmp_path):

@@ -1,0 +1,67 @@
+"""Make the batches of a run: how large, by how many processes, and whose share."""
+
+import logging
+import os
+
+import torch
+
+from pet_calc.config import RunOptions, TrainOptions
+from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.loader import BatchLoader
+from pet_calc.train.datasets import RunFrames
+from pet_calc.train.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("train", "validation", "test")
+
+
+def build_datasets(frames: RunFrames, cutoff: float) -> dict[str, GraphDataset]:
+    """Return training, validation and test set; those without frames are left out."""
+    return {
+        name: GraphDataset(getattr(frames, name), cutoff)
+        for name in PARTS
+        if getattr(frames, name)
+    }
+
+
+def build_loaders(
+    datasets: dict[str, GraphDataset],
+    options: RunOptions,
+    device: torch.device,
+    ranks: Ranks,
+) -> dict[str, BatchLoader]:
+    """Return a loader of each set; that of the training set shuffles."""
+    train = options.train
+    size, by = train.frames_per_step, "frames"
+    if train.is_by_pairs:
+        by = "tokens"
+        mean = float(datasets["train"].count_tokens().mean())
+        size = train.pairs_per_batch or max(1, round(mean * train.frames_per_step))
+        logger.info(
+            "batches: of about %d pairs and atoms, %.1f structures on average",
+            size,
+            size / mean,
+        )
+    return {
+        name: BatchLoader(
+            dataset,
+            size,
+            by=by,  # type: ignore[arg-type]
+            shuffle=name == "train",
+            seed=options.seed,
+            dtype=torch.float64,
+            device=device,
+            most_tokens=train.max_pairs_per_batch,
+            share=(ranks.rank, ranks.size),
+        )
+        for name, dataset in datasets.items()
+    }
+
+
+def choose_workers(train: TrainOptions, ranks: Ranks) -> int:
+    """Return how many processes compute neighbour lists, per process of the run."""
+    if train.num_workers is not None:
+        return train.num_workers
+    n_cores = (os.cpu_count() or 1) // ranks.local_size
+    return max(0, min(4, n_cores - 1))

@@ -1,0 +1,215 @@
+"""How much goes through the model at once: found by trying, and cut when too much.
+
+Whatever is cut, a step's loss and gradient are those of the whole step.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pet_calc.data.loader import MicroBatch, Step
+from pet_calc.data.split import split_in_two
+from pet_calc.errors import DataError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# part of the free memory that a step may fill: allocators leave gaps
+_CUDA_SHARE, _CPU_SHARE = 0.85, 0.5
+# peak over what is kept for the backward pass: 1.0 to 1.3 by the peak of the resident
+# memory for PET of 2 to 30 million parameters, and more for tiny ones
+_PEAK_OVER_SAVED = 2.0
+
+
+class MemoryBound:
+    """The most pairs and atoms that are tried at once; sinks when memory runs out."""
+
+    def __init__(self, most_tokens: int | None = None) -> None:
+        self.most_tokens = most_tokens
+        """None is no limit that is known."""
+
+    def run(
+        self,
+        step: Step,
+        compute: Callable[[MicroBatch], T],
+        source: Callable[[int], str],
+    ) -> Iterator[T]:
+        """Yield ``compute`` of each part of a step, cut until each fits in memory.
+
+        Args:
+            step: of the loader.
+            compute: must have no effect where it raises.
+            source: names the frame of an index, for a message.
+
+        Raises:
+            DataError: if a single frame does not fit.
+        """
+        waiting = list(reversed(step.parts))
+        while waiting:
+            part = waiting.pop()
+            too_large = self.most_tokens is not None and part.n_tokens > (
+                self.most_tokens
+            )
+            if too_large and len(part.indices) > 1:
+                waiting.extend(reversed(split_in_two(part)))
+                continue
+            try:
+                result = compute(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = (str(error) or type(error).__name__).splitlines()[0]
+            else:
+                yield result
+                continue
+            # outside of the handler: the traceback held the tensors of the step
+            self._sink(part, message, source)
+            waiting.extend(reversed(split_in_two(part)))
+
+    def _sink(
+        self, part: MicroBatch, message: str, source: Callable[[int], str]
+    ) -> None:
+        n_pairs = len(part.batch.centers)
+        if len(part.indices) == 1:
+            raise DataError(
+                f"{source(part.indices[0])}: does not fit in memory even alone, with "
+                f"{n_pairs} pairs ({message}); leave it out, or use a device with "
+                "more memory"
+            )
+        self.most_tokens = part.n_tokens // 2
+        logger.warning(
+            "out of memory with %d structures and %d pairs at once; cut in two, and "
+            "from now on at most %d pairs and atoms at once",
+            len(part.indices),
+            n_pairs,
+            self.most_tokens,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def add_gradient(loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
+    """Add the loss's gradient to ``.grad``, to that of all parameters or to none.
+
+    ``loss.backward()`` could run out of memory with half of them done.
+    """
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient.detach()
+        else:
+            parameter.grad.add_(gradient)
+
+
+@contextmanager
+def measure_memory(device: torch.device) -> Iterator[dict[str, float]]:
+    """Measure in the block; afterwards ``["bytes"]`` is what it took at its peak.
+
+    On a GPU the allocator knows. On the CPU it is an upper estimate from what is kept
+    for the backward pass, since the peak of a process has other causes too.
+    """
+    found: dict[str, float] = {}
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        torch.cuda.synchronize(device)
+        found["bytes"] = float(torch.cuda.max_memory_allocated(device) - before)
+        return
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield found
+    found["bytes"] = _PEAK_OVER_SAVED * sum(sizes.values())
+
+
+def choose_bound(
+    n_bytes: float, n_tokens: int, device: torch.device, *, n_ranks: int = 1
+) -> int | None:
+    """Return how many pairs and atoms fit, from what one step took; None if unknown.
+
+    Args:
+        n_bytes: that the step took.
+        n_tokens: pairs and atoms that went through the model at once.
+        device: where it ran.
+        n_ranks: processes that share this machine's memory.
+    """
+    free = read_free_memory(device)
+    if free is None or n_bytes <= 0 or n_tokens == 0:
+        return None
+    if device.type == "cpu":
+        free /= n_ranks
+    share = _CUDA_SHARE if device.type == "cuda" else _CPU_SHARE
+    bound = int(share * free / (n_bytes / n_tokens))
+    logger.info(
+        "memory: %.1f kB per pair in a training step, %.1f GB free: at most %d pairs "
+        "and atoms at once",
+        n_bytes / n_tokens / 1e3,
+        free / 1e9,
+        bound,
+    )
+    return max(bound, 1)
+
+
+def read_free_memory(device: torch.device) -> float | None:
+    """Return the bytes that can be allocated; None where the system does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device)
+        return float(free + cached - torch.cuda.memory_allocated(device))
+    limits = [_read_available(), _read_group_limit()]
+    known = [limit for limit in limits if limit is not None]
+    return min(known, default=None)
+
+
+def _read_available() -> float | None:
+    """Return what Linux says is available; elsewhere all memory there is."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        return None
+
+
+def _read_group_limit() -> float | None:
+    """Return what is left of a container's limit (cgroup 2)."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(float(limit) - used, 0.0)
+
+
+def describe_frame(dataset: Any) -> Callable[[int], str]:
+    """Return a function that names the frame of an index."""
+    return lambda index: str(dataset.frames[index].source)
