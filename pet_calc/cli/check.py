@@ -53,17 +53,21 @@ def command(
 
     from pet_calc.cli.main import EXIT_USER_ERROR
     from pet_calc.config.quick import LabelFlags
-    from pet_calc.data.census import LabelCensus
-    from pet_calc.data.frames import read_frames
-    from pet_calc.data.label_options import build_label_keys, build_label_units
+    from pet_calc.data.census import CensusCounter
+    from pet_calc.data.label_options import build_label_units
+    from pet_calc.data.read_dataset import read_for_check
     from pet_calc.evaluate.check import check_set
 
-    dataset = LabelFlags(**take_label_flags(flags)).build_dataset(data)
-    keys, units = build_label_keys(dataset), build_label_units(dataset)
-    frames = read_frames(list(data), keys=keys, units=units)
-    held_out = read_frames(list(val), keys=keys, units=units) if val else []
-    census = LabelCensus.from_frames(frames)
+    labels = LabelFlags(**take_label_flags(flags))
+    dataset = labels.build_dataset(data)
+    units = build_label_units(dataset)
+    counter = CensusCounter()
+    frames = read_for_check(dataset, counter)
+    held_out = read_for_check(labels.build_dataset(val)) if val else []
+    census = counter.build()
     click.echo(census.to_text())
+    if len(frames) < census.n_frames:
+        click.echo(f"sample    {len(frames)} frames are looked at more closely")
     report = check_set(
         frames,
         held_out={"validation": held_out},

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pet_calc.cli.options import take_label_flags
+from pet_calc.cli.options import store_option, take_label_flags
 
 if TYPE_CHECKING:
     from pet_calc.config import RunOptions
@@ -165,5 +165,6 @@ _OPTIONS = (
         help="Energies per element: fitted to what the base leaves over, or kept.",
     ),
     click.option("--ema", type=float, help="Decay of averaged weights, such as 0.99."),
+    store_option("they go to OUTPUT/store"),
     click.option("--seed", default=0, show_default=True, help="Of weights and order."),
 )

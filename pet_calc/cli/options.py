@@ -95,6 +95,16 @@ def session_options(command: Any) -> Any:
     return command
 
 
+def store_option(otherwise: str) -> Decorator:
+    """Return ``--store``; ``otherwise`` says what is done with much data without it."""
+    return click.option(
+        "--store",
+        metavar="DIR",
+        help="Folder to store frames in that do not fit in memory, reused later; "
+        f"from 1 GB on {otherwise}; `memory` never stores.",
+    )
+
+
 LABEL_FLAGS = (
     "energy_key",
     "forces_key",

@@ -29,6 +29,8 @@ from pet_calc.units import energy_factor, force_factor, length_factor, stress_fa
 
 _DEFAULT_BATCH = 16
 
+IN_MEMORY = "memory"
+
 HEAD_MODULES = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
 
 
@@ -346,6 +348,9 @@ class RunOptions:
     """Seed of the weights, the split and the order of batches."""
     output: str = "."
     """Folder for checkpoints, logs and the resolved options."""
+    data_store: str | None = None
+    """Folder where frames are stored that do not fit in memory, reused by later runs.
+    null: in the output folder, for data sets of 1 GB and more; memory: never."""
     final_eval: bool = True
     """Whether the best model is evaluated on all sets at the end."""
 

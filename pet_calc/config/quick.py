@@ -106,6 +106,8 @@ class FinetuneFlags:
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
     labels: LabelFlags = field(default_factory=LabelFlags)
+    store: str | None = None
+    """Folder of stored frames, see ``RunOptions.data_store``."""
     file_weights: tuple[tuple[str, float], ...] = ()
     """Weight in the loss of the frames of some training files; the others have 1."""
 
@@ -159,6 +161,7 @@ def build_finetune_options(
         base_precision=64 if flags.dtype == "float64" else 32,
         seed=flags.seed,
         output=str(output),
+        data_store=flags.store,
     )
 
 

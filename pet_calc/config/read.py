@@ -25,7 +25,7 @@ from pet_calc.config.yaml_file import read_yaml
 from pet_calc.errors import ConfigError
 from pet_calc.model.hypers import PETHypers
 
-_PLAIN_KEYS = ("base_precision", "seed", "output", "final_eval")
+_PLAIN_KEYS = ("base_precision", "seed", "output", "data_store", "final_eval")
 _RUN_KEYS = (
     "architecture",
     "training_set",

@@ -49,6 +49,7 @@ def options_to_dict(options: RunOptions) -> dict[str, Any]:
         "base_precision": options.base_precision,
         "seed": options.seed,
         "output": options.output,
+        "data_store": options.data_store,
         "final_eval": options.final_eval,
         "training_set": _datasets(options.training_set),
         "validation_set": _datasets(options.validation_set),

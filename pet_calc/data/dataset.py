@@ -1,8 +1,11 @@
 """Frames with their neighbour lists, and what a loss has to know of their labels."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import repeat
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +13,18 @@ import numpy.typing as npt
 
 from pet_calc.data.frames import LabeledFrame, Progress
 from pet_calc.data.graph import Graph, build_graph
+from pet_calc.data.locks import lock_file
+from pet_calc.data.store import (
+    HAS_ENERGY,
+    HAS_FORCES,
+    HAS_STRESS,
+    FrameStore,
+    write_array,
+)
+from pet_calc.data.stored import StoredFrames
 
-# fewer frames are done before other processes have started
+# fewer frames are done before other processes have started; stored frames that a worker
+# gets at a time
 _FEW = 1000
 # frames that a worker gets at a time: handing them over one by one costs too much
 _CHUNK = 64
@@ -94,6 +107,107 @@ class GraphDataset:
             )
             for index, pairs in zip(indices, all_pairs, strict=True):
                 yield Graph(self.frames[index], self.cutoff, *pairs)
+
+
+class StreamedDataset(GraphDataset):
+    """Stored frames, whose neighbour lists are made when they are asked for.
+
+    Nothing of a frame is kept, so that memory does not grow with their number.
+    """
+
+    def __init__(self, frames: StoredFrames, cutoff: float) -> None:
+        super().__init__((), cutoff)
+        self.frames: StoredFrames = frames
+
+    def __getitem__(self, index: int) -> Graph:
+        return build_graph(self.frames[index], self.cutoff)
+
+    def prepare(self, progress: Progress | None = None, *, n_workers: int = 0) -> None:
+        """Count pairs and atoms of each frame, see ``count_tokens``."""
+        if self._tokens is None:
+            self._tokens = count_stored_tokens(
+                self.frames, self.cutoff, progress=progress, n_workers=n_workers
+            )
+
+    def select(self, indices: Sequence[int]) -> GraphDataset:
+        """Return some of the frames, in memory."""
+        return GraphDataset([self.frames[i] for i in indices], self.cutoff)
+
+    def count_tokens(self) -> npt.NDArray[np.int64]:
+        """Return pairs plus atoms of each frame, [n_frames]: what the model costs."""
+        self.prepare()
+        assert self._tokens is not None
+        return self._tokens
+
+    def measure(self, indices: Iterable[int]) -> LabelTotals:
+        """Return what the losses of some frames are averaged over."""
+        chosen = np.fromiter(indices, dtype=np.int64)
+        weights = self.frames.read_weights(chosen)
+        flags = self.frames.read_column("flags", chosen)
+        n_atoms = self.frames.read_column("n_atoms", chosen)
+        return LabelTotals(
+            energy=float(weights[(flags & HAS_ENERGY) > 0].sum()),
+            forces=float((weights * n_atoms)[(flags & HAS_FORCES) > 0].sum()),
+            stress=float(weights[(flags & HAS_STRESS) > 0].sum()),
+        )
+
+
+def make_dataset(frames: Sequence[LabeledFrame], cutoff: float) -> GraphDataset:
+    """Return the frames with neighbour lists, kept only if the frames are as well."""
+    if isinstance(frames, StoredFrames):
+        return StreamedDataset(frames, cutoff)
+    return GraphDataset(frames, cutoff)
+
+
+def count_stored_tokens(
+    frames: StoredFrames,
+    cutoff: float,
+    *,
+    progress: Progress | None = None,
+    n_workers: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Return pairs plus atoms of stored frames, [n_frames].
+
+    They are counted once for each store and cutoff, and kept beside it.
+    """
+    counts = np.empty(len(frames), dtype=np.int64)
+    for number, store in enumerate(frames.stores):
+        path = store.folder.with_name(f"{store.folder.name}.tokens-{cutoff:.6g}.npy")
+        with path.with_suffix(".lock").open("w") as lock:
+            # of several processes one counts, and the others wait for it
+            lock_file(lock, wait=True)
+            if not path.exists():
+                starts = range(0, len(store), _FEW)
+                shown = progress(starts) if progress else starts
+                with _open_pool(n_workers) as run:
+                    parts = run(_count, repeat(store.folder), shown, repeat(cutoff))
+                    write_array(path, np.concatenate(list(parts)))
+        is_here = frames.which == number
+        counts[is_here] = np.load(path, mmap_mode="r")[frames.rows[is_here]]
+    return counts
+
+
+@contextmanager
+def _open_pool(n_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Give a ``map`` that works in this process, or in others."""
+    if n_workers == 0:
+        yield map
+        return
+    with ProcessPoolExecutor(n_workers) as pool:
+        yield pool.map
+
+
+def _count(folder: Path, start: int, cutoff: float) -> npt.NDArray[np.int64]:
+    """Return pairs plus atoms of the next ``_FEW`` frames of a store."""
+    store = _open_store(folder)
+    frames = map(store.read, range(start, min(start + _FEW, len(store))))
+    graphs = (build_graph(frame, cutoff) for frame in frames)
+    return np.array([graph.n_pairs + graph.n_atoms for graph in graphs])
+
+
+@lru_cache(maxsize=1)
+def _open_store(folder: Path) -> FrameStore:
+    return FrameStore(folder)
 
 
 def _compute_pairs(frame: LabeledFrame, cutoff: float) -> tuple[Any, ...]:

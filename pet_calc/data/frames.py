@@ -33,6 +33,8 @@ CLOSEST_DISTANCE = 0.05
 
 logger = logging.getLogger(__name__)
 
+Indices = npt.NDArray[np.int64]
+
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Wraps an iterable to show progress, such as ``tqdm.tqdm``."""
 
@@ -210,23 +212,19 @@ def read_structures(
     )
 
 
-def split_frames(
-    frames: Sequence[LabeledFrame],
-    fractions: tuple[float, float, float],
-    *,
-    seed: int,
-) -> tuple[list[LabeledFrame], list[LabeledFrame], list[LabeledFrame]]:
-    """Return training, validation and test frames, drawn without replacement.
+def split_indices(
+    n_frames: int, fractions: tuple[float, float, float], *, seed: int
+) -> tuple[Indices, Indices, Indices]:
+    """Return the indices of training, validation and test frames, each ascending.
 
-    The same frames, fractions and seed give the same split; each part keeps the order
-    of ``frames``. A fraction above zero gives at least one frame.
+    They are drawn without replacement; the same number, fractions and seed give the
+    same split. A fraction above zero gives at least one frame.
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1.0) > 1e-6:
         raise ConfigError(
             f"the fractions for training, validation and test must be at least 0 and "
             f"add up to 1, got {fractions}"
         )
-    n_frames = len(frames)
     n_validation, n_test = (
         max(1, round(fraction * n_frames)) if fraction > 0 else 0
         for fraction in fractions[1:]
@@ -239,9 +237,19 @@ def split_frames(
         )
     order = np.random.default_rng(seed).permutation(n_frames)
     ends = np.cumsum([n_train, n_validation])
-    train, validation, test = (
-        [frames[i] for i in np.sort(part)] for part in np.split(order, ends)
-    )
+    train, validation, test = (np.sort(part) for part in np.split(order, ends))
+    return train, validation, test
+
+
+def split_frames(
+    frames: Sequence[LabeledFrame],
+    fractions: tuple[float, float, float],
+    *,
+    seed: int,
+) -> tuple[list[LabeledFrame], list[LabeledFrame], list[LabeledFrame]]:
+    """Return the frames that ``split_indices`` draws, each part in their order."""
+    parts = split_indices(len(frames), fractions, seed=seed)
+    train, validation, test = ([frames[i] for i in part] for part in parts)
     return train, validation, test
 
 
@@ -269,21 +277,21 @@ def check_structure(frame: LabeledFrame) -> None:
         )
 
 
-def check_elements(frames: Sequence[LabeledFrame], atomic_types: Sequence[int]) -> None:
+def check_elements(frames: Iterable[LabeledFrame], atomic_types: Sequence[int]) -> None:
     """Raise ``DataError`` if a frame has an element outside ``atomic_types``.
 
     Names each such element, in how many frames it is, and the first of them.
     """
     known = set(atomic_types)
-    found: dict[int, list[str]] = {}
+    found: dict[int, tuple[int, str]] = {}
     for frame in frames:
-        for number in np.unique(frame.numbers).tolist():
-            if number not in known:
-                found.setdefault(number, []).append(frame.source)
+        for number in set(frame.numbers.tolist()) - known:
+            count, first = found.get(number, (0, frame.source))
+            found[number] = (count + 1, first)
     if found:
         listed = "; ".join(
-            f"{chemical_symbols[number]} ({len(sources)} frames, first {sources[0]})"
-            for number, sources in sorted(found.items())
+            f"{chemical_symbols[number]} ({count} frames, first {first})"
+            for number, (count, first) in sorted(found.items())
         )
         raise DataError(
             f"elements that the model does not know: {listed}; it knows "

@@ -1,15 +1,28 @@
 """Read the frames of a run: training, validation and test set, as options say."""
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from pet_calc.config import DatasetOptions, RunOptions, TargetOptions
+from pet_calc.config import RunOptions, TargetOptions
+from pet_calc.config.options import IN_MEMORY
 from pet_calc.data.census import LabelCensus
-from pet_calc.data.frames import LabeledFrame, read_frames, split_frames
-from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.data.frames import LabeledFrame, Progress, split_indices
+from pet_calc.data.read_dataset import (
+    Frames,
+    StoreRule,
+    join_frames,
+    list_files,
+    read_dataset,
+    take_frames,
+)
+from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -21,15 +34,25 @@ ISOLATED_ATOM = "IsolatedAtom"
 class RunFrames:
     """The frames of a run, apart by their use."""
 
-    train: list[LabeledFrame] = field(default_factory=list)
-    validation: list[LabeledFrame] = field(default_factory=list)
-    test: list[LabeledFrame] = field(default_factory=list)
-    isolated: list[LabeledFrame] = field(default_factory=list)
+    train: Frames = ()
+    validation: Frames = ()
+    test: Frames = ()
+    isolated: Frames = ()
     """Isolated atoms of the training files; they set energy offsets only."""
 
-    def all(self) -> list[LabeledFrame]:
+    def all(self) -> "AllFrames":
         """Return every frame, isolated atoms included."""
-        return [*self.train, *self.validation, *self.test, *self.isolated]
+        return AllFrames([self.train, self.validation, self.test, self.isolated])
+
+
+class AllFrames:
+    """Frames of several parts, to iterate over as often as needed."""
+
+    def __init__(self, parts: Sequence[Frames]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[LabeledFrame]:
+        return chain.from_iterable(self._parts)
 
 
 def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFrames:
@@ -39,30 +62,42 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
         DataError: for files, frames or labels that cannot be used.
         ConfigError: if more than one target is asked for.
     """
-    frames = RunFrames()
+    sets = [options.training_set, options.validation_set, options.test_set]
+    datasets = [d for part in sets if not isinstance(part, float) for d in part]
+    rule = build_store_rule(options.data_store, Path(options.output))
+    rule = rule.settle(list_files(datasets))
+    read = partial(
+        read_dataset,
+        rule=rule,
+        main_target=choose_target(options).name,
+        progress=_build_progress(show_progress),
+    )
+    isolated: list[LabeledFrame] = []
+    train: list[Frames] = []
     for dataset in options.training_set:
-        found = _read_dataset(dataset, show_progress)
-        for frame in found:
-            is_isolated = frame.config_type == ISOLATED_ATOM
-            if is_isolated and not dataset.use_isolated_atoms:
-                frames.isolated.append(frame)
-            else:
-                frames.train.append(frame)
-    fractions = [
-        value if isinstance(value, float) else 0.0
-        for value in (options.validation_set, options.test_set)
-    ]
-    if sum(fractions) > 0:
-        train, validation, test = split_frames(
-            frames.train,
-            (1.0 - sum(fractions), fractions[0], fractions[1]),
+        atoms, others = _take_isolated(read(dataset))
+        if dataset.use_isolated_atoms:
+            train.append(atoms)
+        else:
+            isolated += atoms
+        train.append(others)
+    frames = RunFrames(join_frames([part for part in train if part]), isolated=isolated)
+    held_out = {"validation": options.validation_set, "test": options.test_set}
+    fractions = {n: v for n, v in held_out.items() if isinstance(v, float)}
+    if sum(fractions.values()) > 0:
+        validation, test = (fractions.get(name, 0.0) for name in held_out)
+        parts = split_indices(
+            len(frames.train),
+            (1.0 - validation - test, validation, test),
             seed=options.seed,
         )
-        frames.train, frames.validation, frames.test = train, validation, test
-    if not isinstance(options.validation_set, float):
-        frames.validation = _read_held_out(options.validation_set, show_progress)
-    if not isinstance(options.test_set, float):
-        frames.test = _read_held_out(options.test_set, show_progress)
+        train_set = frames.train
+        for name, part in zip(("train", *held_out), parts, strict=True):
+            setattr(frames, name, take_frames(train_set, part))
+    for name, value in held_out.items():
+        if not isinstance(value, float):
+            found = [_take_isolated(read(dataset))[1] for dataset in value]
+            setattr(frames, name, join_frames(found))
     for name in ("train", "validation"):
         part = getattr(frames, name)
         if not any(frame.energy is not None for frame in part):
@@ -70,15 +105,23 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
                 f"the {name} set has no frame with an energy ({len(part)} frames); "
                 "name the key with --energy-key or in the options file"
             )
-    for name in ("train", "validation", "test"):
+    for name in ("train", *held_out):
         part = getattr(frames, name)
         if part:
-            logger.info(
-                "%s set:\n%s", name, _indent(LabelCensus.from_frames(part).to_text())
-            )
+            census = LabelCensus.from_frames(part).to_text()
+            logger.info("%s set:\n%s", name, _indent(census))
     if frames.isolated:
         logger.info("isolated atoms: %d, for energy offsets only", len(frames.isolated))
     return frames
+
+
+def build_store_rule(value: str | None, output: Path) -> StoreRule:
+    """Return when frames are stored, from the option ``data_store``."""
+    if value == IN_MEMORY:
+        return StoreRule(output, "never")
+    if value is None:
+        return StoreRule(output / "store")
+    return StoreRule(Path(value), "always")
 
 
 def choose_target(options: RunOptions) -> TargetOptions:
@@ -97,56 +140,24 @@ def choose_target(options: RunOptions) -> TargetOptions:
     return energies[0]
 
 
-def _read_dataset(dataset: DatasetOptions, show_progress: bool) -> list[LabeledFrame]:
-    def progress(items: Any) -> Any:
-        # None: hidden where the output is no terminal
-        hide = None if show_progress else True
-        return tqdm(items, desc="reading", unit="frame", leave=False, disable=hide)
-
-    frames = read_frames(
-        list(dataset.read_from),
-        keys=build_label_keys(dataset),
-        units=build_label_units(dataset),
-        index=dataset.index,
-        weight=dataset.weight,
-        progress=progress,
+def _build_progress(is_shown: bool) -> Progress:
+    # tqdm's None: hidden where the output is no terminal
+    hide = None if is_shown else True
+    return lambda items: tqdm(
+        items, desc="reading", unit="frame", leave=False, disable=hide
     )
-    indices = dataset.read_indices()
-    if indices is not None:
-        largest = max(indices, default=0)
-        if largest >= len(frames):
-            raise DataError(
-                f"indices: frame {largest} asked for, but {dataset.read_from} has "
-                f"{len(frames)} frames"
-            )
-        frames = [frames[i] for i in indices]
-    _check_required(dataset, frames)
-    return frames
 
 
-def _read_held_out(
-    datasets: tuple[DatasetOptions, ...], show_progress: bool
-) -> list[LabeledFrame]:
-    frames = [f for d in datasets for f in _read_dataset(d, show_progress)]
-    return [frame for frame in frames if frame.config_type != ISOLATED_ATOM]
-
-
-def _check_required(dataset: DatasetOptions, frames: list[LabeledFrame]) -> None:
-    """Raise if a label that was asked for is in no frame."""
-    target = dataset.targets[0]
-    files = ", ".join(dataset.read_from)
-    has_stress = any(frame.stress is not None for frame in frames)
-    asked = {
-        "forces": (target.forces, any(f.forces is not None for f in frames)),
-        "stress": (target.stress, has_stress),
-        "virial": (target.virial, has_stress),
-    }
-    for name, (label, is_there) in asked.items():
-        if label.mode == "required" and not is_there:
-            raise DataError(
-                f"{files}: {name} were asked for, but no frame has any; set the key, "
-                f"or `{name}: off`"
-            )
+def _take_isolated(frames: Frames) -> tuple[Frames, Frames]:
+    """Return the isolated atoms among the frames, and the others."""
+    if isinstance(frames, StoredFrames):
+        is_isolated = np.zeros(len(frames), dtype=bool)
+        for kind, indices in frames.iterate_kinds():
+            is_isolated[indices] = kind["config_type"] == ISOLATED_ATOM
+    else:
+        is_isolated = np.array([f.config_type == ISOLATED_ATOM for f in frames])
+    atoms, others = np.flatnonzero(is_isolated), np.flatnonzero(~is_isolated)
+    return take_frames(frames, atoms), take_frames(frames, others)
 
 
 def _indent(text: str) -> str:

@@ -6,7 +6,8 @@ import os
 import torch
 
 from pet_calc.config import RunOptions, TrainOptions
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import GraphDataset, StreamedDataset, make_dataset
+from pet_calc.data.frames import Progress
 from pet_calc.data.loader import BatchLoader
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.ranks import Ranks
@@ -19,7 +20,7 @@ PARTS = ("train", "validation", "test")
 def build_datasets(frames: RunFrames, cutoff: float) -> dict[str, GraphDataset]:
     """Return training, validation and test set; those without frames are left out."""
     return {
-        name: GraphDataset(getattr(frames, name), cutoff)
+        name: make_dataset(getattr(frames, name), cutoff)
         for name in PARTS
         if getattr(frames, name)
     }
@@ -30,9 +31,19 @@ def build_loaders(
     options: RunOptions,
     device: torch.device,
     ranks: Ranks,
+    progress: Progress | None = None,
 ) -> dict[str, BatchLoader]:
-    """Return a loader of each set; that of the training set shuffles."""
+    """Return a loader of each set; that of the training set shuffles.
+
+    Neighbour lists of frames in memory are made here, shown by ``progress``; those of
+    stored frames are made as they are needed, by other processes.
+    """
     train = options.train
+    n_workers = choose_workers(train, ranks)
+    for dataset in datasets.values():
+        # stored frames need not be looked at before, unless steps go by pairs
+        if train.is_by_pairs or not isinstance(dataset, StreamedDataset):
+            dataset.prepare(progress, n_workers=n_workers)
     size, by = train.frames_per_step, "frames"
     if train.is_by_pairs:
         by = "tokens"
@@ -54,6 +65,7 @@ def build_loaders(
             device=device,
             most_tokens=train.max_pairs_per_batch,
             share=(ranks.rank, ranks.size),
+            n_workers=n_workers if isinstance(dataset, StreamedDataset) else 0,
         )
         for name, dataset in datasets.items()
     }

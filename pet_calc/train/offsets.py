@@ -1,6 +1,7 @@
 """Energy offsets per element (E0): from the data, given, or kept from the base."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ def set_offsets(
     model: PET,
     target: TargetOptions,
     options: BaselineOptions,
-    frames: list[LabeledFrame],
-    isolated: list[LabeledFrame],
+    frames: Sequence[LabeledFrame],
+    isolated: Sequence[LabeledFrame],
     *,
     has_base: bool,
     scale_targets: bool,
@@ -110,7 +111,7 @@ def predict_energies(
 
 
 def _choose_scale(
-    frames: list[LabeledFrame], residuals: Array, n_atoms: Array
+    frames: Sequence[LabeledFrame], residuals: Array, n_atoms: Array
 ) -> float:
     """Return the size, in eV, of what the network has to give per atom.
 
@@ -123,7 +124,10 @@ def _choose_scale(
 
 
 def _from_isolated_atoms(
-    model: PET, target: str, frames: list[LabeledFrame], isolated: list[LabeledFrame]
+    model: PET,
+    target: str,
+    frames: list[LabeledFrame],
+    isolated: Sequence[LabeledFrame],
 ) -> Array:
     """Return offsets with which the model meets the isolated atoms' energies."""
     table = _table_of(model, target)

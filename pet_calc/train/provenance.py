@@ -1,6 +1,5 @@
 """Where a model comes from: what was done with which base, data and versions."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 import pet_calc
 from pet_calc.config import RunOptions, TargetOptions, options_to_dict
+from pet_calc.data.files import hash_file
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.setup import Prepared
 
@@ -51,6 +51,5 @@ def _hash_files(options: RunOptions) -> dict[str, str]:
     for dataset in datasets:
         for name in dataset.read_from:
             if Path(name).is_file():
-                with Path(name).open("rb") as file:
-                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[name] = hash_file(name)
     return hashes

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.label_options import build_label_units
 from pet_calc.data.loader import BatchLoader
+from pet_calc.data.read_dataset import MOST_CHECKED, sample_stored
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import check_set
 from pet_calc.evaluate.findings import Finding
@@ -32,7 +34,7 @@ from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
-from pet_calc.train.loaders import build_datasets, build_loaders, choose_workers
+from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run
@@ -50,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_NAME = "adapter.safetensors"
 OPTIONS_NAME = "options_resolved.yaml"
+# of stored frames, which may be millions: offsets converge long before
+MOST_OFFSET_FRAMES = 10_000
 REPORT_NAME = "report.json"
 
 
@@ -129,9 +133,6 @@ def _run(
         if is_resumed:
             _warn_of_changes(folder / OPTIONS_NAME, options)
         write_options(options, folder / OPTIONS_NAME)
-    n_workers = choose_workers(options.train, ranks)
-    for dataset in datasets.values():
-        dataset.prepare(n_workers=n_workers)
     device = model.edge_embedder.weight.device
     loaders = build_loaders(datasets, options, device, ranks)
     logger.info(
@@ -199,16 +200,17 @@ def _prepare(
             dtype=weight.dtype, device=weight.device
         )
     else:
+        offset_frames = sample_stored(frames.train, MOST_OFFSET_FRAMES)
         set_offsets(
             prepared.model,
             target,
             options.train.atomic_baseline,
-            frames.train,
+            offset_frames,
             frames.isolated,
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
-            graphs=datasets["train"],
+            graphs=datasets["train"] if offset_frames is frames.train else None,
         )
     set_trainable(prepared, options, target.name)
     return prepared, datasets
@@ -221,9 +223,17 @@ def _check_data(
 
     The offsets are set by now: energies far from the model's mean wrong offsets.
     """
+    sets = {"train": frames.train, "validation": frames.validation, "test": frames.test}
+    few = {name: sample_stored(part, MOST_CHECKED) for name, part in sets.items()}
+    if len(few["train"]) < len(frames.train):
+        logger.info(
+            "checked %d of %d frames, evenly spread",
+            len(few["train"]),
+            len(frames.train),
+        )
     report = check_set(
-        frames.train,
-        held_out={"validation": frames.validation, "test": frames.test},
+        few.pop("train"),
+        held_out=few,
         model=None if prepared.base is None else prepared.model,
         target=target.name,
         units=build_label_units(options.training_set[0]),
@@ -269,7 +279,7 @@ def _choose_task(options: RunOptions, target: TargetOptions, frames: RunFrames) 
     return Task(target.name, has_forces, has_stress, loss)
 
 
-def _has(frames: list[LabeledFrame], label: str) -> bool:
+def _has(frames: Sequence[LabeledFrame], label: str) -> bool:
     return any(getattr(frame, label) is not None for frame in frames)
 
 

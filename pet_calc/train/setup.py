@@ -1,6 +1,7 @@
 """Make the model of a run: from a base or from nothing, with what is to train."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def build_model(
     base: Checkpoint | None,
     options: RunOptions,
     target: TargetOptions,
-    frames: list[LabeledFrame],
+    frames: Iterable[LabeledFrame],
 ) -> Prepared:
     """Return the model before LoRA is injected, in the dtype and on the device.
 
@@ -122,7 +123,7 @@ def count_trainable(model: PET) -> tuple[int, int]:
 
 
 def _build_fresh(
-    options: RunOptions, target: TargetOptions, frames: list[LabeledFrame]
+    options: RunOptions, target: TargetOptions, frames: Iterable[LabeledFrame]
 ) -> PET:
     numbers = options.atomic_types
     if numbers is None:

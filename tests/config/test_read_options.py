@@ -186,11 +186,14 @@ def test_metatrains_default_finetune_block_means_none():
             "architecture.training.learning_rat: unknown option; "
             "did you mean learning_rate?",
         ),
-        ({"batch_size": "16"}, "training.batch_size: expected a whole number, got the"),
+        (
+            {"batch_size": "16"},
+            "training.batch_size: expected a whole number or one of auto, got the",
+        ),
         ({"batch_size": 0}, "training.batch_size: expected a number above 0, got 0"),
         (
             {"batch_size": True},
-            "training.batch_size: expected a whole number, got true",
+            "training.batch_size: expected a whole number or one of auto, got true",
         ),
         (
             {"learning_rate": "fast"},

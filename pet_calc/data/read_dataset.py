@@ -1,0 +1,258 @@
+"""Read the frames of a data set of the options, into memory or through a store."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pet_calc.config.options import DatasetOptions, TargetOptions
+from pet_calc.data.census import CensusCounter
+from pet_calc.data.files import expand_paths
+from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames
+from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.data.store import HAS_FORCES, HAS_STRESS, open_or_build_store
+from pet_calc.data.stored import StoredFrames
+from pet_calc.errors import DataError
+
+# from this size of the files on; in memory frames and neighbour lists take several
+# times as much
+STORE_ABOVE_GB = 1.0
+# of stored frames, which may be millions: more change no finding but their numbers
+MOST_CHECKED = 20_000
+
+logger = logging.getLogger(__name__)
+
+Frames = Sequence[LabeledFrame]
+
+
+@dataclass(frozen=True)
+class StoreRule:
+    """Whether frames go through a store, and where it lies."""
+
+    root: Path
+    """Folder of the stores; made when it is needed."""
+    when: Literal["auto", "always", "never"] = "auto"
+    """auto: from ``STORE_ABOVE_GB`` of files on."""
+
+    def settle(self, files: Sequence[str]) -> "StoreRule":
+        """Return the rule decided for some files; log why if the user did not say."""
+        if self.when != "auto":
+            return self
+        size = sum(Path(file).stat().st_size for file in files) / 1e9
+        if size < STORE_ABOVE_GB:
+            return replace(self, when="never")
+        logger.info(
+            "data: %.1f GB in %d files; from %g GB on frames are not kept in memory "
+            "but stored in %s (--store DIR: elsewhere; --store memory: keep them)",
+            size,
+            len(files),
+            STORE_ABOVE_GB,
+            self.root,
+        )
+        return replace(self, when="always")
+
+
+def list_files(datasets: Sequence[DatasetOptions]) -> list[str]:
+    """Return the files of data sets, globs expanded."""
+    return [
+        name
+        for dataset in datasets
+        for name, _ in expand_paths(list(dataset.read_from), dataset.index)
+    ]
+
+
+def read_dataset(
+    dataset: DatasetOptions,
+    rule: StoreRule,
+    *,
+    main_target: str = "",
+    progress: Progress | None = None,
+) -> Frames:
+    """Return the frames of a data set, once for each of its targets.
+
+    Args:
+        dataset: what to read.
+        rule: when frames are stored and not kept.
+        main_target: whose frames have an empty ``target``; empty is the first one.
+        progress: wraps the iteration over frames.
+
+    Raises:
+        DataError: see ``iterate_frames``; also for a label that was asked for and is
+            in no frame, and for frames that are not there.
+    """
+    is_stored = rule.settle(list_files([dataset])).when == "always"
+    parts: list[Frames] = []
+    for target in dataset.targets:
+        name = "" if target.name == main_target or not main_target else target.name
+        read = _read_stored if is_stored else _read_into_memory
+        frames = _choose(read(dataset, target, name, rule, progress), dataset)
+        _check_required(dataset, target, frames)
+        parts.append(frames)
+    return join_frames(parts)
+
+
+def read_for_check(
+    dataset: DatasetOptions, counter: CensusCounter | None = None
+) -> list[LabeledFrame]:
+    """Return the frames of a data set that are worth a closer look.
+
+    All of them, or ``MOST_CHECKED`` drawn at random where the files are as large as
+    those that training would store.
+
+    Args:
+        dataset: what to read.
+        counter: counts all frames on the way.
+    """
+    size = sum(Path(file).stat().st_size for file in list_files([dataset])) / 1e9
+    frames = _iterate(dataset, dataset.targets[0], dataset.weight, None)
+    if counter is not None:
+        frames = counter.watch(frames)
+    if size < STORE_ABOVE_GB:
+        return list(frames)
+    return draw_frames(frames, MOST_CHECKED)
+
+
+def draw_frames(
+    frames: Iterable[LabeledFrame], n_frames: int, *, seed: int = 0
+) -> list[LabeledFrame]:
+    """Return frames of a stream of any length, each with the same probability.
+
+    They keep their order. If there are no more than ``n_frames``, it is all of them.
+    """
+    random = np.random.default_rng(seed)
+    drawn: list[tuple[int, LabeledFrame]] = []
+    for i, frame in enumerate(frames):
+        if i < n_frames:
+            drawn.append((i, frame))
+            continue
+        place = int(random.integers(i + 1))
+        if place < n_frames:
+            drawn[place] = (i, frame)
+    return [frame for _, frame in sorted(drawn, key=lambda entry: entry[0])]
+
+
+def join_frames(parts: Sequence[Frames]) -> Frames:
+    """Return the frames of all parts, which are all stored or all in memory."""
+    stored = [part for part in parts if isinstance(part, StoredFrames)]
+    if not stored:
+        return [frame for part in parts for frame in part]
+    assert len(stored) == len(parts)
+    return StoredFrames.join(stored)
+
+
+def take_frames(frames: Frames, indices: Any) -> Frames:
+    """Return some of the frames, in the order of ``indices``."""
+    if isinstance(frames, StoredFrames):
+        return frames.take(np.asarray(indices, dtype=np.int64))
+    return [frames[i] for i in indices]
+
+
+def sample_stored(frames: Frames, n_frames: int) -> Frames:
+    """Return ``n_frames`` of stored frames, in memory; all of those that are not.
+
+    They are evenly spread, and with them comes a frame of each set of elements.
+    """
+    if not isinstance(frames, StoredFrames) or len(frames) <= n_frames:
+        return frames
+    spread = np.linspace(0, len(frames) - 1, n_frames).round().astype(np.int64)
+    first = {
+        tuple(kind["elements"]): int(indices[0])
+        for kind, indices in frames.iterate_kinds()
+    }
+    return [frames[i] for i in sorted({*spread.tolist(), *first.values()})]
+
+
+def _read_into_memory(
+    dataset: DatasetOptions,
+    target: TargetOptions,
+    name: str,
+    _: StoreRule,
+    progress: Progress | None,
+) -> Frames:
+    frames = list(_iterate(dataset, target, dataset.weight, progress))
+    for frame in frames:
+        frame.target = name
+    return frames
+
+
+def _read_stored(
+    dataset: DatasetOptions,
+    target: TargetOptions,
+    name: str,
+    rule: StoreRule,
+    progress: Progress | None,
+) -> Frames:
+    files = expand_paths(list(dataset.read_from), dataset.index)
+    keys = build_label_keys(dataset, target)
+    units = build_label_units(dataset, target)
+    store = open_or_build_store(
+        rule.root,
+        Path(files[0][0]).stem,
+        {
+            "files": files,
+            "keys": {**asdict(keys), "extras": {}},
+            "units": asdict(units),
+        },
+        [file for file, _ in files],
+        # the weight is no part of the store, which serves runs of other weights too
+        lambda: _iterate(dataset, target, 1.0, progress),
+    )
+    return StoredFrames.of_store(store, weight=dataset.weight, target=name)
+
+
+def _iterate(
+    dataset: DatasetOptions,
+    target: TargetOptions,
+    weight: float,
+    progress: Progress | None,
+) -> Iterator[LabeledFrame]:
+    frames = iterate_frames(
+        list(dataset.read_from),
+        keys=build_label_keys(dataset, target),
+        units=build_label_units(dataset, target),
+        index=dataset.index,
+        weight=weight,
+    )
+    yield from progress(frames) if progress else frames
+
+
+def _choose(frames: Frames, dataset: DatasetOptions) -> Frames:
+    """Return the frames that ``indices`` of the options names; all without them."""
+    indices = dataset.read_indices()
+    if indices is None:
+        return frames
+    largest = max(indices, default=0)
+    if largest >= len(frames):
+        raise DataError(
+            f"indices: frame {largest} asked for, but {', '.join(dataset.read_from)} "
+            f"has {len(frames)} frames"
+        )
+    return take_frames(frames, indices)
+
+
+def _check_required(
+    dataset: DatasetOptions, target: TargetOptions, frames: Frames
+) -> None:
+    """Raise if a label that was asked for is in no frame."""
+    has_stress = _has(frames, "stress")
+    asked = {
+        "forces": (target.forces, _has(frames, "forces")),
+        "stress": (target.stress, has_stress),
+        "virial": (target.virial, has_stress),
+    }
+    for name, (label, is_there) in asked.items():
+        if label.mode == "required" and not is_there:
+            raise DataError(
+                f"{', '.join(dataset.read_from)}: {name} were asked for, but no frame "
+                f"has any; set the key, or `{name}: off`"
+            )
+
+
+def _has(frames: Frames, label: str) -> bool:
+    if isinstance(frames, StoredFrames):
+        bit = {"forces": HAS_FORCES, "stress": HAS_STRESS}[label]
+        return bool((frames.read_column("flags") & bit).any())
+    return any(getattr(frame, label) is not None for frame in frames)

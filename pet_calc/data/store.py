@@ -1,0 +1,362 @@
+"""Labelled frames in a memory-mapped folder, for data sets larger than memory.
+
+A store is written once, from a stream, and then only read. Its folder holds
+
+- ``frames.bin``: the arrays of one frame after the other;
+- ``index.bin``: a row for each frame, of the columns in ``ROW``;
+- ``header.json``: where the data come from, texts that frames share, checksums.
+
+It is made under another name and renamed when it is whole, under a lock, so that a
+reader never sees half of one and two processes never make the same one. Every frame is
+compared with its checksum when it is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pet_calc.data.files import hash_file
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.locks import lock_file
+from pet_calc.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+FRAMES_NAME, INDEX_NAME, HEADER_NAME = "frames.bin", "index.bin", "header.json"
+
+HAS_ENERGY, HAS_FORCES, HAS_STRESS = 1, 2, 4
+# bits of the periodic directions
+_PBC = (8, 16, 32)
+
+ROW = np.dtype(
+    [
+        ("start", "<u8"),  # byte in frames.bin
+        ("energy", "<f8"),
+        ("weight", "<f8"),
+        ("number", "<u8"),  # of the frame in its file
+        ("n_atoms", "<u4"),
+        ("file", "<u4"),  # in the header's table
+        ("kind", "<u4"),  # likewise: elements and texts that frames share
+        ("charge", "<i4"),
+        ("spin_multiplicity", "<i4"),
+        ("flags", "<u4"),
+        ("crc", "<u4"),  # of the bytes in frames.bin
+    ]
+)
+
+
+class FrameStore:
+    """A store that is read; frames come by their number, in the order of the files."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a store.
+
+        Raises:
+            DataError: if it is damaged, or of another version.
+        """
+        self.folder = Path(folder)
+        self._header = _read_header(self.folder)
+        index_path = self.folder / INDEX_NAME
+        if (
+            not index_path.is_file()
+            or hash_file(index_path) != (self._header["index_sha256"])
+        ):
+            raise _damaged(index_path, "its checksum is another")
+        frames_path = self.folder / FRAMES_NAME
+        n_bytes = frames_path.stat().st_size if frames_path.is_file() else 0
+        if n_bytes != self._header["n_bytes"]:
+            raise _damaged(
+                frames_path,
+                f"{n_bytes} bytes instead of {self._header['n_bytes']}",
+            )
+        self.index = np.memmap(index_path, dtype=ROW, mode="r")
+        self._bytes = np.memmap(frames_path, dtype=np.uint8, mode="r")
+        self.kinds: list[dict[str, Any]] = self._header["kinds"]
+        for kind in self.kinds:
+            kind["notes"], kind["keys"] = tuple(kind["notes"]), tuple(kind["keys"])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # other processes map the files themselves
+        return FrameStore, (self.folder,)
+
+    def read(self, number: int) -> LabeledFrame:
+        """Return a frame.
+
+        Raises:
+            DataError: if its bytes are not those that were written.
+        """
+        row = self.index[number]
+        n_atoms, flags, start = (
+            int(row["n_atoms"]),
+            int(row["flags"]),
+            int(row["start"]),
+        )
+        file = self._header["files"][row["file"]]
+        source = f"{file}, frame {int(row['number'])}"
+        size = _count_bytes(n_atoms, flags)
+        record = bytes(self._bytes[start : start + size])
+        if zlib.crc32(record) != row["crc"]:
+            raise _damaged(self.folder / FRAMES_NAME, f"at {source}")
+        kind = self.kinds[row["kind"]]
+        reals = np.frombuffer(record, "<f8", (size - n_atoms) // 8).copy()
+        positions, cell, forces, stress = _cut_reals(reals, n_atoms, flags)
+        return LabeledFrame(
+            numbers=np.frombuffer(record, np.uint8, n_atoms, size - n_atoms).astype(
+                np.int64
+            ),
+            positions=positions,
+            cell=cell,
+            pbc=np.array([bool(flags & bit) for bit in _PBC]),
+            energy=float(row["energy"]) if flags & HAS_ENERGY else None,
+            forces=forces,
+            stress=stress,
+            charge=int(row["charge"]),
+            spin_multiplicity=int(row["spin_multiplicity"]),
+            weight=float(row["weight"]),
+            source=source,
+            config_type=kind["config_type"],
+            origins=dict(kind["origins"]),
+            notes=kind["notes"],
+            keys=kind["keys"],
+        )
+
+
+def open_or_build_store(
+    root: str | Path,
+    name: str,
+    made_from: dict[str, Any],
+    files: Iterable[str],
+    read: Callable[[], Iterable[LabeledFrame]],
+) -> FrameStore:
+    """Return the store of some files, made now if it is not there.
+
+    Args:
+        root: folder of stores.
+        name: what the store's folder begins with.
+        made_from: everything besides the files that decides about the content, as
+            JSON has it.
+        files: that the frames are read from.
+        read: returns the frames, in their order, one by one.
+
+    Raises:
+        DataError: if the store is damaged, a file changes while it is read, or the
+            frames cannot be stored.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    files = list(files)
+    before = _describe_files(files)
+    text = json.dumps([FORMAT_VERSION, made_from, before], sort_keys=True)
+    folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        with (root / f"{folder.name}.lock").open("w") as lock:
+            if not lock_file(lock):
+                logger.info("%s: another process writes it; waiting", folder)
+                lock_file(lock, wait=True)
+            if not folder.exists():
+                _report_outdated(root, folder, files)
+                _build(folder, read(), made_from, before)
+                return FrameStore(folder)
+    store = FrameStore(folder)
+    logger.info("%s: %d frames, from an earlier run", folder, len(store))
+    return store
+
+
+def write_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write an array beside a store, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, values)
+        _sync(file)
+    temporary.replace(path)
+
+
+def _build(
+    folder: Path,
+    frames: Iterable[LabeledFrame],
+    made_from: dict[str, Any],
+    sources: list[dict[str, Any]],
+) -> None:
+    temporary = folder.with_name(folder.name + ".tmp")
+    # of a writer that was killed: the lock is ours
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        header = _write_frames(temporary, frames)
+        if _describe_files([source["path"] for source in sources]) != sources:
+            raise DataError(
+                f"{', '.join(s['path'] for s in sources)}: changed while being read; "
+                "start again when they are complete"
+            )
+        header |= {"made_from": made_from, "sources": sources}
+        with (temporary / HEADER_NAME).open("w") as file:
+            json.dump({"format_version": FORMAT_VERSION, **header}, file)
+            _sync(file)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    size = header["n_bytes"] + header["n_frames"] * ROW.itemsize
+    logger.info("%s: stored %d frames, %.3f GB", folder, header["n_frames"], size / 1e9)
+
+
+def _write_frames(folder: Path, frames: Iterable[LabeledFrame]) -> dict[str, Any]:
+    """Write both tables; return what the header has to say about them."""
+    tables: dict[str, dict[str, int]] = {"files": {}, "kinds": {}}
+
+    def number(table: str, text: str) -> int:
+        return tables[table].setdefault(text, len(tables[table]))
+
+    start = n_frames = 0
+    digest = hashlib.sha256()
+    with (
+        (folder / FRAMES_NAME).open("wb") as data,
+        (folder / INDEX_NAME).open("wb") as index,
+    ):
+        for frame in frames:
+            record, flags = _pack(frame)
+            file, _, in_file = frame.source.rpartition(", frame ")
+            row = np.zeros(1, ROW)
+            row["start"], row["crc"] = start, zlib.crc32(record)
+            row["energy"] = 0.0 if frame.energy is None else frame.energy
+            row["weight"], row["n_atoms"] = frame.weight, frame.n_atoms
+            row["file"], row["number"] = number("files", file), int(in_file)
+            row["kind"] = number("kinds", _describe_kind(frame))
+            row["charge"] = frame.charge
+            row["spin_multiplicity"] = frame.spin_multiplicity
+            row["flags"] = flags
+            data.write(record)
+            index.write(row.tobytes())
+            digest.update(row.tobytes())
+            start += len(record)
+            n_frames += 1
+        _sync(data)
+        _sync(index)
+    return {
+        "n_frames": n_frames,
+        "n_bytes": start,
+        "index_sha256": digest.hexdigest(),
+        "files": list(tables["files"]),
+        "kinds": [json.loads(kind) for kind in tables["kinds"]],
+    }
+
+
+def _pack(frame: LabeledFrame) -> tuple[bytes, int]:
+    """Return the bytes of a frame (real numbers, then elements) and its flags."""
+    if frame.extras:
+        raise DataError(f"{frame.source}: further labels cannot be stored")
+    flags = sum(bit for bit, on in zip(_PBC, frame.pbc, strict=True) if on)
+    parts: list[npt.NDArray[np.float64]] = [frame.positions, frame.cell]
+    flags |= HAS_ENERGY * (frame.energy is not None)
+    if frame.forces is not None:
+        flags |= HAS_FORCES
+        parts.append(frame.forces)
+    if frame.stress is not None:
+        flags |= HAS_STRESS
+        parts.append(frame.stress)
+    reals = np.concatenate([np.asarray(part, "<f8").ravel() for part in parts])
+    return reals.tobytes() + frame.numbers.astype(np.uint8).tobytes(), flags
+
+
+def _count_bytes(n_atoms: int, flags: int) -> int:
+    n_reals = 3 * n_atoms + 9
+    n_reals += 3 * n_atoms if flags & HAS_FORCES else 0
+    n_reals += 9 if flags & HAS_STRESS else 0
+    return 8 * n_reals + n_atoms
+
+
+def _cut_reals(
+    reals: npt.NDArray[np.float64], n_atoms: int, flags: int
+) -> tuple[Any, Any, Any, Any]:
+    """Return positions, cell, forces and stress."""
+    positions, cell, rest = np.split(reals, [3 * n_atoms, 3 * n_atoms + 9])
+    forces = stress = None
+    if flags & HAS_FORCES:
+        forces, rest = rest[: 3 * n_atoms].reshape(-1, 3), rest[3 * n_atoms :]
+    if flags & HAS_STRESS:
+        stress = rest.reshape(3, 3)
+    return positions.reshape(-1, 3), cell.reshape(3, 3), forces, stress
+
+
+def _describe_kind(frame: LabeledFrame) -> str:
+    """Return what many frames share, as text."""
+    return json.dumps(
+        {
+            "elements": np.unique(frame.numbers).tolist(),
+            "config_type": frame.config_type,
+            "origins": frame.origins,
+            "notes": frame.notes,
+            "keys": frame.keys,
+        }
+    )
+
+
+def _describe_files(files: list[str]) -> list[dict[str, Any]]:
+    """Return what tells a changed file: its size and time."""
+    described = []
+    for file in files:
+        state = Path(file).stat()
+        described.append(
+            {
+                "path": str(Path(file).resolve()),
+                "size": state.st_size,
+                "mtime_ns": state.st_mtime_ns,
+            }
+        )
+    return described
+
+
+def _report_outdated(root: Path, folder: Path, files: list[str]) -> None:
+    """Name stores of these files that are of no use any more."""
+    paths = [str(Path(file).resolve()) for file in files]
+    for header_path in root.glob(f"*/{HEADER_NAME}"):
+        try:
+            sources = json.loads(header_path.read_text())["sources"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if [source["path"] for source in sources] == paths:
+            logger.info(
+                "%s holds these files as they were, or read otherwise; delete it if "
+                "it is not needed",
+                header_path.parent,
+            )
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / HEADER_NAME
+    try:
+        header: dict[str, Any] = json.loads(path.read_text())
+        version = header["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: expected a store of version {FORMAT_VERSION}, got {version}; "
+            "delete the folder, it is made again"
+        )
+    return header
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(
+        f"{path}: the store is damaged ({why}); delete {path.parent}, it is made again "
+        "from the data files"
+    )
