@@ -60,8 +60,9 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
 
     Raises:
         DataError: for files, frames or labels that cannot be used.
-        ConfigError: if more than one target is asked for.
+        ConfigError: for a target that is not an energy.
     """
+    main = choose_target(options).name
     sets = [options.training_set, options.validation_set, options.test_set]
     datasets = [d for part in sets if not isinstance(part, float) for d in part]
     rule = build_store_rule(options.data_store, Path(options.output))
@@ -69,7 +70,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
     read = partial(
         read_dataset,
         rule=rule,
-        main_target=choose_target(options).name,
+        main_target=main,
         progress=_build_progress(show_progress),
     )
     isolated: list[LabeledFrame] = []
@@ -100,10 +101,17 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
             setattr(frames, name, join_frames(found))
     for name in ("train", "validation"):
         part = getattr(frames, name)
-        if not any(frame.energy is not None for frame in part):
+        missing = {target if target != main else "" for target in options.targets}
+        for frame in part:
+            if not missing:
+                break
+            if frame.energy is not None:
+                missing.discard(frame.target)
+        for target in sorted(missing):
             raise DataError(
-                f"the {name} set has no frame with an energy ({len(part)} frames); "
-                "name the key with --energy-key or in the options file"
+                f"the {name} set has no frame with an energy ({len(part)} frames) for "
+                f"{target or main}; name the key with --energy-key or in the options "
+                "file"
             )
     for name in ("train", *held_out):
         part = getattr(frames, name)
@@ -125,19 +133,27 @@ def build_store_rule(value: str | None, output: Path) -> StoreRule:
 
 
 def choose_target(options: RunOptions) -> TargetOptions:
-    """Return the one energy target of a run.
+    """Return the main target of a run: the first, whose frames have no target's name.
 
     Raises:
-        ConfigError: if there are several, or it is not an energy.
+        ConfigError: if one of the targets is not an energy.
     """
-    targets = list(options.targets.values())
-    energies = [target for target in targets if target.kind == "energy"]
-    if len(targets) != 1 or len(energies) != 1:
+    others = [t.name for t in options.targets.values() if t.kind != "energy"]
+    if others:
         raise ConfigError(
-            "training_set.targets: one energy target can be trained at a time, got "
-            + ", ".join(target.name for target in targets)
+            f"training_set.targets: only energies can be trained, got {others[0]}; "
+            "direct forces and stress are trained on the labels of an energy"
         )
-    return energies[0]
+    return next(iter(options.targets.values()))
+
+
+def find_of_target(frames: Frames, name: str) -> Sequence[int]:
+    """Return the indices of the frames of a target; the empty name is the main one."""
+    if isinstance(frames, StoredFrames):
+        is_wanted = np.array([target == name for target in frames.targets])
+        indices: list[int] = np.flatnonzero(is_wanted[frames.which]).tolist()
+        return indices
+    return [i for i, frame in enumerate(frames) if frame.target == name]
 
 
 def _build_progress(is_shown: bool) -> Progress:

@@ -75,6 +75,11 @@ class Task:
     has_stress: bool
     loss: LossOptions
 
+    def describe(self) -> str:
+        """Return such as ``energy/pbe, forces``."""
+        forces = ", forces" if self.has_forces else ""
+        return self.target + forces + (", stress" if self.has_stress else "")
+
 
 class Trainer:
     """Trains a prepared model: its trainable parameters decide what changes."""

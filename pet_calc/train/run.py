@@ -26,14 +26,19 @@ from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.label_options import build_label_units
 from pet_calc.data.loader import BatchLoader
-from pet_calc.data.read_dataset import MOST_CHECKED, sample_stored
+from pet_calc.data.read_dataset import MOST_CHECKED, sample_stored, take_frames
 from pet_calc.errors import ConfigError, DataError
-from pet_calc.evaluate.check import check_set
+from pet_calc.evaluate.check import CheckReport, check_set
 from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
-from pet_calc.train.datasets import RunFrames, choose_target, read_run_frames
+from pet_calc.train.datasets import (
+    RunFrames,
+    choose_target,
+    find_of_target,
+    read_run_frames,
+)
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
@@ -119,15 +124,15 @@ def _run(
     resumed = folder if is_resumed else None
     prepared, datasets = _prepare(base, options, target, frames, resumed, ranks)
     if not is_resumed:
-        _check_data(prepared, options, target, frames)
+        _check_data(prepared, options, frames)
     model = prepared.model
     ranks.share_model(model)
     n_trainable, n_parameters = count_trainable(model)
-    options = _resolve_defaults(options, target.name, n_parameters)
+    options = _resolve_defaults(options, n_parameters)
     n_epochs, rate = options.train.num_epochs, options.train.learning_rate
     assert n_epochs is not None  # both are resolved
     assert rate is not None
-    task = _choose_task(options, target, frames)
+    task, *other_tasks = _choose_tasks(options, frames)
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         if is_resumed:
@@ -136,12 +141,11 @@ def _run(
     device = model.edge_embedder.weight.device
     loaders = build_loaders(datasets, options, device, ranks)
     logger.info(
-        "training: %d epochs of %d steps, peak learning rate %.2g, loss on energy%s%s",
+        "training: %d epochs of %d steps, peak learning rate %.2g, loss on %s",
         n_epochs,
         loaders["train"].n_steps,
         rate,
-        ", forces" if task.has_forces else "",
-        ", stress" if task.has_stress else "",
+        "; ".join(each.describe() for each in (task, *other_tasks)),
     )
     trainer = Trainer(
         model,
@@ -156,6 +160,7 @@ def _run(
         best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
         show_progress=show_progress,
         ranks=ranks,
+        other_tasks={other.target: other for other in other_tasks},
     )
     trainer.smoke_test()
     started = time.monotonic()
@@ -163,7 +168,7 @@ def _run(
 
     report = RunReport(
         method=options.finetune.method,
-        target=target.name,
+        target=", ".join(options.targets),
         end=end,
         n_trainable=n_trainable,
         n_parameters=n_parameters,
@@ -200,52 +205,73 @@ def _prepare(
             dtype=weight.dtype, device=weight.device
         )
     else:
-        offset_frames = sample_stored(frames.train, MOST_OFFSET_FRAMES)
+        _set_all_offsets(prepared, options, frames, datasets["train"])
+    set_trainable(prepared, options)
+    return prepared, datasets
+
+
+def _set_all_offsets(
+    prepared: Prepared, options: RunOptions, frames: RunFrames, graphs: GraphDataset
+) -> None:
+    """Set the energies per element of each target from its own frames, in place."""
+    for name, target in _name_targets(options).items():
+        indices = find_of_target(frames.train, name)
+        own = take_frames(frames.train, indices)
+        few = sample_stored(own, MOST_OFFSET_FRAMES)
         set_offsets(
             prepared.model,
             target,
             options.train.atomic_baseline,
-            offset_frames,
-            frames.isolated,
+            few,
+            [frame for frame in frames.isolated if frame.target == name],
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
-            graphs=datasets["train"] if offset_frames is frames.train else None,
+            graphs=graphs.select(indices) if few is own else None,
         )
-    set_trainable(prepared, options, target.name)
-    return prepared, datasets
 
 
-def _check_data(
-    prepared: Prepared, options: RunOptions, target: TargetOptions, frames: RunFrames
-) -> None:
-    """Raise if labels contradict themselves or the base; log what is merely odd.
+def _name_targets(options: RunOptions) -> dict[str, TargetOptions]:
+    """Return the targets by the name that their frames have; the main one has none."""
+    main = choose_target(options).name
+    return {"" if n == main else n: t for n, t in options.targets.items()}
 
-    The offsets are set by now: energies far from the model's mean wrong offsets.
+
+def _check_data(prepared: Prepared, options: RunOptions, frames: RunFrames) -> None:
+    """Check each target's frames against themselves and against the base.
+
+    Raises:
+        DataError: for what makes training pointless.
     """
-    sets = {"train": frames.train, "validation": frames.validation, "test": frames.test}
-    few = {name: sample_stored(part, MOST_CHECKED) for name, part in sets.items()}
-    if len(few["train"]) < len(frames.train):
-        logger.info(
-            "checked %d of %d frames, evenly spread",
-            len(few["train"]),
-            len(frames.train),
+    for name, target in _name_targets(options).items():
+        sets = {}
+        for part in ("train", "validation", "test"):
+            found = getattr(frames, part)
+            own = take_frames(found, find_of_target(found, name))
+            sets[part] = sample_stored(own, MOST_CHECKED)
+            if len(sets[part]) < len(own):
+                logger.info("checked: %d of %d frames", len(sets[part]), len(own))
+        source = next(d for d in options.training_set if target in d.targets)
+        report = check_set(
+            sets.pop("train"),
+            held_out=sets,
+            model=None if prepared.base is None else prepared.model,
+            target=target.name,
+            units=build_label_units(source, target),
         )
-    report = check_set(
-        few.pop("train"),
-        held_out=few,
-        model=None if prepared.base is None else prepared.model,
-        target=target.name,
-        units=build_label_units(options.training_set[0]),
-    )
-    baseline = options.train.atomic_baseline
-    is_kept = baseline.mode == "keep" and target.name not in baseline.tables
+        baseline = options.train.atomic_baseline
+        is_kept = baseline.mode == "keep" and target.name not in baseline.tables
+        _judge_findings(report, is_kept)
+
+
+def _judge_findings(report: CheckReport, keeps_offsets: bool) -> None:
+    """Raise for errors, warn of warnings, and leave the rest to the log."""
     wrong = list(report.errors)
     odd: list[Finding] = []
     for finding in report.findings:
         if finding.code == "energy-offset":
             # asked for by the user, unless it is what the base had
-            (wrong if is_kept else odd).append(finding)
+            (wrong if keeps_offsets else odd).append(finding)
         # of mixed keys the reader has warned
         elif finding.severity == "warning" and finding.code != "mixed-keys":
             odd.append(finding)
@@ -257,26 +283,32 @@ def _check_data(
         logger.warning("%s; %s", finding.what, finding.advice)
 
 
-def _resolve_defaults(
-    options: RunOptions, target: str, n_parameters: int
-) -> RunOptions:
+def _resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
     """Return the options with what depends on method and model size filled in."""
     train, method = options.train, options.finetune.method
     loss = dict(train.loss)
-    if target not in loss:
-        loss[target] = LossOptions(LossTerm(weight=default_energy_weight(method)))
+    for target in options.targets:
+        if target not in loss:
+            loss[target] = LossOptions(LossTerm(weight=default_energy_weight(method)))
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
     n_epochs = train.num_epochs or default_num_epochs(method)
     filled = replace(train, num_epochs=n_epochs, learning_rate=rate, loss=loss)
     return replace(options, train=filled)
 
 
-def _choose_task(options: RunOptions, target: TargetOptions, frames: RunFrames) -> Task:
-    """Return what the loss is made of: the labels that there are and are wanted."""
-    loss = options.train.loss_of(target.name)
-    has_forces = loss.forces.weight > 0 and _has(frames.train, "forces")
-    has_stress = loss.stress.weight > 0 and _has(frames.train, "stress")
-    return Task(target.name, has_forces, has_stress, loss)
+def _choose_tasks(options: RunOptions, frames: RunFrames) -> list[Task]:
+    """Return what each loss is made of: the labels that there are and are wanted.
+
+    The main target comes first.
+    """
+    tasks = []
+    for name, target in _name_targets(options).items():
+        loss = options.train.loss_of(target.name)
+        own = take_frames(frames.train, find_of_target(frames.train, name))
+        has_forces = loss.forces.weight > 0 and _has(own, "forces")
+        has_stress = loss.stress.weight > 0 and _has(own, "stress")
+        tasks.append(Task(target.name, has_forces, has_stress, loss))
+    return tasks
 
 
 def _has(frames: Sequence[LabeledFrame], label: str) -> bool:
@@ -302,7 +334,7 @@ def _write_results(
             trainer.model,
             base_fingerprint=prepared.base_fingerprint,
             base_name=Path(options.finetune.base or "").name,
-            targets=[report.target],
+            targets=list(options.targets),
             metadata=best.metadata,
         )
         save_adapter(folder / ADAPTER_NAME, adapter)

@@ -14,6 +14,7 @@ from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.errors import CheckpointError, ConfigError
 from pet_calc.evaluate.convert_units import convert_energies_to_ev, is_angstrom
 from pet_calc.evaluate.loading import choose_device, load_record
+from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.freeze import (
     format_trainable_table,
@@ -38,6 +39,8 @@ class Prepared:
     base_fingerprint: str
     is_new_target: bool
     """Whether the target has heads that the base did not have."""
+    new_targets: tuple[str, ...] = ()
+    """All targets of which that is so."""
 
 
 def load_base(options: RunOptions) -> Checkpoint | None:
@@ -74,10 +77,13 @@ def build_model(
     dtype = torch.float64 if options.base_precision == 64 else torch.float32
     device = choose_device(options.device)
     if base is None:
-        prepared = Prepared(_build_fresh(options, target, frames), None, "", True)
+        model = _build_fresh(options, frames)
+        new = tuple(options.targets)
+        prepared = Prepared(model, None, "", True, new)
     else:
         prepared = _build_from_base(base, options, target)
     check_elements(frames, prepared.model.atomic_types)
+    _check_states(prepared.model, frames)
     prepared.model.to(device=device, dtype=dtype)
     logger.info(
         "model: PET, %s parameters, %s on %s%s",
@@ -89,11 +95,14 @@ def build_model(
     return prepared
 
 
-def set_trainable(prepared: Prepared, options: RunOptions, target: str) -> None:
+def set_trainable(prepared: Prepared, options: RunOptions) -> None:
     """Inject LoRA if asked for and choose what trains, in place; log the table."""
     model, finetune = prepared.model, options.finetune
+    targets = list(options.targets)
     if finetune.method == "lora":
-        head_mode = _resolve_head_mode(finetune, prepared.is_new_target)
+        head_mode = _resolve_head_mode(finetune, bool(prepared.new_targets))
+        if finetune.head_mode == "auto" and prepared.new_targets:
+            targets = list(prepared.new_targets)
         config = finetune.lora
         if head_mode == "lora" and "heads" not in config.targets:
             config = replace(config, targets=(*config.targets, "heads"))
@@ -108,9 +117,9 @@ def set_trainable(prepared: Prepared, options: RunOptions, target: str) -> None:
                 len(injected),
                 head_mode,
             )
-        freeze_for_lora(model, head_mode=head_mode, targets=[target])  # type: ignore[arg-type]
+        freeze_for_lora(model, head_mode=head_mode, targets=targets)  # type: ignore[arg-type]
     elif finetune.method == "heads":
-        freeze_for_heads(model, [target], groups=finetune.head_modules)
+        freeze_for_heads(model, targets, groups=finetune.head_modules)
     else:
         unfreeze_all(model)
     logger.info("%s", format_trainable_table(trainable_table(model)))
@@ -122,16 +131,17 @@ def count_trainable(model: PET) -> tuple[int, int]:
     return sum(row.n_trainable for row in rows), sum(row.n_parameters for row in rows)
 
 
-def _build_fresh(
-    options: RunOptions, target: TargetOptions, frames: Iterable[LabeledFrame]
-) -> PET:
+def _build_fresh(options: RunOptions, frames: Iterable[LabeledFrame]) -> PET:
     numbers = options.atomic_types
     if numbers is None:
         numbers = tuple(sorted({int(z) for f in frames for z in f.numbers}))
-    spec = TargetSpec.for_energy(target.name, description=target.description)
+    specs = [
+        TargetSpec.for_energy(target.name, description=target.description)
+        for target in options.targets.values()
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = PET(options.hypers or PETHypers(), list(numbers), [spec])
+        model = PET(options.hypers or PETHypers(), list(numbers), specs)
     if model.zbl is not None:
         model.zbl.covalent_radii.copy_(torch.tensor(covalent_radii[list(numbers)]))
     return model
@@ -147,6 +157,19 @@ def _build_from_base(
         logger.info("the base has LoRA of its own: merged before training")
         merge_lora(model)
         fingerprint = compute_fingerprint(model.state_dict())
+    wanted = list(options.targets.values())
+    new = [t.name for t in wanted if _add_target(model, options, t)]
+    if options.finetune.method != "heads" and not options.finetune.keep_head:
+        for name in [name for name in model.targets if name not in options.targets]:
+            model.remove_target(name)
+            logger.info(
+                "output %s of the base is dropped: its heads do not train", name
+            )
+    return Prepared(model, base, fingerprint, target.name in new, tuple(new))
+
+
+def _add_target(model: PET, options: RunOptions, target: TargetOptions) -> bool:
+    """Give the model an output to train, in place; return whether it is new."""
     finetune = options.finetune
     is_new = target.name not in model.targets
     if is_new:
@@ -164,13 +187,27 @@ def _build_from_base(
         raise ConfigError(
             f"finetune.inherit_heads: {target.name} is an output of the base already"
         )
-    if finetune.method != "heads" and not finetune.keep_head:
-        for name in [name for name in model.targets if name != target.name]:
-            model.remove_target(name)
-            logger.info(
-                "output %s of the base is dropped: its heads do not train", name
-            )
-    return Prepared(model, base, fingerprint, is_new)
+    return is_new
+
+
+def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
+    """Raise for a charge or spin that the model has no entry for.
+
+    A model that knows of none of them leaves them out, which is said.
+    """
+    n_others, first = 0, ""
+    for frame in frames:
+        charge, spin = frame.charge, frame.spin_multiplicity
+        check_charge_and_spin(model, charge, spin, frame.source)
+        if (charge, spin) != (0, 1):
+            n_others, first = n_others + 1, first or frame.source
+    if n_others and model.system_conditioning is None:
+        logger.warning(
+            "%d frames have a charge or a spin multiplicity other than 1 (first %s), "
+            "which the model does not know of: it takes them for neutral singlets",
+            n_others,
+            first,
+        )
 
 
 def _resolve_head_mode(finetune: FinetuneOptions, is_new_target: bool) -> str:

@@ -109,7 +109,8 @@ def test_evaluation_takes_no_more_memory_for_more_frames(tmp_path):
             measure("eval", base, data, "-o", output, "--device", "cpu", "--quiet")
         )
         assert output.read_text().count("Properties=") == n_frames
-    assert peaks[1] - peaks[0] < 5
+    # 2000 frames would be 20 MB; a few come and go with the gaps between them
+    assert peaks[1] - peaks[0] < 8
 
 
 @pytest.mark.parametrize("batch_size", [3, "auto"])

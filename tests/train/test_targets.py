@@ -1,0 +1,204 @@
+"""Several levels of theory in one run, each from its own files and labels."""
+
+from dataclasses import replace
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+import yaml
+from training_data import build_frames, write_base
+
+from pet_calc.checkpoint import load_checkpoint
+from pet_calc.config import read_options
+from pet_calc.config.options import FinetuneOptions, TargetOptions
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.read_dataset import StoreRule, read_dataset
+from pet_calc.errors import ConfigError, DataError
+from pet_calc.evaluate.metrics import Metrics
+from pet_calc.evaluate.predict import predict_frames
+from pet_calc.train.run import run_training
+
+SHIFT = 7.0  # eV an atom between the levels
+
+
+def write_levels(folder):
+    """Three files: one level each, and one whose frames have both."""
+    for name, seed, levels in (("a", 0, "a"), ("b", 1, "b"), ("both", 2, "ab")):
+        frames = []
+        for atoms in build_frames(9, seed=seed):
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+            atoms.calc = None
+            if "a" in levels:
+                atoms.info["e_a"] = energy
+                atoms.arrays["f_a"] = forces
+            if "b" in levels:
+                atoms.info["e_b"] = 1.5 * energy + SHIFT * len(atoms)
+                atoms.arrays["f_b"] = 1.5 * forces
+            frames.append(atoms)
+        ase.io.write(folder / f"{name}.xyz", frames)
+
+
+def write_options(folder, base=None, **training):
+    write_levels(folder)
+    targets = {
+        f"energy/{name}": {
+            "quantity": "energy",
+            "key": f"e_{name}",
+            "unit": "eV",
+            "forces": {"key": f"f_{name}"},
+            "stress": False,
+            "virial": False,
+        }
+        for name in "ab"
+    }
+    path = str(folder / "{}.xyz")
+    a, b = ({name: targets[name]} for name in ("energy/a", "energy/b"))
+    training = {"num_epochs": 6, "batch_size": 4, "learning_rate": 0.01, **training}
+    if base is not None:
+        training["finetune"] = {"method": "full", "read_from": base}
+    values = {
+        "architecture": {"training": training},
+        "device": "cpu",
+        "base_precision": 64,
+        "output": str(folder / "run"),
+        "training_set": [
+            {"systems": path.format("a"), "targets": a},
+            {"systems": path.format("b"), "targets": b, "weight": 0.5},
+        ],
+        "validation_set": {"systems": path.format("both"), "targets": targets},
+    }
+    (folder / "options.yaml").write_text(yaml.safe_dump(values))
+    return read_options(folder / "options.yaml")
+
+
+def measure(model, folder, name):
+    structures = ase.io.read(folder / "both.xyz", ":")
+    frames = [LabeledFrame.from_atoms(atoms) for atoms in structures]
+    for frame, atoms in zip(frames, structures, strict=True):
+        frame.energy = atoms.info[f"e_{name}"]
+        frame.forces = atoms.arrays[f"f_{name}"]
+        frame.stress = None
+    metrics = Metrics()
+    list(predict_frames(model, frames, f"energy/{name}", metrics))
+    return metrics.to_dict()
+
+
+@pytest.mark.parametrize("has_base", [True, False], ids=["base", "scratch"])
+def test_each_level_learns_from_its_own_labels(tmp_path, has_base):
+    base = write_base(tmp_path) if has_base else None
+    options = write_options(tmp_path, base)
+    if not has_base:
+        hypers = {"d_pet": 8, "d_head": 8, "d_node": 16, "d_feedforward": 8}
+        options = replace(
+            options, hypers=load_checkpoint(write_base(tmp_path, **hypers)).hypers
+        )
+    report = run_training(options, show_progress=False)
+    assert report.target == "energy/a, energy/b"
+    model = load_checkpoint(report.best_model).build_model()
+    assert list(model.targets) == ["energy/a", "energy/b"]
+    for name in "ab":
+        found = measure(model, tmp_path, name)
+        for key, value in found.items():
+            # the report's numbers are those of predicting each level by itself
+            expected = report.validation[f"energy/{name}.{key}"]
+            assert value == pytest.approx(expected, rel=1e-6)
+        # the shift of 7 eV an atom between the levels is an offset, and gone
+        assert report.zero_step[f"energy/{name}.energy_mae"] < 2.0
+        before = report.zero_step[f"energy/{name}.forces_mae"]
+        # a new network learns little in these 30 steps
+        if has_base:
+            assert report.validation[f"energy/{name}.forces_mae"] < before
+    pooled = [report.validation[f"energy/{n}.forces_mae"] for n in "ab"]
+    assert report.validation["forces_mae"] == pytest.approx(np.mean(pooled))
+
+
+def test_several_levels_resume_exactly_from_memory_and_store(tmp_path):
+    options = write_options(tmp_path, write_base(tmp_path), ema_decay=0.5)
+    whole = run_training(options, show_progress=False)
+    halves = replace(
+        options, output=str(tmp_path / "halves"), data_store=str(tmp_path / "stores")
+    )
+    run_training(halves, show_progress=False, stop_after=2)
+    resumed = run_training(halves, show_progress=False, is_resumed=True)
+    assert resumed.validation == whole.validation
+    one, other = (
+        load_checkpoint(tmp_path / name / "last_model.ckpt").state
+        for name in ("run", "halves")
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_lora_trains_the_heads_of_new_levels_only(tmp_path):
+    base = write_base(tmp_path)
+    options = write_options(tmp_path, base)
+    targets = [
+        replace(t, name="energy") if t.name == "energy/a" else t
+        for t in options.targets.values()
+    ]
+    datasets = tuple(
+        replace(d, targets=(target,))
+        for d, target in zip(options.training_set, targets, strict=True)
+    )
+    options = replace(
+        options,
+        training_set=datasets,
+        validation_set=(replace(options.validation_set[0], targets=tuple(targets)),),
+        finetune=FinetuneOptions(method="lora", base=base),
+        train=replace(options.train, num_epochs=2),
+    )
+    report = run_training(options, show_progress=False)
+    before = load_checkpoint(base).state
+    after = load_checkpoint(report.best_model.replace("best", "last")).state
+    for name, value in before.items():
+        if name.startswith("node_heads.energy."):
+            assert torch.equal(after[name], value)
+            assert not torch.equal(after[name.replace("energy", "energy/b")], value)
+
+
+def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):
+    write_levels(tmp_path)
+    frames = ase.io.read(tmp_path / "both.xyz", ":")
+    del frames[0].info["e_b"], frames[1].arrays["f_b"]
+    frames[2].info["e_a"] = np.nan
+    ase.io.write(tmp_path / "both.xyz", frames)
+    found = read_dataset(
+        read_both(tmp_path), StoreRule(tmp_path, "never"), main_target="energy/a"
+    )
+    assert [f.target for f in found] == [""] * 9 + ["energy/b"] * 9
+    missing = [f.source.rpartition(" ")[2] for f in found if f.energy is None]
+    assert missing == ["2", "0"]
+    assert [i for i, f in enumerate(found) if f.forces is None] == [10]
+
+
+def read_both(folder):
+    """The data set with both levels, without writing its file again."""
+    values = {
+        "systems": str(folder / "both.xyz"),
+        "targets": {
+            f"energy/{n}": {"key": f"e_{n}", "forces": {"key": f"f_{n}"}} for n in "ab"
+        },
+    }
+    options = {"training_set": values}
+    (folder / "both.yaml").write_text(yaml.safe_dump(options))
+    return read_options(folder / "both.yaml").training_set[0]
+
+
+def test_a_level_without_labels_is_named(tmp_path):
+    options = write_options(tmp_path, write_base(tmp_path))
+    without = replace(options.validation_set[0], targets=(options.targets["energy/a"],))
+    options = replace(options, validation_set=(without,))
+    with pytest.raises(DataError, match=r"validation set .* for energy/b"):
+        run_training(options, show_progress=False)
+
+
+def test_a_target_that_is_no_energy_is_refused(tmp_path):
+    options = write_options(tmp_path, write_base(tmp_path))
+    direct = TargetOptions(name="non_conservative_force")
+    datasets = (
+        options.training_set[0],
+        replace(options.training_set[1], targets=(direct,)),
+    )
+    with pytest.raises(ConfigError, match=r"only energies .* non_conservative_force"):
+        run_training(replace(options, training_set=datasets), show_progress=False)
