@@ -20,14 +20,20 @@ LORA_KEYS = ("USE_LORA_PEFT", "LORA_RANK", "LORA_ALPHA")
 Unsupported = dict[str, tuple[tuple[Any, ...], str]]
 
 UNSUPPORTED_TRAINING: Unsupported = {
-    "distributed": ((None, False), "start with torchrun to use several processes"),
     "fixed_scaling_weights": ((None, {}), "scales are measured, see scale_targets"),
     "per_structure_targets": ((None, []), "energies enter the loss per atom"),
     "max_atoms_per_batch": ((None,), "use batch_size and max_pairs_per_batch"),
     "min_atoms_per_batch": ((None, 0), "no batch is dropped"),
+    "batch_atom_bounds": (
+        (None, [None, None]),
+        "no batch is dropped; max_pairs_per_batch bounds memory",
+    ),
 }
 UNSUPPORTED_RUN: Unsupported = {
     "wandb": ((None, {}), "logs are CSV and JSON lines in the output folder"),
+}
+UNSUPPORTED_ARCHITECTURE: Unsupported = {
+    "preset": ((None, "default"), "write its values under model and training"),
 }
 UNSUPPORTED_TARGET: Unsupported = {
     "num_subtargets": ((None, 1), "only energies, forces and stress are learned"),
@@ -35,7 +41,14 @@ UNSUPPORTED_TARGET: Unsupported = {
 }
 
 # These change what is printed, or nothing; any value passes and one line says so.
-NO_EFFECT_TRAINING = ("distributed_port", "log_mae", "log_separate_blocks")
+NO_EFFECT_TRAINING = (
+    "distributed",  # torchrun decides
+    "distributed_port",
+    "log_mae",
+    "log_separate_blocks",
+    "scheduler_factor",  # the rate falls as a cosine
+    "scheduler_patience",
+)
 NO_EFFECT_RUN = ("print_stats",)
 
 _SCHEDULE = "num_epochs and warmup_fraction (the rate falls as a cosine)"

@@ -13,6 +13,7 @@ from pet_calc.config.fields import (
 )
 from pet_calc.config.old_names import (
     NO_EFFECT_RUN,
+    UNSUPPORTED_ARCHITECTURE,
     UNSUPPORTED_RUN,
     refuse_original_pet,
     take_unsupported,
@@ -86,7 +87,9 @@ def parse_options(values: dict[str, Any]) -> RunOptions:
 
 def _parse_architecture(values: dict[str, Any], targets: set[str]) -> dict[str, Any]:
     with at("architecture"):
-        check_keys(values, ("name", "model", "training", "atomic_types"))
+        known = ("name", "model", "training", "atomic_types")
+        check_keys(values, (*known, *UNSUPPORTED_ARCHITECTURE))
+        take_unsupported(values, UNSUPPORTED_ARCHITECTURE)
         name = values.get("name", "pet")
         if name != "pet":
             raise ConfigError(f"name: expected pet, got {show(name)}")

@@ -14,6 +14,7 @@ from pet_calc.config.fields import (
     show,
     suggest,
 )
+from pet_calc.config.historic import TRAINING_KEYS, update_loss, update_training
 from pet_calc.config.old_names import (
     LORA_KEYS,
     NO_EFFECT_TRAINING,
@@ -43,11 +44,14 @@ _FINETUNE_KEYS = (
 _LORA_KEYS = {"rank": "rank", "alpha": "alpha", "target_modules": "targets"}
 _HEADS_KEYS = ("head_modules", "last_layer_modules")
 _CONFIG_KEYS = {"lora": tuple(_LORA_KEYS), "heads": _HEADS_KEYS}
-_TERM_KEYS = ("type", "weight", "delta", "reduction")
+_TERM_KEYS = ("type", "weight", "delta", "reduction", "sliding_factor")
 # metatrain's names of the gradients, which it also takes in a block of their own
 _GRADIENTS = {"positions": "forces", "strain": "stress"}
 # A missing label never counts here, which is what metatrain's masked losses are for.
-_LOSS_TYPES = {"masked_mse": "mse", "masked_mae": "mae", "masked_huber": "huber"}
+_LOSS_TYPES = {
+    **{f"masked_{name}": name for name in ("mse", "mae", "huber")},
+    **{f"{name}_masked": name for name in ("mse", "mae", "huber")},
+}
 
 
 def parse_training(
@@ -57,14 +61,16 @@ def parse_training(
     values = require_mapping(value, "training")
     with at("training"):
         known = [f.name for f in fields(TrainOptions)] + ["finetune", *LORA_KEYS]
-        hidden = [*UNSUPPORTED_TRAINING, *NO_EFFECT_TRAINING]
+        hidden = [*UNSUPPORTED_TRAINING, *NO_EFFECT_TRAINING, *TRAINING_KEYS]
         refuse_original_pet(values, known)
         check_keys({k: v for k, v in values.items() if k not in hidden}, known)
         take_unsupported(values, UNSUPPORTED_TRAINING)
         take_without_effect(values, NO_EFFECT_TRAINING)
+        update_training(values)
 
         finetune = _parse_finetune(values)
-        values["loss"] = _parse_loss(values.get("loss"), list(targets))
+        names = list(targets)
+        values["loss"] = _parse_loss(update_loss(values.get("loss"), names), names)
         values["atomic_baseline"] = _parse_baseline(values.get("atomic_baseline"))
         # metatrain's way to say plain Adam
         if values.get("weight_decay", 0) is None:
@@ -194,7 +200,13 @@ def _parse_term(value: Any, name: str) -> LossTerm:
     values = require_mapping(value, name)
     with at(name):
         check_keys(values, _TERM_KEYS)
-        take_unsupported(values, {"reduction": ((None, "mean"), "change the weight")})
+        take_unsupported(
+            values,
+            {
+                "reduction": ((None, "mean"), "change the weight"),
+                "sliding_factor": ((None,), "remove it"),
+            },
+        )
         if "type" in values:
             values["type"] = _LOSS_TYPES.get(str(values["type"]), values["type"])
         return LossTerm(**values)

@@ -202,7 +202,10 @@ def test_metatrains_default_finetune_block_means_none():
         ({"warmup_fraction": 2}, "training.warmup_fraction: expected a number from 0"),
         ({"best_model_metric": "mae"}, "did you mean mae_prod?"),
         ({"max_atoms_per_batch": 100}, "training.max_atoms_per_batch: 100 is not supp"),
-        ({"distributed": True}, "training.distributed: true is not supported; start"),
+        (
+            {"batch_atom_bounds": [1, 200]},
+            "training.batch_atom_bounds: the list [1, 200]",
+        ),
         ({"per_structure_targets": ["energy"]}, "training.per_structure_targets: the"),
         (
             {"SCHEDULER_STEP_SIZE": 100},

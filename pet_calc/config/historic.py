@@ -1,0 +1,111 @@
+"""Training options of metatrain's earlier versions, in today's spelling."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pet_calc.config.fields import at, check_keys, convert, require_mapping, show
+from pet_calc.errors import ConfigError
+
+TRAINING_KEYS = ("num_epochs_warmup", "fixed_composition_weights")
+"""Keys of a ``training:`` block that are read as other ones."""
+
+# the default of the versions that had num_epochs_warmup
+_OLD_NUM_EPOCHS = 10_000
+# 2024 and early 2025: one loss for all targets, with a table of weights
+_SHARED_KEYS = ("type", "weights", "reduction", "sliding_factor")
+# autumn 2025: beside the target they belong to
+_GRADIENTS = ("forces", "stress", "virial")
+
+
+def update_training(values: dict[str, Any]) -> None:
+    """Replace the historic keys of a ``training:`` block, in place."""
+    pairs = (
+        ("fixed_composition_weights", "atomic_baseline"),
+        ("num_epochs_warmup", "warmup_fraction"),
+    )
+    for old, new in pairs:
+        if old in values and new in values:
+            raise ConfigError(f"{old}: expected this or {new}, got both")
+    if "fixed_composition_weights" in values:
+        values["atomic_baseline"] = values.pop("fixed_composition_weights") or None
+    if "num_epochs_warmup" in values:
+        n_warmup = convert(values.pop("num_epochs_warmup"), int, "num_epochs_warmup")
+        n_epochs = values.get("num_epochs") or _OLD_NUM_EPOCHS
+        values["warmup_fraction"] = min(1.0, n_warmup / n_epochs)
+
+
+def update_loss(value: Any, targets: list[str]) -> Any:
+    """Return a ``loss:`` block as today's versions have it, a block per target."""
+    if not isinstance(value, Mapping):
+        return value
+    values = {str(key): item for key, item in value.items()}
+    is_shared = bool({"type", "weights"} & set(values)) and not set(values) & set(
+        targets
+    )
+    if is_shared:
+        return _spread_shared(values, targets)
+    found = [key for key in _GRADIENTS if key in values and key not in targets]
+    if not found:
+        return value
+    with at("loss"):
+        name = _only_target(found[0], targets)
+        own = values.get(name, {})
+        own = {"type": own} if isinstance(own, str) else require_mapping(own, name)
+        for key in found:
+            if key in own:
+                raise ConfigError(f"{key}: expected here or in {name}, got both")
+            own[key] = values.pop(key)
+    return {**values, name: own}
+
+
+def _spread_shared(values: dict[str, Any], targets: list[str]) -> dict[str, Any]:
+    """Return the block of each target for one type and a table of weights."""
+    with at("loss"):
+        check_keys(values, _SHARED_KEYS)
+        if values.get("sliding_factor") is not None:
+            raise ConfigError("sliding_factor: is not supported; remove it")
+        kind, deltas = _read_type(values.get("type", "mse"))
+        term = {"type": kind, "reduction": values.get("reduction", "mean")}
+        weights = require_mapping(values.get("weights"), "weights")
+        known = [*targets, *_GRADIENTS]
+        with at("weights"):
+            check_keys(weights, known)
+        with at("type.huber.deltas"):
+            check_keys(deltas, known)
+
+        def build(name: str) -> dict[str, Any]:
+            given = {"weight": weights, "delta": deltas}
+            return {**term, **{k: v[name] for k, v in given.items() if name in v}}
+
+        losses = {name: build(name) for name in targets}
+        for key in _GRADIENTS:
+            if key in weights or key in deltas:
+                losses[_only_target(key, targets)][key] = build(key)
+        # what is not weighed has the same type
+        for name in losses:
+            for key in ("forces", "stress"):
+                if key == "stress" and "virial" in losses[name]:
+                    continue
+                losses[name].setdefault(key, dict(term))
+        return losses
+
+
+def _read_type(value: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the name of a loss, and the thresholds of ``{huber: {deltas: ...}}``."""
+    if not isinstance(value, Mapping):
+        return value, {}
+    if set(value) != {"huber"}:
+        raise ConfigError(f"type: expected a name or a block huber, got {show(value)}")
+    block = require_mapping(value["huber"], "huber")
+    with at("type.huber"):
+        check_keys(block, ("deltas",))
+        return "huber", require_mapping(block.get("deltas"), "deltas")
+
+
+def _only_target(key: str, targets: list[str]) -> str:
+    if len(targets) != 1:
+        raise ConfigError(
+            f"{key}: expected in the block of the target that it belongs to, of "
+            f"{', '.join(targets)}"
+        )
+    return targets[0]
