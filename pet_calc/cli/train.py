@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import ModelFile, session_options
+from pet_calc.cli.options import ModelFile, session_options, store_option
 
 
 @click.command("train")
@@ -18,11 +18,13 @@ from pet_calc.cli.options import ModelFile, session_options
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."
 )
+@store_option("they go to OUTPUT/store")
 @session_options
 def command(
     options_file: str,
     base: str | None,
     output: str | None,
+    store: str | None,
     resume: bool,
     overwrite: bool,
     stop_after: int | None,
@@ -48,6 +50,8 @@ def command(
         options = options.with_base(base)
     if output is not None:
         options = replace(options, output=output)
+    if store is not None:
+        options = replace(options, data_store=store)
     report = run_training(
         options,
         is_resumed=resume,

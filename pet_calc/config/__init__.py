@@ -1,5 +1,6 @@
 """Options of a training run: what they are, and how they are read and written."""
 
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.defaults import (
     default_ema_decay,
     default_energy_weight,
@@ -8,13 +9,10 @@ from pet_calc.config.defaults import (
 )
 from pet_calc.config.options import (
     BaselineOptions,
-    DatasetOptions,
     FinetuneOptions,
-    LabelOptions,
     LossOptions,
     LossTerm,
     RunOptions,
-    TargetOptions,
     TrainOptions,
 )
 from pet_calc.config.read import parse_options, read_options

@@ -4,15 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.options import (
     BaselineOptions,
-    DatasetOptions,
     FinetuneOptions,
-    LabelOptions,
     LossOptions,
     LossTerm,
     RunOptions,
-    TargetOptions,
     TrainOptions,
 )
 from pet_calc.errors import ConfigError

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.fields import (
     at,
     check_keys,
@@ -12,7 +13,6 @@ from pet_calc.config.fields import (
     show,
 )
 from pet_calc.config.old_names import UNSUPPORTED_TARGET, take_unsupported
-from pet_calc.config.options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.errors import ConfigError
 
 _DATASET_KEYS = (

@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.options import (
     BaselineOptions,
-    DatasetOptions,
     FinetuneOptions,
-    LabelOptions,
     LossOptions,
     LossTerm,
     RunOptions,
-    TargetOptions,
     TrainOptions,
 )
 from pet_calc.config.write import options_to_dict

@@ -5,13 +5,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from pet_calc.config.data_options import DatasetOptions, TargetOptions
 from pet_calc.config.options import (
     BaselineOptions,
-    DatasetOptions,
     FinetuneOptions,
     LossOptions,
     RunOptions,
-    TargetOptions,
 )
 from pet_calc.config.yaml_file import dump_yaml
 

@@ -1,6 +1,6 @@
 """Where the labels of a data set lie and in which units, from its options."""
 
-from pet_calc.config.options import DatasetOptions, LabelOptions, TargetOptions
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.data.labels import Key, LabelKeys, LabelUnits
 
 

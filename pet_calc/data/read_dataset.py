@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pet_calc.config.options import DatasetOptions, TargetOptions
+from pet_calc.config.data_options import DatasetOptions, TargetOptions
 from pet_calc.data.census import CensusCounter
 from pet_calc.data.files import expand_paths
 from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
-from pet_calc.config import LossOptions, TrainOptions, default_ema_decay
+from pet_calc.config import TrainOptions, default_ema_decay
 from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.errors import CheckpointError, DataError, ModelError
@@ -40,45 +39,12 @@ from pet_calc.train.optim import (
 from pet_calc.train.ranks import Ranks
 from pet_calc.train.share import compute_share
 from pet_calc.train.signals import StopSignal
+from pet_calc.train.state import Progress, Task
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "best_model.ckpt"
 LAST_NAME = "last_model.ckpt"
-
-
-@dataclass
-class Progress:
-    """Where a run stands; what is saved to go on from there."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    batch: int = 0
-    """Batches done in the epoch that has begun."""
-    step: int = 0
-    """Optimiser steps taken."""
-    best_metric: float = math.inf
-    best_epoch: int = 0
-    loss_sum: float = 0.0
-    """Training loss summed over the batches of this epoch."""
-    seconds: float = 0.0
-    """Time spent, earlier sessions included."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be learned."""
-
-    target: str
-    """Name of the energy output."""
-    has_forces: bool
-    has_stress: bool
-    loss: LossOptions
-
-    def describe(self) -> str:
-        """Return such as ``energy/pbe, forces``."""
-        forces = ", forces" if self.has_forces else ""
-        return self.target + forces + (", stress" if self.has_stress else "")
 
 
 class Trainer:

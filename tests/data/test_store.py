@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
-from pet_calc.config.options import DatasetOptions, LabelOptions, TargetOptions
+from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.data import store as store_module
 from pet_calc.data.dataset import GraphDataset, count_stored_tokens, make_dataset
 from pet_calc.data.frames import LabeledFrame, read_frames

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ase.io import read
-from training_data import build_options, write_base, write_frames
+from ase.io import read, write
+from training_data import build_frames, build_options, write_base, write_frames
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options
 from pet_calc.data import dataset
 from pet_calc.data.graph import build_batch
-from pet_calc.errors import ConfigError, DataError
+from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.inject import has_lora
@@ -313,6 +313,47 @@ def test_neighbor_lists_of_the_training_set_are_made_once(tmp_path, monkeypatch)
     run(build_options(tmp_path))
     assert len(seen) == 12
     assert len(set(seen)) == 12
+
+
+def write_charged(folder, charge):
+    frames = build_frames()
+    frames[4].info["charge"] = charge
+    write(folder / "charged.xyz", frames)
+    return str(folder / "charged.xyz")
+
+
+def test_a_charge_changes_the_training_of_a_conditioned_model(tmp_path):
+    base = write_base(tmp_path, system_conditioning=True)
+    errors = []
+    for charge in (0, 3):
+        data = write_charged(tmp_path, charge)
+        options = build_options(
+            tmp_path,
+            base=base,
+            data=data,
+            output=f"run{charge}",
+            validation=data,
+            method="full",
+            epochs=2,
+        )
+        run(options)
+        # a new conditioning starts without effect, and gets one
+        errors.append(read_log(tmp_path / f"run{charge}")[-1]["val_forces_mae"])
+    assert errors[0] != errors[1]
+
+
+def test_charges_that_the_model_does_not_know_are_refused_or_said(tmp_path, caplog):
+    options = build_options(tmp_path, data=write_charged(tmp_path, 3), epochs=1)
+    with caplog.at_level("WARNING", "pet_calc"):
+        run(options)
+    assert "1 frames have a charge" in caplog.text
+    assert "charged.xyz, frame 4" in caplog.text
+    base = write_base(tmp_path, system_conditioning=True, max_charge=2)
+    options = build_options(
+        tmp_path, base=base, data=write_charged(tmp_path, 3), output="conditioned"
+    )
+    with pytest.raises(ModelError, match=r"charged\.xyz, frame 4: total charge 3"):
+        run(options)
 
 
 def test_unknown_elements_name_the_frame(tmp_path):

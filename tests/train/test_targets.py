@@ -11,7 +11,8 @@ from training_data import build_frames, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import read_options
-from pet_calc.config.options import FinetuneOptions, TargetOptions
+from pet_calc.config.data_options import TargetOptions
+from pet_calc.config.options import FinetuneOptions
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.read_dataset import StoreRule, read_dataset
 from pet_calc.errors import ConfigError, DataError

@@ -1,0 +1,40 @@
+"""What a run is to learn, and where it stands."""
+
+import math
+from dataclasses import dataclass
+
+from pet_calc.config import LossOptions
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what is saved to go on from there."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    batch: int = 0
+    """Batches done in the epoch that has begun."""
+    step: int = 0
+    """Optimiser steps taken."""
+    best_metric: float = math.inf
+    best_epoch: int = 0
+    loss_sum: float = 0.0
+    """Training loss summed over the batches of this epoch."""
+    seconds: float = 0.0
+    """Time spent, earlier sessions included."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned."""
+
+    target: str
+    """Name of the energy output."""
+    has_forces: bool
+    has_stress: bool
+    loss: LossOptions
+
+    def describe(self) -> str:
+        """Return such as ``energy/pbe, forces``."""
+        forces = ", forces" if self.has_forces else ""
+        return self.target + forces + (", stress" if self.has_stress else "")
