@@ -165,6 +165,14 @@ def sample_stored(frames: Frames, n_frames: int) -> Frames:
     return [frames[i] for i in sorted({*spread.tolist(), *first.values()})]
 
 
+def has_label(frames: Frames, label: Literal["forces", "stress"]) -> bool:
+    """Return whether any frame has the label."""
+    if isinstance(frames, StoredFrames):
+        bit = HAS_FORCES if label == "forces" else HAS_STRESS
+        return bool((frames.read_column("flags") & bit).any())
+    return any(getattr(frame, label) is not None for frame in frames)
+
+
 def _read_into_memory(
     dataset: DatasetOptions,
     target: TargetOptions,
@@ -237,9 +245,9 @@ def _check_required(
     dataset: DatasetOptions, target: TargetOptions, frames: Frames
 ) -> None:
     """Raise if a label that was asked for is in no frame."""
-    has_stress = _has(frames, "stress")
+    has_stress = has_label(frames, "stress")
     asked = {
-        "forces": (target.forces, _has(frames, "forces")),
+        "forces": (target.forces, has_label(frames, "forces")),
         "stress": (target.stress, has_stress),
         "virial": (target.virial, has_stress),
     }
@@ -249,10 +257,3 @@ def _check_required(
                 f"{', '.join(dataset.read_from)}: {name} were asked for, but no frame "
                 f"has any; set the key, or `{name}: off`"
             )
-
-
-def _has(frames: Frames, label: str) -> bool:
-    if isinstance(frames, StoredFrames):
-        bit = {"forces": HAS_FORCES, "stress": HAS_STRESS}[label]
-        return bool((frames.read_column("flags") & bit).any())
-    return any(getattr(frame, label) is not None for frame in frames)

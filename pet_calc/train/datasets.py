@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pet_calc.config import RunOptions, TargetOptions
 from pet_calc.config.options import IN_MEMORY
 from pet_calc.data.census import LabelCensus
-from pet_calc.data.frames import LabeledFrame, Progress, split_indices
+from pet_calc.data.frames import Indices, LabeledFrame, Progress, split_indices
 from pet_calc.data.read_dataset import (
     Frames,
     StoreRule,
@@ -147,13 +147,12 @@ def choose_target(options: RunOptions) -> TargetOptions:
     return next(iter(options.targets.values()))
 
 
-def find_of_target(frames: Frames, name: str) -> Sequence[int]:
+def find_of_target(frames: Frames, name: str) -> Indices:
     """Return the indices of the frames of a target; the empty name is the main one."""
     if isinstance(frames, StoredFrames):
         is_wanted = np.array([target == name for target in frames.targets])
-        indices: list[int] = np.flatnonzero(is_wanted[frames.which]).tolist()
-        return indices
-    return [i for i, frame in enumerate(frames) if frame.target == name]
+        return np.flatnonzero(is_wanted[frames.which])
+    return np.flatnonzero([frame.target == name for frame in frames])
 
 
 def _build_progress(is_shown: bool) -> Progress:

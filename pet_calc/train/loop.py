@@ -174,10 +174,10 @@ class Trainer:
                     break
         if logbook is not None:
             logbook.close()
-        if self._stop.name:
+        if self._stop.is_set:
             logger.warning(
                 "%s: saved after step %d; add --resume to go on",
-                self._stop.name,
+                self._stop.name or "signal to another process",
                 self.progress.step,
             )
         return reason
@@ -229,8 +229,8 @@ class Trainer:
                 progress.epoch, start=progress.batch
             )
             for step in steps:
-                if self.ranks.any(bool(self._stop.name), self._device):
-                    self._stop.name = self._stop.name or "signal to another process"
+                if self.ranks.any(self._stop.is_set, self._device):
+                    self._stop.is_set = True
                     return False
                 rate = compute_learning_rate(
                     progress.step,
@@ -245,7 +245,7 @@ class Trainer:
             return True
         finally:
             progress.seconds += time.monotonic() - started
-            if self._stop.name:
+            if self._stop.is_set:
                 self._save_state()
 
     def _take_step(self, step: Step, rate: float) -> float:

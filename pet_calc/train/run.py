@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,14 @@ from pet_calc.config import (
     write_options,
 )
 from pet_calc.data.dataset import GraphDataset
-from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.label_options import build_label_units
 from pet_calc.data.loader import BatchLoader
-from pet_calc.data.read_dataset import MOST_CHECKED, sample_stored, take_frames
+from pet_calc.data.read_dataset import (
+    MOST_CHECKED,
+    has_label,
+    sample_stored,
+    take_frames,
+)
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import CheckReport, check_set
 from pet_calc.evaluate.findings import Finding
@@ -156,7 +159,9 @@ def _run(
         n_epochs=n_epochs,
         learning_rate=rate,
         folder=folder,
-        metadata=describe_run(options, target, prepared, frames),
+        metadata=describe_run(options, target, prepared, frames)
+        if ranks.is_main
+        else {},
         best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
         show_progress=show_progress,
         ranks=ranks,
@@ -227,7 +232,7 @@ def _set_all_offsets(
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
-            graphs=graphs.select(indices) if few is own else None,
+            graphs=graphs.select(indices.tolist()) if few is own else None,
         )
 
 
@@ -305,14 +310,10 @@ def _choose_tasks(options: RunOptions, frames: RunFrames) -> list[Task]:
     for name, target in _name_targets(options).items():
         loss = options.train.loss_of(target.name)
         own = take_frames(frames.train, find_of_target(frames.train, name))
-        has_forces = loss.forces.weight > 0 and _has(own, "forces")
-        has_stress = loss.stress.weight > 0 and _has(own, "stress")
+        has_forces = loss.forces.weight > 0 and has_label(own, "forces")
+        has_stress = loss.stress.weight > 0 and has_label(own, "stress")
         tasks.append(Task(target.name, has_forces, has_stress, loss))
     return tasks
-
-
-def _has(frames: Sequence[LabeledFrame], label: str) -> bool:
-    return any(getattr(frame, label) is not None for frame in frames)
 
 
 def _write_results(

@@ -13,6 +13,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.name = ""
         """Name of the signal that came, empty if none did."""
+        self.is_set = False
+        """Whether to stop: for a signal, or as another process got one."""
 
     @contextmanager
     def catch(self) -> Iterator[None]:
@@ -36,3 +38,4 @@ class StopSignal:
         if self.name:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        self.is_set = True
