@@ -1,8 +1,8 @@
 """Adapters on disk: one ``.safetensors`` file of a few MB.
 
 The safetensors header has one entry, ``pet_calc_adapter``: a JSON object of
-``format_version``, ``config``, ``targets``, ``base``, ``metadata``, and the
-``checksum`` of the tensors.
+``format_version``, ``config``, ``targets``, ``base``, ``new_elements``, ``metadata``,
+and the ``checksum`` of the tensors.
 """
 
 import json
@@ -39,6 +39,7 @@ def save_adapter(path: str | Path, adapter: Adapter) -> None:
         "config": adapter.config.to_dict(),
         "targets": [spec.to_dict() for spec in adapter.targets.values()],
         "base": {"fingerprint": adapter.base_fingerprint, "name": adapter.base_name},
+        "new_elements": list(adapter.new_elements),
         "metadata": {"versions": _find_versions(), **adapter.metadata},
         "checksum": hash_tensors(tensors),
     }
@@ -108,6 +109,7 @@ def _build_adapter(
             targets={spec.name: spec for spec in specs},
             base_fingerprint=header["base"]["fingerprint"],
             base_name=header["base"]["name"],
+            new_elements=tuple(int(z) for z in header.get("new_elements", [])),
             metadata=header["metadata"],
             source=str(path),
         )

@@ -69,9 +69,12 @@ def build_options(
 
 def spell(name: str) -> str:
     """Return a flag as the user writes it."""
-    return {"learning_rate": "--lr", "validation": "--val"}.get(
-        name, "--" + name.replace("_", "-")
-    )
+    short = {
+        "learning_rate": "--lr",
+        "validation": "--val",
+        "new_elements": "--allow-new-elements",
+    }
+    return short.get(name, "--" + name.replace("_", "-"))
 
 
 def _parse_weight(text: str) -> tuple[str, float]:
@@ -163,6 +166,63 @@ _OPTIONS = (
         default="fit",
         show_default=True,
         help="Energies per element: fitted to what the base leaves over, or kept.",
+    ),
+    click.option(
+        "--inherit-head",
+        metavar="OUTPUT",
+        help="Output of the base that a new --target starts from.  [energy]",
+    ),
+    click.option(
+        "--keep-head",
+        is_flag=True,
+        help="Keep the base's own output beside a new --target.",
+    ),
+    click.option(
+        "--direct-heads",
+        type=click.Choice(["train", "drop"]),
+        default="train",
+        show_default=True,
+        help="Direct force and stress heads of the base: train along, or leave out.",
+    ),
+    click.option(
+        "--allow-new-elements",
+        "new_elements",
+        is_flag=False,
+        flag_value="nearest",
+        metavar="[Ge=Si,...]",
+        help="Elements unknown to the base start as these, or as the nearest one.",
+    ),
+    click.option(
+        "--retain",
+        multiple=True,
+        metavar="FILE",
+        help="Labelled frames of the base's domain: measure what is forgotten.",
+    ),
+    click.option(
+        "--replay",
+        multiple=True,
+        metavar="FILE",
+        help="Frames of the base's domain to train on as well, in every step.",
+    ),
+    click.option(
+        "--replay-labels",
+        type=click.Choice(["file", "base"]),
+        default="file",
+        show_default=True,
+        help="Labels of --replay: those of the file, or what the base predicts.",
+    ),
+    click.option(
+        "--replay-generate",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Frames to make from DATA and label by the base.  [0]",
+    ),
+    click.option(
+        "--replay-weight",
+        default=1.0,
+        show_default=True,
+        help="Factor of the loss on replayed frames.",
     ),
     click.option("--ema", type=float, help="Decay of averaged weights, such as 0.99."),
     store_option("they go to OUTPUT/store"),

@@ -16,6 +16,7 @@ from pet_calc.config.options import (
     TrainOptions,
 )
 from pet_calc.config.read import parse_options, read_options
+from pet_calc.config.replay import ReplayOptions
 from pet_calc.config.template import render_template, write_template
 from pet_calc.config.write import options_to_dict, write_options
 
@@ -26,6 +27,7 @@ __all__ = [
     "LabelOptions",
     "LossOptions",
     "LossTerm",
+    "ReplayOptions",
     "RunOptions",
     "TargetOptions",
     "TrainOptions",

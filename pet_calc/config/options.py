@@ -10,6 +10,7 @@ from typing import Literal
 
 from pet_calc.config.data_options import DatasetOptions, TargetOptions
 from pet_calc.config.fields import check_fields, check_positive, check_range, suggest
+from pet_calc.config.replay import ReplayOptions
 from pet_calc.errors import ConfigError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers
@@ -85,6 +86,10 @@ class FinetuneOptions:
     """New target to the target of the base whose head it starts from."""
     keep_head: bool = False
     """Whether heads of the base that are not trained stay in the model."""
+    direct_heads: Literal["train", "drop"] = "train"
+    """Direct force and stress heads of the base: train on the labels, or leave out."""
+    new_elements: Literal["refuse", "nearest"] | dict[str, str] = "refuse"
+    """Elements unknown to the base: refuse, or start as nearest or as in {Ge: Si}."""
     head_modules: tuple[str, ...] = HEAD_MODULES
     """The parts that method heads trains."""
 
@@ -98,6 +103,15 @@ class FinetuneOptions:
             )
         if self.method == "full" and self.base is None:
             raise ConfigError("read_from: expected a base for method full, got none")
+        if self.method in ("heads", "scratch") and self.new_elements != "refuse":
+            raise ConfigError(
+                f"new_elements: has no use with method {self.method}: "
+                + (
+                    "a new model takes its elements from the data"
+                    if self.method == "scratch"
+                    else "their embeddings would not train; choose lora or full"
+                )
+            )
         if self.method != "lora" and self.lora != LoRAConfig():
             raise ConfigError(f"config.rank: has no effect with method {self.method}")
         if self.method != "heads" and self.head_modules != HEAD_MODULES:
@@ -154,6 +168,8 @@ class TrainOptions:
     """Epochs between checkpoints to resume from; the last and best are always kept."""
     num_workers: int | None = None
     """Processes that compute neighbour lists; null chooses, 0 uses no others."""
+    replay: ReplayOptions = field(default_factory=ReplayOptions)
+    """Structures of the base's domain that are trained on as well."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -194,6 +210,10 @@ class RunOptions:
     """Data that picks the best model, or a fraction of the training set."""
     test_set: float | tuple[DatasetOptions, ...] = 0.0
     """Data that is only evaluated at the end, or a fraction of the training set."""
+    retain_set: tuple[DatasetOptions, ...] = ()
+    """Data of the base's level and domain, to measure what is forgotten."""
+    replay_set: tuple[DatasetOptions, ...] = ()
+    """Data of the base's level and domain that is trained on as well."""
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     """What is trained, and from which base."""
     train: TrainOptions = field(default_factory=TrainOptions)
@@ -232,7 +252,22 @@ class RunOptions:
                 "validation_set: expected fractions that leave some of the training "
                 f"set, got {held_out}"
             )
+        replay = self.train.replay
+        if replay.labels == "base" and not self.replay_set:
+            raise ConfigError(
+                "replay.labels: expected a replay_set to label, got none; generated "
+                "frames are labelled by the base in any case"
+            )
+        if replay.weight != ReplayOptions.weight and not self.has_replay:
+            raise ConfigError(
+                "replay.weight: has no effect without a replay_set or generated frames"
+            )
         _check_device(self.device)
+
+    @property
+    def has_replay(self) -> bool:
+        """Whether structures of the base's domain are trained on as well."""
+        return bool(self.replay_set) or self.train.replay.generate > 0
 
     @property
     def targets(self) -> dict[str, TargetOptions]:
@@ -256,7 +291,18 @@ class RunOptions:
         )
 
     def check_ready(self) -> None:
-        """Raise if a method needs a base and none is named."""
+        """Raise if a method, or what is to be remembered, needs a base without one."""
+        for name in ("retain_set", "replay_set"):
+            if self.finetune.method == "scratch" and getattr(self, name):
+                raise ConfigError(
+                    f"{name}: there is nothing to forget without a base; name one "
+                    "with -c CHECKPOINT, or remove the set"
+                )
+        if self.finetune.method == "scratch" and self.train.replay.generate:
+            raise ConfigError(
+                "architecture.training.replay.generate: needs a base to label the "
+                "frames; name one with -c CHECKPOINT"
+            )
         if self.finetune.method != "scratch" and self.finetune.base is None:
             raise ConfigError(
                 f"architecture.training.finetune.read_from: method "

@@ -13,6 +13,7 @@ from pet_calc.config.options import (
     RunOptions,
     TrainOptions,
 )
+from pet_calc.config.replay import ReplayOptions
 from pet_calc.errors import ConfigError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import ENERGY
@@ -100,6 +101,19 @@ class FinetuneFlags:
     """Of energy, forces and stress."""
     offsets: Literal["fit", "keep", "isolated_atoms"] = "fit"
     ema: float | None = None
+    inherit_head: str | None = None
+    """Output of the base whose heads a new target starts from."""
+    keep_head: bool = False
+    direct_heads: Literal["train", "drop"] = "train"
+    new_elements: str | None = None
+    """None refuses them; ``nearest``, or pairs such as ``Ge=Si,Sn=Si``."""
+    retain: tuple[str, ...] = ()
+    """Files or globs of the base's domain, with its labels in eV and Å."""
+    replay: tuple[str, ...] = ()
+    """Likewise."""
+    replay_labels: Literal["file", "base"] = "file"
+    replay_generate: int = 0
+    replay_weight: float = ReplayOptions.weight
     seed: int = 0
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
@@ -139,11 +153,19 @@ def build_finetune_options(
         training_set=_build_training_set(data, flags),
         validation_set=build_part(flags.validation, DEFAULT_VALIDATION),
         test_set=build_part(flags.test, 0.0),
+        retain_set=(DatasetOptions(flags.retain),) if flags.retain else (),
+        replay_set=(DatasetOptions(flags.replay),) if flags.replay else (),
         finetune=FinetuneOptions(
             method=flags.method,
             base=base,
             lora=LoRAConfig(flags.rank, alpha, flags.lora_targets),
             head_mode=flags.head_mode,
+            inherit_heads=(
+                {flags.target: flags.inherit_head} if flags.inherit_head else {}
+            ),
+            keep_head=flags.keep_head,
+            direct_heads=flags.direct_heads,
+            new_elements=_parse_new_elements(flags.new_elements),
         ),
         train=TrainOptions(
             num_epochs=flags.epochs,
@@ -154,6 +176,11 @@ def build_finetune_options(
             ema_decay=flags.ema,
             loss=loss,
             atomic_baseline=BaselineOptions(mode=flags.offsets),
+            replay=ReplayOptions(
+                labels=flags.replay_labels,
+                generate=flags.replay_generate,
+                weight=flags.replay_weight,
+            ),
         ),
         device=flags.device,
         base_precision=64 if flags.dtype == "float64" else 32,
@@ -161,6 +188,22 @@ def build_finetune_options(
         output=str(output),
         data_store=flags.store,
     )
+
+
+def _parse_new_elements(
+    value: str | None,
+) -> Literal["refuse", "nearest"] | dict[str, str]:
+    if value is None:
+        return "refuse"
+    if value == "nearest":
+        return "nearest"
+    pairs = [pair.split("=") for pair in value.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ConfigError(
+            f"--allow-new-elements: expected pairs such as Ge=Si,Sn=Si or nothing, got "
+            f"{value}; files come before this option"
+        )
+    return {new: known for new, known in pairs}
 
 
 def _build_label(

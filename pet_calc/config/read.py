@@ -32,6 +32,8 @@ _RUN_KEYS = (
     "training_set",
     "validation_set",
     "test_set",
+    "retain_set",
+    "replay_set",
     "device",
     *_PLAIN_KEYS,
 )
@@ -76,6 +78,9 @@ def parse_options(values: dict[str, Any]) -> RunOptions:
     for name in ("validation_set", "test_set"):
         if values.get(name) is not None:
             found[name] = parse_held_out(values[name], name, found["training_set"])
+    for name in ("retain_set", "replay_set"):
+        if values.get(name) is not None:
+            found[name] = parse_datasets(values[name], name)
     if values.get("device") is not None:
         found["device"] = _parse_device(values["device"])
 

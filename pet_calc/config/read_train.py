@@ -30,6 +30,7 @@ from pet_calc.config.options import (
     LossTerm,
     TrainOptions,
 )
+from pet_calc.config.replay import ReplayOptions
 from pet_calc.errors import ConfigError
 from pet_calc.lora.layer import LoRAConfig
 
@@ -40,6 +41,8 @@ _FINETUNE_KEYS = (
     "inherit_heads",
     "head_mode",
     "keep_head",
+    "direct_heads",
+    "new_elements",
 )
 _LORA_KEYS = {"rank": "rank", "alpha": "alpha", "target_modules": "targets"}
 _HEADS_KEYS = ("head_modules", "last_layer_modules")
@@ -72,6 +75,7 @@ def parse_training(
         names = list(targets)
         values["loss"] = _parse_loss(update_loss(values.get("loss"), names), names)
         values["atomic_baseline"] = _parse_baseline(values.get("atomic_baseline"))
+        values["replay"] = _parse_replay(values.get("replay"))
         # metatrain's way to say plain Adam
         if values.get("weight_decay", 0) is None:
             del values["weight_decay"]
@@ -225,6 +229,13 @@ def _parse_baseline(value: Any) -> BaselineOptions:
         for target, table in values.items():
             tables[target] = _parse_table(table, target)
         return BaselineOptions(mode=_check_mode(mode), tables=tables)
+
+
+def _parse_replay(value: Any) -> ReplayOptions:
+    values = require_mapping(value, "replay")
+    with at("replay"):
+        check_keys(values, [f.name for f in fields(ReplayOptions)])
+        return ReplayOptions(**values)
 
 
 def _check_mode(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pet_calc.config.options import (
     RunOptions,
     TrainOptions,
 )
+from pet_calc.config.replay import ReplayOptions
 from pet_calc.config.write import options_to_dict
 from pet_calc.config.yaml_file import dump_yaml
 from pet_calc.errors import ConfigError
@@ -47,6 +48,7 @@ _CLASSES: dict[str, list[type]] = {
     "architecture.training.finetune.config": [LoRAConfig],
     "architecture.training.loss.energy": [LossOptions, LossTerm],
     "architecture.training.atomic_baseline": [BaselineOptions],
+    "architecture.training.replay": [ReplayOptions],
     "model": [PETHypers],
 }
 _RENAMED = {"read_from": "base", "config": "lora", "target_modules": "targets"}
@@ -86,7 +88,8 @@ def render_template() -> str:
         "indices": None,
     }
     architecture = {**values.pop("architecture"), "atomic_types": None}
-    data = {key: values.pop(key) for key in ("validation_set", "test_set")}
+    sets = ("validation_set", "test_set", "retain_set", "replay_set")
+    data = {key: values.pop(key) for key in sets}
     data = {"training_set": training_set, **data}
     values = {**data, "architecture": architecture, **values}
     model = "\n".join(_render({"model": PETHypers().to_dict()}, "", ""))

@@ -30,12 +30,13 @@ def options_to_dict(options: RunOptions) -> dict[str, Any]:
     equal object of it.
     """
     train = options.train
-    special = ("loss", "atomic_baseline")
+    special = ("loss", "atomic_baseline", "replay")
     training = {
         f.name: getattr(train, f.name) for f in fields(train) if f.name not in special
     }
     training["loss"] = {name: _loss(loss) for name, loss in train.loss.items()}
     training["atomic_baseline"] = _baseline(train.atomic_baseline)
+    training["replay"] = asdict(train.replay)
     training["finetune"] = _finetune(options.finetune)
     architecture: dict[str, Any] = {"name": "pet"}
     if options.atomic_types is not None:
@@ -53,6 +54,8 @@ def options_to_dict(options: RunOptions) -> dict[str, Any]:
         "training_set": _datasets(options.training_set),
         "validation_set": _datasets(options.validation_set),
         "test_set": _datasets(options.test_set),
+        "retain_set": _datasets(options.retain_set) or None,
+        "replay_set": _datasets(options.replay_set) or None,
     }
 
 
@@ -123,4 +126,6 @@ def _finetune(finetune: FinetuneOptions) -> dict[str, Any]:
         "inherit_heads": dict(finetune.inherit_heads),
         "head_mode": finetune.head_mode,
         "keep_head": finetune.keep_head,
+        "direct_heads": finetune.direct_heads,
+        "new_elements": finetune.new_elements,
     }

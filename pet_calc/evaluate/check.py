@@ -163,7 +163,8 @@ def check_known(model: PET, frames: Sequence[LabeledFrame]) -> list[Finding]:
                 "error",
                 "unknown-elements",
                 str(error),
-                "leave these frames out, or take a base that knows the elements",
+                "leave these frames out, take a base that knows the elements, or "
+                "fine-tune with --allow-new-elements",
             )
         )
     try:

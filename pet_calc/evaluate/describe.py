@@ -97,6 +97,7 @@ def _describe_adapter(path: Path) -> dict[str, Any]:
             "n_parameters": _count(adapter.tensors, is_low_rank=True),
         },
         "base": {"name": adapter.base_name, "fingerprint": adapter.base_fingerprint},
+        "new_elements": [chemical_symbols[z] for z in adapter.new_elements],
         "versions": adapter.metadata.get("versions", {}),
     }
 

@@ -28,6 +28,8 @@ def format_description(values: dict[str, Any]) -> str:
         base = values["base"]
         name = base["name"] or "without a name"
         rows.append(("base", f"{name}, fingerprint {base['fingerprint'][:N_SHOWN]}"))
+    if values.get("new_elements"):
+        rows.append(("new elements", " ".join(values["new_elements"])))
     if values.get("lora"):
         rows.append(("LoRA", _format_lora(values["lora"], "base" in values)))
     if "fingerprint" in values:

@@ -15,6 +15,9 @@ DISPLAY_UNITS = {
     "energy": (1000.0, "meV/atom"),
     "forces": (1000.0, "meV/Å"),
     "stress": (1000.0, "meV/Å^3"),
+    # of heads that predict them without a derivative
+    "direct_forces": (1000.0, "meV/Å"),
+    "direct_stress": (1000.0, "meV/Å^3"),
 }
 
 
@@ -129,5 +132,7 @@ def format_errors(values: dict[str, float]) -> str:
         if f"{name}_mae" in values:
             mae = factor * values[f"{name}_mae"]
             rmse = factor * values[f"{name}_rmse"]
-            parts.append(f"{name} MAE {mae:.2f} RMSE {rmse:.2f} {unit}")
+            parts.append(
+                f"{name.replace('_', ' ')} MAE {mae:.2f} RMSE {rmse:.2f} {unit}"
+            )
     return "; ".join(parts) or "no labels to compare with"

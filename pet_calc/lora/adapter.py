@@ -17,6 +17,12 @@ from pet_calc.lora.fingerprint import (
 from pet_calc.lora.freeze import HEAD_GROUPS
 from pet_calc.lora.inject import has_lora, inject_layers, lora_config_of
 from pet_calc.lora.layer import LoRAConfig
+from pet_calc.model.elements import (
+    add_elements,
+    drop_elements,
+    is_per_element,
+    remove_elements,
+)
 from pet_calc.model.hypers import TargetSpec
 
 if TYPE_CHECKING:
@@ -42,6 +48,9 @@ class Adapter:
     """``compute_fingerprint`` of the base."""
     base_name: str = ""
     """Of the base, for messages."""
+    new_elements: tuple[int, ...] = ()
+    """Atomic numbers that the base does not know; ``tensors`` then has the embeddings
+    of all elements, the known ones as in the base."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Level of theory, units, data, versions: what JSON can hold."""
     source: str = "adapter"
@@ -88,6 +97,7 @@ def extract_adapter(
     base_fingerprint: str,
     base_name: str = "",
     targets: Sequence[str] | None = None,
+    new_elements: Sequence[int] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Adapter:
     """Return what the model has and its base has not.
@@ -101,6 +111,7 @@ def extract_adapter(
         base_name: what the base is called.
         targets: outputs whose heads and baseline tables belong to the adapter, None
             for all of the model's.
+        new_elements: atomic numbers that the base does not know.
         metadata: level of theory, units, versions.
 
     Raises:
@@ -116,7 +127,9 @@ def extract_adapter(
             known = ", ".join(model.targets)
             raise LoRAError(f"the model has no target {name!r}; there are {known}")
     state = model.state_dict()
-    found = compute_fingerprint(state)
+    found = compute_fingerprint(
+        drop_elements(base_state_of(state), model.atomic_types, new_elements)
+    )
     if found != base_fingerprint:
         raise LoRAError(
             f"expected the base {base_name} of fingerprint "
@@ -130,7 +143,8 @@ def extract_adapter(
         if is_lora_name(name) and _target_of(name) in (None, *names)
     }
     for name, value in base_state_of(state).items():
-        if _target_of(name) in names:
+        is_added = bool(new_elements) and is_per_element(name)
+        if _target_of(name) in (names if not is_added else [None, *names]):
             kept[name] = value
     return Adapter(
         config=config,
@@ -138,6 +152,7 @@ def extract_adapter(
         targets={name: model.targets[name] for name in names},
         base_fingerprint=base_fingerprint,
         base_name=base_name,
+        new_elements=tuple(new_elements),
         metadata=dict(metadata or {}),
     )
 
@@ -162,12 +177,14 @@ def apply_adapter(model: "PET", adapter: Adapter, *, base_name: str = "") -> lis
     if has_lora(model):
         raise LoRAError("the model has LoRA layers already; merge or remove them first")
     check_base(adapter, compute_fingerprint(model.state_dict()), base_name)
+    add_missing_elements(model, adapter)
     added = add_missing_targets(model, adapter)
     try:
         check_fit(model, adapter)
     except LoRAError:
         for name in added:
             model.remove_target(name)
+        remove_elements(model, adapter.new_elements)
         raise
     copy_tensors(model, adapter.base_tensors())
     inject_layers(model, adapter.layer_names, adapter.config)
@@ -217,6 +234,12 @@ def check_fit(model: "PET", adapter: Adapter) -> None:
                 f"{adapter.source}: {name} is {list(value.shape)} in the adapter, "
                 f"but {shape} in the model"
             )
+
+
+def add_missing_elements(model: "PET", adapter: Adapter) -> None:
+    """Add the elements that the base does not know, in place, with any values."""
+    known = list(model.atomic_types)
+    add_elements(model, dict.fromkeys(adapter.new_elements, known))
 
 
 def add_missing_targets(model: "PET", adapter: Adapter) -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pet_calc.errors import LoRAError
 from pet_calc.lora.adapter import (
     Adapter,
+    add_missing_elements,
     add_missing_targets,
     check_base,
     check_fit,
@@ -15,6 +16,7 @@ from pet_calc.lora.adapter import (
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.inject import has_lora
 from pet_calc.lora.layer import compute_merged_weight
+from pet_calc.model.elements import remove_elements
 
 if TYPE_CHECKING:
     from pet_calc.model.pet import PET
@@ -80,9 +82,10 @@ class AdapterBank:
             raise LoRAError(f"no adapter {name!r}; loaded: {known}")
         self.disable()
         adapter = self._adapters[name]
-        self._added_targets = add_missing_targets(self.model, adapter)
+        add_missing_elements(self.model, adapter)
         self._active = name
         try:
+            self._added_targets = add_missing_targets(self.model, adapter)
             check_fit(self.model, adapter)
             self._replace(adapter.base_tensors())
             self._replace(self._merge(adapter))
@@ -100,6 +103,8 @@ class AdapterBank:
         copy_tensors(self.model, self._replaced)
         for name in self._added_targets:
             self.model.remove_target(name)
+        if self._active is not None:
+            remove_elements(self.model, self._adapters[self._active].new_elements)
         self._replaced = {}
         self._added_targets = []
         self._active = None

@@ -8,6 +8,7 @@ from torch import nn
 from pet_calc.errors import LoRAError
 from pet_calc.lora.inject import lora_layers
 from pet_calc.lora.layer import LoRALinear
+from pet_calc.lora.rows import count_trained
 
 HEAD_GROUPS = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
 """Attributes of the model that hold one entry per target."""
@@ -141,7 +142,7 @@ def trainable_table(model: nn.Module) -> list[TrainableRow]:
             group = f"LoRA in {group}"
         count = counts.setdefault(group, [0, 0])
         count[0] += parameter.numel()
-        count[1] += parameter.numel() if parameter.requires_grad else 0
+        count[1] += count_trained(parameter)
     return [TrainableRow(group, *count) for group, count in counts.items()]
 
 

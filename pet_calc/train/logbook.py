@@ -22,6 +22,8 @@ COLUMNS = (
     "val_forces_rmse",
     "val_stress_mae",
     "val_stress_rmse",
+    "val_direct_forces_mae",
+    "val_direct_stress_mae",
     "metric",
     "is_best",
     "seconds",

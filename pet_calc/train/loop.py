@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
+from pet_calc.train.direct import DirectTask
 from pet_calc.train.logbook import Logbook
 from pet_calc.train.loss import compute_loss
 from pet_calc.train.memory import (
@@ -40,6 +41,9 @@ from pet_calc.train.ranks import Ranks
 from pet_calc.train.share import compute_share
 from pet_calc.train.signals import StopSignal
 from pet_calc.train.state import Progress, Task
+
+if TYPE_CHECKING:
+    from pet_calc.train.replay import ReplayTask
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,8 @@ class Trainer:
         folder: Path,
         metadata: dict[str, Any],
         best_name: str = BEST_NAME,
+        direct: DirectTask | None = None,
+        replay: "ReplayTask | None" = None,
         show_progress: bool = True,
         ranks: Ranks | None = None,
         other_tasks: dict[str, Task] | None = None,
@@ -81,6 +87,8 @@ class Trainer:
         self.folder = folder
         self.metadata = metadata
         self.best_path = folder / best_name
+        self.direct = direct
+        self.replay = replay
         # tqdm's None: hidden where the output is no terminal
         self._hide_bar = None if show_progress else True
         self.progress = Progress()
@@ -197,6 +205,8 @@ class Trainer:
 
             def compute(part: MicroBatch, step: Step = step) -> float:
                 prediction, labels, share = self._compute_share(part, step, False)
+                if self.direct is not None and not part.target:
+                    self.direct.add_errors(self.model, part)
                 metrics[part.target].add(prediction, labels)
                 return float(share)
 
@@ -205,6 +215,12 @@ class Trainer:
             self.ranks.merge_metrics(part_metrics, self._device)
         (loss_sum,) = self.ranks.sum([loss_sum], self._device)
         values = merge_by_target(metrics, self.task.target)
+        if self.direct is not None:
+            direct = self.direct.pop_metrics()
+            self.ranks.merge_metrics(direct, self._device)
+            values.update(
+                {f"direct_{name}": value for name, value in direct.to_dict().items()}
+            )
         values["loss"] = loss_sum / max(1, loader.n_steps)
         return values
 
@@ -272,12 +288,30 @@ class Trainer:
 
         def compute(part: MicroBatch) -> float:
             _, _, share = self._compute_share(part, step, True)
+            if self.direct is not None and not part.target:
+                share = share + self.direct.compute_share(self.model, part, step.totals)
             if share.requires_grad:
                 add_gradient(share, self._parameters)
             return float(share.detach())
 
         name_frame = describe_frame(self.train_loader.dataset)
-        return sum(self.bound.run(step, compute, name_frame))
+        total = sum(self.bound.run(step, compute, name_frame))
+        return total + self._accumulate_replay()
+
+    def _accumulate_replay(self) -> float:
+        """Add the gradient of the replayed frames; return their part of the loss."""
+        replay = self.replay
+        if replay is None:
+            return 0.0
+        step = replay.find_step(self.progress.step)
+
+        def compute(part: MicroBatch) -> float:
+            share = replay.compute_share(self.model, part, step.totals)
+            if share.requires_grad:
+                add_gradient(share, self._parameters)
+            return float(share.detach())
+
+        return sum(self.bound.run(step, compute, describe_frame(replay.loader.dataset)))
 
     def _finish_epoch(self, n_steps: int) -> dict[str, Any]:
         """Validate, keep the best, save the state; return the epoch's log row."""

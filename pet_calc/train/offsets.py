@@ -39,6 +39,7 @@ def set_offsets(
     scale_targets: bool,
     batch_size: int,
     graphs: GraphDataset | None = None,
+    new_elements: Sequence[int] = (),
 ) -> None:
     """Set the composition energies (and a new model's scale) of a target, in place.
 
@@ -52,6 +53,9 @@ def set_offsets(
         scale_targets: set the output scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
         graphs: ``frames`` with their neighbour lists, if they are there already.
+        new_elements: atomic numbers that the base did not know: their offsets are
+            fitted before the others, which then explain what is left. So GeO2 says
+            something about Ge, and not half of it about the O that the base knows.
 
     Raises:
         ConfigError: for a table that names unknown elements.
@@ -69,8 +73,16 @@ def set_offsets(
         scale = _choose_scale(frames, energies - counts @ rough, counts.sum(axis=1))
         table.scale.fill_(scale)
         logger.info("energy scale: %.4g eV", scale)
+    new = [model.atomic_types.index(z) for z in new_elements]
+    if new and options.mode != "isolated_atoms":
+        predictions = predict_energies(model, target.name, labelled, batch_size)
+        with torch.no_grad():
+            table.composition[:, 0] += torch.from_numpy(
+                _fit_new(model, counts, energies - predictions, new)
+            ).to(table.composition.device)
+    start = table.composition[:, 0].cpu().numpy().copy()
     if options.mode == "keep" and given is None:
-        offsets = before
+        offsets = start
     elif options.mode == "isolated_atoms":
         offsets = _from_isolated_atoms(model, target.name, labelled, isolated)
     else:
@@ -78,7 +90,7 @@ def set_offsets(
         # their error would drown the forces in the first hundreds of steps
         known = graphs.select(rows) if graphs else labelled
         predictions = predict_energies(model, target.name, known, batch_size)
-        offsets = before + fit_composition_shift(counts, energies, predictions)
+        offsets = start + fit_composition_shift(counts, energies, predictions)
     if given is not None:
         offsets = _apply_table(offsets, given, model.atomic_types, target.unit)
     with torch.no_grad():
@@ -168,6 +180,21 @@ def _apply_table(
             )
         offsets[atomic_types.index(number)] = factor * value
     return offsets
+
+
+def _fit_new(model: PET, counts: Array, residuals: Array, new: Sequence[int]) -> Array:
+    """Return the shift [n_types] that explains residuals by new elements alone."""
+    shift = np.zeros(counts.shape[1])
+    for i in new:
+        if not counts[:, i].any():
+            raise DataError(
+                f"{chemical_symbols[model.atomic_types[i]]}, which the base does not "
+                "know, is in no training frame with an energy: it cannot be learned; "
+                "add such frames, or leave the element out of the other sets"
+            )
+    rows = counts[:, new].any(axis=1)
+    shift[list(new)] = fit_composition(counts[rows][:, new], residuals[rows])
+    return shift
 
 
 def _table_of(model: PET, target: str) -> TargetTable:

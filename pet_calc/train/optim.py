@@ -1,11 +1,13 @@
 """Optimizer, learning-rate schedule, and the running mean of the weights."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pet_calc.lora.inject import lora_layers
+from pet_calc.lora.rows import is_partly_trained
 
 # B starts at zero and A at random: with one rate for both, B lags behind. Its rate is
 # this many times higher (LoRA+, arXiv:2402.12354, finds 4 to 16 best).
@@ -22,13 +24,17 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimi
         for layer in lora_layers(model).values()
         if layer.lora_B.weight.requires_grad
     ]
-    known = {id(p) for p in factors}
+    # decay would reach the rows that do not train, too
+    partly = [p for p in model.parameters() if is_partly_trained(p)]
+    known = {id(p) for p in [*factors, *partly]}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": parameters, "rate_factor": factor}
         for parameters, factor in ((others, 1.0), (factors, LORA_B_RATE))
         if parameters
     ]
+    if partly:
+        groups.append({"params": partly, "rate_factor": 1.0, "weight_decay": 0.0})
     if weight_decay > 0:
         return torch.optim.AdamW(groups, weight_decay=weight_decay)
     return torch.optim.Adam(groups)

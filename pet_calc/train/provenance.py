@@ -9,12 +9,17 @@ import torch
 import pet_calc
 from pet_calc.config import RunOptions, TargetOptions, options_to_dict
 from pet_calc.data.files import hash_file
+from pet_calc.train.base_frames import BaseDomain
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.setup import Prepared
 
 
 def describe_run(
-    options: RunOptions, target: TargetOptions, prepared: Prepared, frames: RunFrames
+    options: RunOptions,
+    target: TargetOptions,
+    prepared: Prepared,
+    frames: RunFrames,
+    domain: BaseDomain,
 ) -> dict[str, Any]:
     """Return the metadata of the model files: what was done with what."""
     metadata: dict[str, Any] = {}
@@ -34,7 +39,12 @@ def describe_run(
         "base_fingerprint": prepared.base_fingerprint,
         "target": target.name,
         "level_of_theory": target.description,
-        "n_frames": {name: len(part) for name, part in vars(frames).items()},
+        "new_elements": prepared.new_elements,
+        "n_frames": {
+            **{name: len(part) for name, part in vars(frames).items()},
+            "retained": len(domain.retained),
+            "replayed": len(domain.replayed),
+        },
         "files": _hash_files(options),
         "options": options_to_dict(options),
     }
@@ -43,7 +53,7 @@ def describe_run(
 
 def _hash_files(options: RunOptions) -> dict[str, str]:
     """Return the SHA-256 of each plain data file, by its name in the options."""
-    datasets = list(options.training_set)
+    datasets = [*options.training_set, *options.retain_set, *options.replay_set]
     for part in (options.validation_set, options.test_set):
         if not isinstance(part, float):
             datasets.extend(part)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pet_calc.evaluate.metrics import format_errors
+from pet_calc.train.forgetting import Forgetting
 
 
 @dataclass
@@ -28,10 +29,15 @@ class RunReport:
     """Validation errors of the best model."""
     test: dict[str, float] = field(default_factory=dict)
     """Test errors of the best model, empty without a test set."""
+    forgetting: Forgetting | None = None
+    """Errors in the base's own domain, None without a retain_set."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.forgetting is not None:
+            values["forgetting"] = self.forgetting.to_dict()
+        return values
 
     def to_text(self) -> str:
         """Return a short summary for people."""
@@ -44,4 +50,9 @@ class RunReport:
         ]
         if self.test:
             lines.append(f"test       {format_errors(self.test)}")
+        if self.forgetting is not None:
+            lines += [
+                f"{'' if i else 'forgetting':<10} {line}"
+                for i, line in enumerate(self.forgetting.to_text().splitlines())
+            ]
         return "\n".join(lines)

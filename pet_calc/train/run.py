@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pet_calc.checkpoint import Checkpoint, load_checkpoint
+from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
 from pet_calc.config import (
@@ -36,17 +36,21 @@ from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
+from pet_calc.train.base_frames import BaseDomain, read_base_domain
 from pet_calc.train.datasets import (
     RunFrames,
     choose_target,
     find_of_target,
     read_run_frames,
 )
+from pet_calc.train.direct import DirectTask
+from pet_calc.train.forgetting import measure_forgetting
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run
 from pet_calc.train.ranks import Ranks, join_ranks
+from pet_calc.train.replay import build_replay
 from pet_calc.train.report import RunReport
 from pet_calc.train.setup import (
     Prepared,
@@ -124,8 +128,13 @@ def _run(
     target = choose_target(options)
     base = load_base(options)
     frames = read_run_frames(options, show_progress=show_progress)
+    placed = replace(options, device=ranks.place(options.device))
+    prepared = build_model(base, placed, target, frames)
+    domain = read_base_domain(
+        prepared, options, frames.train, show_progress=show_progress
+    )
     resumed = folder if is_resumed else None
-    prepared, datasets = _prepare(base, options, target, frames, resumed, ranks)
+    datasets = _prepare(prepared, options, frames, resumed)
     if not is_resumed:
         _check_data(prepared, options, frames)
     model = prepared.model
@@ -159,9 +168,13 @@ def _run(
         n_epochs=n_epochs,
         learning_rate=rate,
         folder=folder,
-        metadata=describe_run(options, target, prepared, frames)
+        metadata=describe_run(options, target, prepared, frames, domain)
         if ranks.is_main
         else {},
+        direct=DirectTask(prepared.direct, task.loss)
+        if prepared.direct.names
+        else None,
+        replay=build_replay(prepared, options, task, domain.replayed, ranks),
         best_name=f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
         show_progress=show_progress,
         ranks=ranks,
@@ -184,24 +197,20 @@ def _run(
         validation=trainer.best_metrics,
         best_model=str(trainer.best_path),
     )
-    _write_results(trainer, prepared, loaders, report, options)
+    _write_results(trainer, prepared, loaders, report, options, domain)
     return report
 
 
 def _prepare(
-    base: Checkpoint | None,
+    prepared: Prepared,
     options: RunOptions,
-    target: TargetOptions,
     frames: RunFrames,
     resumed_folder: Path | None,
-    ranks: Ranks,
-) -> tuple[Prepared, dict[str, GraphDataset]]:
-    """Return the model with offsets set and LoRA injected, or the resumed one.
+) -> dict[str, GraphDataset]:
+    """Set offsets and inject LoRA, or put the resumed model in place.
 
-    With it come the frames, whose neighbour lists go as far as the model does.
+    Returns the frames, whose neighbour lists go as far as the model does.
     """
-    placed = replace(options, device=ranks.place(options.device))
-    prepared = build_model(base, placed, target, frames.all())
     datasets = build_datasets(frames, prepared.model.pair_cutoff)
     if resumed_folder is not None:
         checkpoint = load_checkpoint(resumed_folder / LAST_NAME)
@@ -212,7 +221,7 @@ def _prepare(
     else:
         _set_all_offsets(prepared, options, frames, datasets["train"])
     set_trainable(prepared, options)
-    return prepared, datasets
+    return datasets
 
 
 def _set_all_offsets(
@@ -233,6 +242,7 @@ def _set_all_offsets(
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
             graphs=graphs.select(indices.tolist()) if few is own else None,
+            new_elements=prepared.new_numbers if not name else [],
         )
 
 
@@ -322,6 +332,7 @@ def _write_results(
     loaders: dict[str, BatchLoader],
     report: RunReport,
     options: RunOptions,
+    domain: BaseDomain,
 ) -> None:
     """Evaluate the best model and write adapter and report."""
     folder, is_main = trainer.folder, trainer.ranks.is_main
@@ -335,7 +346,8 @@ def _write_results(
             trainer.model,
             base_fingerprint=prepared.base_fingerprint,
             base_name=Path(options.finetune.base or "").name,
-            targets=list(options.targets),
+            targets=[*options.targets, *prepared.direct.names],
+            new_elements=prepared.new_numbers,
             metadata=best.metadata,
         )
         save_adapter(folder / ADAPTER_NAME, adapter)
@@ -350,6 +362,15 @@ def _write_results(
         logger.info("test set: %s", format_errors(report.test))
     if not is_main:
         return
+    if domain.retained and report.end != "stopped":
+        report.forgetting = measure_forgetting(
+            trainer.model,
+            domain.retained,
+            domain.before,
+            (prepared.target, prepared.source),
+            prepared.base_offsets,
+        )
+        logger.info("forgetting: %s", report.forgetting.to_text())
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_atomically(folder / REPORT_NAME, lambda file: _write_text(file, text))
 

@@ -1,22 +1,24 @@
 """Make the model of a run: from a base or from nothing, with what is to train."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.config import FinetuneOptions, RunOptions, TargetOptions
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.errors import CheckpointError, ConfigError
+from pet_calc.data.read_dataset import has_label
+from pet_calc.errors import CheckpointError, ConfigError, ModelError
 from pet_calc.evaluate.convert_units import convert_energies_to_ev, is_angstrom
 from pet_calc.evaluate.loading import choose_device, load_record
 from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.freeze import (
+    find_heads,
     format_trainable_table,
     freeze_for_heads,
     freeze_for_lora,
@@ -24,8 +26,13 @@ from pet_calc.lora.freeze import (
     unfreeze_all,
 )
 from pet_calc.lora.inject import has_lora, inject_lora, merge_lora
+from pet_calc.lora.rows import train_element_rows
+from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import PETHypers, TargetSpec, choose_energy_target
 from pet_calc.model.pet import PET
+from pet_calc.train.datasets import RunFrames
+from pet_calc.train.direct import DirectHeads, set_up_direct_heads
+from pet_calc.train.new_elements import add_new_elements
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +48,34 @@ class Prepared:
     """Whether the target has heads that the base did not have."""
     new_targets: tuple[str, ...] = ()
     """All targets of which that is so."""
+    target: str = ""
+    """The main energy output that trains."""
+    source: str = ""
+    """The base's output that the target starts from; itself if it is not new."""
+    base_offsets: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    """[n_species] float64 in eV: energies per element of ``source`` in the base."""
+    new_elements: dict[str, str] = field(default_factory=dict)
+    """Symbols that the base does not know, and what they started from."""
+    direct: DirectHeads = field(default_factory=DirectHeads)
+    """Direct force and stress heads that train too."""
+
+    @property
+    def new_numbers(self) -> list[int]:
+        """Atomic numbers of ``new_elements``."""
+        return [atomic_numbers[symbol] for symbol in self.new_elements]
+
+    @property
+    def base_output(self) -> str:
+        """Output that gives the base's predictions before training, and replays.
+
+        The base's own where it is kept; else the new one, which starts as its copy.
+        """
+        return self.source if self.source in self.model.targets else self.target
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether the base's own output stays beside a new one."""
+        return self.is_new_target and self.source in self.model.targets
 
 
 def load_base(options: RunOptions) -> Checkpoint | None:
@@ -66,7 +101,7 @@ def build_model(
     base: Checkpoint | None,
     options: RunOptions,
     target: TargetOptions,
-    frames: Iterable[LabeledFrame],
+    frames: RunFrames,
 ) -> Prepared:
     """Return the model before LoRA is injected, in the dtype and on the device.
 
@@ -77,13 +112,14 @@ def build_model(
     dtype = torch.float64 if options.base_precision == 64 else torch.float32
     device = choose_device(options.device)
     if base is None:
-        model = _build_fresh(options, frames)
-        new = tuple(options.targets)
-        prepared = Prepared(model, None, "", True, new)
+        model = _build_fresh(options, frames.all())
+        prepared = Prepared(
+            model, None, "", True, tuple(options.targets), target=target.name
+        )
+        check_elements(frames.all(), model.atomic_types)
     else:
-        prepared = _build_from_base(base, options, target)
-    check_elements(frames, prepared.model.atomic_types)
-    _check_states(prepared.model, frames)
+        prepared = _build_from_base(base, options, target, frames)
+    _check_states(prepared.model, frames.all())
     prepared.model.to(device=device, dtype=dtype)
     logger.info(
         "model: PET, %s parameters, %s on %s%s",
@@ -98,7 +134,7 @@ def build_model(
 def set_trainable(prepared: Prepared, options: RunOptions) -> None:
     """Inject LoRA if asked for and choose what trains, in place; log the table."""
     model, finetune = prepared.model, options.finetune
-    targets = list(options.targets)
+    targets, direct = list(options.targets), prepared.direct.names
     if finetune.method == "lora":
         head_mode = _resolve_head_mode(finetune, bool(prepared.new_targets))
         if finetune.head_mode == "auto" and prepared.new_targets:
@@ -117,11 +153,19 @@ def set_trainable(prepared: Prepared, options: RunOptions) -> None:
                 len(injected),
                 head_mode,
             )
-        freeze_for_lora(model, head_mode=head_mode, targets=targets)  # type: ignore[arg-type]
+        freeze_for_lora(
+            model,
+            head_mode=head_mode,  # type: ignore[arg-type]
+            targets=[*targets, *direct],
+        )
+        train_element_rows(model, prepared.new_numbers)
     elif finetune.method == "heads":
-        freeze_for_heads(model, targets, groups=finetune.head_modules)
+        freeze_for_heads(model, [*targets, *direct], groups=finetune.head_modules)
     else:
         unfreeze_all(model)
+        kept = [n for n in model.targets if n not in (*targets, *direct)]
+        for part in find_heads(model, kept):
+            part.requires_grad_(False)
     logger.info("%s", format_trainable_table(trainable_table(model)))
 
 
@@ -148,7 +192,10 @@ def _build_fresh(options: RunOptions, frames: Iterable[LabeledFrame]) -> PET:
 
 
 def _build_from_base(
-    base: Checkpoint, options: RunOptions, target: TargetOptions
+    base: Checkpoint,
+    options: RunOptions,
+    target: TargetOptions,
+    frames: RunFrames,
 ) -> Prepared:
     fingerprint = compute_fingerprint(base.state)
     model = base.build_model()
@@ -157,37 +204,126 @@ def _build_from_base(
         logger.info("the base has LoRA of its own: merged before training")
         merge_lora(model)
         fingerprint = compute_fingerprint(model.state_dict())
-    wanted = list(options.targets.values())
-    new = [t.name for t in wanted if _add_target(model, options, t)]
-    if options.finetune.method != "heads" and not options.finetune.keep_head:
-        for name in [name for name in model.targets if name not in options.targets]:
+    new_elements = add_new_elements(model, frames.all(), options.finetune.new_elements)
+    known = dict(model.targets)
+    sources = {
+        wanted.name: _add_target(model, options, wanted, known)
+        for wanted in options.targets.values()
+    }
+    new = tuple(name for name, source in sources.items() if name != source)
+    source = sources[target.name]
+    direct = _choose_outputs(model, options, source, target.name, frames.train)
+    table = cast(TargetTable, model.baseline.tables[target.name])
+    return Prepared(
+        model,
+        base,
+        fingerprint,
+        target.name in new,
+        new,
+        target=target.name,
+        source=source,
+        base_offsets=table.composition[:, 0].clone(),
+        new_elements=new_elements,
+        direct=direct,
+    )
+
+
+def _add_target(
+    model: PET, options: RunOptions, target: TargetOptions, known: dict[str, TargetSpec]
+) -> str:
+    """Give the model an output to train, in place; return what it starts from.
+
+    ``known`` are the outputs of the base.
+    """
+    finetune, name = options.finetune, target.name
+    if name in model.targets:
+        if name in finetune.inherit_heads:
+            raise ConfigError(
+                f"finetune.inherit_heads: {name} is an output of the base already"
+            )
+        if target.description:
+            spec = model.targets[name]
+            model.targets[name] = replace(spec, description=target.description)
+        return name
+    source = _choose_source(known, name, finetune)
+    spec = TargetSpec.for_energy(name, description=target.description)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model.add_target(spec, inherit_from=source)
+    logger.info("new output %s starts from the heads of %s", name, source)
+    return source
+
+
+def _choose_outputs(
+    model: PET,
+    options: RunOptions,
+    source: str,
+    target: str,
+    frames: Sequence[LabeledFrame],
+) -> DirectHeads:
+    """Return the direct heads that train; drop outputs that are not kept, in place.
+
+    Heads that do not train are wrong once the trunk has changed, hence the default.
+    """
+    finetune, loss = options.finetune, options.train.loss_of(target)
+    keeps_others = finetune.keep_head or finetune.method == "heads"
+    direct = DirectHeads()
+    if finetune.direct_heads == "train":
+        direct = set_up_direct_heads(
+            model,
+            source,
+            target,
+            has_forces=loss.forces.weight > 0 and has_label(frames, "forces"),
+            has_stress=loss.stress.weight > 0 and has_label(frames, "stress"),
+            keeps_others=keeps_others,
+        )
+    trained = (*options.targets, *direct.names)
+    others = [name for name in model.targets if name not in trained]
+    if finetune.keep_head and not others:
+        raise ConfigError(
+            f"keep_head: {target} of the base is what is trained, and there is nothing "
+            "beside it to keep; name the new level with --target energy/NAME"
+        )
+    if not keeps_others:
+        for name in others:
             model.remove_target(name)
             logger.info(
-                "output %s of the base is dropped: its heads do not train", name
+                "output %s of the base is dropped: its heads do not train; "
+                "--keep-head keeps it",
+                name,
             )
-    return Prepared(model, base, fingerprint, target.name in new, tuple(new))
+    elif others:
+        _log_kept(model, others)
+    return direct
 
 
-def _add_target(model: PET, options: RunOptions, target: TargetOptions) -> bool:
-    """Give the model an output to train, in place; return whether it is new."""
-    finetune = options.finetune
-    is_new = target.name not in model.targets
-    if is_new:
-        source = finetune.inherit_heads.get(target.name)
-        source = choose_energy_target(model.targets, source)
-        spec = TargetSpec.for_energy(target.name, description=target.description)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            model.add_target(spec, inherit_from=source)
-        logger.info("new output %s starts from the heads of %s", target.name, source)
-    elif target.description:
-        spec = model.targets[target.name]
-        model.targets[target.name] = replace(spec, description=target.description)
-    if not is_new and target.name in finetune.inherit_heads:
+def _choose_source(
+    known: dict[str, TargetSpec], target: str, finetune: FinetuneOptions
+) -> str:
+    """Return the base's output that a new target starts from."""
+    try:
+        return choose_energy_target(known, finetune.inherit_heads.get(target))
+    except ModelError as error:
+        energies = [name for name, spec in known.items() if spec.is_energy]
         raise ConfigError(
-            f"finetune.inherit_heads: {target.name} is an output of the base already"
-        )
-    return is_new
+            f"the new output {target} can start from one of the base's "
+            f"({', '.join(energies) or 'which has no energy'}): name it with "
+            "--inherit-head, or in inherit_heads of an options file"
+        ) from error
+
+
+def _log_kept(model: PET, names: list[str]) -> None:
+    """Say what outputs that are kept cost: memory, and no time unless asked for."""
+    n_weights = sum(
+        p.numel() for part in find_heads(model, names) for p in part.parameters()
+    )
+    logger.info(
+        "kept as in the base: %s (%s weights in their heads, %.1f MB; no time unless "
+        "asked for); their heads do not train, so they change with the trunk only",
+        ", ".join(names),
+        f"{n_weights:,}",
+        4e-6 * n_weights,
+    )
 
 
 def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:

@@ -398,3 +398,28 @@ def test_a_name_of_several_energies_is_asked_for(tuned, tmp_path):
     message = tuned.fail("eval", tmp_path / "m.ckpt", data, *SESSION)
     assert "energy/pbe, energy/scan" in message
     tuned("eval", tmp_path / "m.ckpt", data, "--target", "pbe", *SESSION)
+
+
+def test_finetune_measures_forgetting_and_replays(run):
+    data, base, folder = run.path("train.xyz"), run.path("base.ckpt"), run.path("r")
+    write_frames(run.folder, seed=4, name="old.xyz")
+    run("eval", base, run.path("old.xyz"), "-o", run.path("base.xyz"), *SESSION)
+    flags = [*FINETUNE, "--retain", run.path("base.xyz"), "--replay", data]
+    flags += ["--replay-labels", "base", "--replay-generate", "3", *SESSION]
+    result = run("finetune", data, "-c", base, "-o", folder, *flags)
+    assert "forgetting energy: energy no ratio (0.00 -> " in result.stdout
+    assert "retain_set:\n  frames    12" in result.stderr
+    assert "replay_set:\n  frames    12" in result.stderr
+    assert "replay: 15 frames" in result.stderr
+    options = yaml.safe_load((folder / "options_resolved.yaml").read_text())
+    replay = {"labels": "base", "generate": 3, "weight": 1.0}
+    assert options["architecture"]["training"]["replay"] == replay
+
+
+def test_options_of_finetune_that_cannot_be_meant(run):
+    data, base = run.path("train.xyz"), run.path("base.ckpt")
+    finetune = ["finetune", data, "-c", base, *SESSION]
+    message = run.fail(*finetune, "--replay-labels", "base")
+    assert "expected a replay_set to label" in message
+    message = run.fail(*finetune, "--allow-new-elements", "b.xyz")
+    assert "got b.xyz; files come before this option" in message

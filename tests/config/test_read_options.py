@@ -226,6 +226,8 @@ def test_metatrains_default_finetune_block_means_none():
             {"loss": {"energy": {"forces": {"wieght": 1}}}},
             "training.loss.energy.forces.wieght: unknown option; did you mean weight?",
         ),
+        ({"replay": {"generat": 5}}, "training.replay.generat: unknown option; did y"),
+        ({"replay": {"weight": 0}}, "training.replay.weight: expected a number above"),
         ({"atomic_baseline": "model.ckpt"}, "atomic_baseline.mode: model.ckpt is not"),
         (
             {"atomic_baseline": {"energy": {"Hh": 1}}},
@@ -275,6 +277,8 @@ def test_wrong_training_options_fail_with_their_name(training, message):
         ({"device": "multi-gpu"}, "device: multi-gpu is not supported"),
         ({"device": "cpuu"}, "device: expected auto, cpu"),
         ({"wandb": {"project": "x"}}, "wandb: a block of options is not supported"),
+        ({"retain_set": []}, "retain_set: expected at least one dataset, got none"),
+        ({"replay_set": "a.xyz"}, "replay_set: there is nothing to forget without"),
         ({"validation_set": 1.5}, "validation_set: expected a number from 0.0 to 1.0"),
         ({"validation_set": 0.6, "test_set": 0.5}, "leave some of the training set"),
         ({"architecture": {"name": "soap_bpnn"}}, "architecture.name: expected pet"),
@@ -296,7 +300,7 @@ def test_wrong_training_options_fail_with_their_name(training, message):
 )
 def test_wrong_run_options_fail_with_their_name(changes, message):
     with pytest.raises(ConfigError) as error:
-        parse_options({"training_set": "train.xyz", **changes})
+        parse_options({"training_set": "train.xyz", **changes}).check_ready()
     assert message in str(error.value)
 
 

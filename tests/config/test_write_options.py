@@ -11,6 +11,7 @@ from pet_calc.config import (
     LabelOptions,
     LossOptions,
     LossTerm,
+    ReplayOptions,
     RunOptions,
     TargetOptions,
     TrainOptions,
@@ -79,6 +80,15 @@ RUNS = {
     ),
     "lora that waits for its base": replace(
         PLAIN, finetune=FinetuneOptions(method="lora")
+    ),
+    "what is remembered of the base": replace(
+        PLAIN,
+        retain_set=(DatasetOptions(read_from=("old.xyz",)),),
+        replay_set=(DatasetOptions(read_from=("more.xyz", "b.xyz"), weight=0.5),),
+        finetune=FinetuneOptions(
+            method="lora", base="b.ckpt", direct_heads="drop", new_elements={"Ge": "Si"}
+        ),
+        train=TrainOptions(replay=ReplayOptions("base", generate=20, weight=0.3)),
     ),
     "heads": replace(
         PLAIN,
@@ -168,6 +178,18 @@ def test_options_that_contradict_each_other_are_refused():
         FinetuneOptions(method="full")
     with pytest.raises(ConfigError, match="no effect with method full"):
         FinetuneOptions(method="full", base="a", lora=LoRAConfig(rank=2))
+    with pytest.raises(ConfigError, match="embeddings would not train"):
+        FinetuneOptions(method="heads", base="a", new_elements="nearest")
+    with pytest.raises(ConfigError, match="takes its elements from the data"):
+        FinetuneOptions(new_elements={"Ge": "Si"})
+    with pytest.raises(ConfigError, match="a replay_set to label"):
+        replace(PLAIN, train=TrainOptions(replay=ReplayOptions(labels="base")))
+    with pytest.raises(ConfigError, match="no effect without a replay_set"):
+        replace(PLAIN, train=TrainOptions(replay=ReplayOptions(weight=2.0)))
+    with pytest.raises(ConfigError, match="generate: needs a base"):
+        replace(
+            PLAIN, train=TrainOptions(replay=ReplayOptions(generate=2))
+        ).check_ready()
 
 
 def test_learning_rate_follows_method_and_size():

@@ -1,10 +1,13 @@
 """Energy offsets: fitted, kept, given, from isolated atoms."""
 
+import json
+
 import ase.io
 import pytest
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from training_data import build_frames, build_options, write_base
 
 from pet_calc.calculator import PETCalculator
@@ -50,6 +53,66 @@ def test_a_constant_per_element_is_absorbed_without_training(tmp_path, kind):
     # the file has eight decimals
     assert report.zero_step["energy_mae"] < 1e-8
     assert report.zero_step["forces_mae"] < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("lora", "energy"),
+        ("full", "energy/pbe0"),
+        pytest.param("heads", "energy", marks=pytest.mark.slow),
+        pytest.param("lora", "energy/pbe0", marks=pytest.mark.slow),
+        pytest.param("full", "energy", marks=pytest.mark.slow),
+    ],
+)
+def test_a_constant_per_element_changes_nothing_but_the_offsets(
+    tmp_path, method, target
+):
+    base = write_base(tmp_path)
+    plain = build_frames()
+    moved = []
+    for atoms in plain:
+        energy = atoms.get_potential_energy()
+        energy += sum(SHIFT[symbol] for symbol in atoms.symbols)
+        copy = atoms.copy()
+        results = {**atoms.calc.results, "energy": energy}
+        copy.calc = SinglePointCalculator(copy, **results)
+        moved.append(copy)
+    states, logs, reports = [], [], []
+    for name, frames in (("plain", plain), ("moved", moved)):
+        # binary: text would round the energies
+        ase.io.write(tmp_path / f"{name}.traj", frames)
+        options = build_options(
+            tmp_path,
+            output=name,
+            base=base,
+            data=str(tmp_path / f"{name}.traj"),
+            method=method,
+            target=target,
+            epochs=2,
+        )
+        reports.append(run_training(options, show_progress=False))
+        states.append(load_checkpoint(tmp_path / name / "last_model.ckpt"))
+        rows = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        logs.append([json.loads(row)["train_loss"] for row in rows])
+    one, other = (record.state for record in states)
+    table = f"baseline.tables.{target}.composition"
+    shift = (other[table] - one[table])[:, 0]
+    elements = [chemical_symbols[z] for z in states[0].atomic_types]
+    expected = [SHIFT.get(symbol, 0.0) for symbol in elements]
+    # Al, and 2 H + O of all water; the split within water is open to any fit
+    water = [elements.index("H"), elements.index("O")]
+    counts = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    assert float(shift[elements.index("Al")]) == pytest.approx(12.5, abs=1e-9)
+    found = float(counts @ shift[water])
+    assert found == pytest.approx(2 * expected[water[0]] + expected[water[1]], abs=1e-9)
+    for name in one:
+        if name != table:
+            # rounding of totals near 100 eV; Adam divides by small gradients
+            assert torch.allclose(one[name], other[name], rtol=0, atol=1e-9), name
+    assert logs[0] == pytest.approx(logs[1], rel=1e-10)
+    for name, value in reports[0].validation.items():
+        assert reports[1].validation[name] == pytest.approx(value, abs=1e-10)
 
 
 def test_kept_offsets_do_not_move(tmp_path):

@@ -15,13 +15,14 @@ import yaml
 from training_data import write_base, write_frames
 
 from pet_calc.checkpoint import load_checkpoint
+from pet_calc.model.hypers import TargetSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TRAIN = ["-m", "pet_calc.cli.main", "train"]
 
 
-def write_options(folder, name="options.yaml", **training):
+def write_options(folder, name="options.yaml", targets=None, **training):
     """A run of 3 steps an epoch over 13 frames, the last one of a single frame."""
     data = write_frames(folder, n_frames=13)
     values = {
@@ -33,7 +34,7 @@ def write_options(folder, name="options.yaml", **training):
                 "ema_decay": 0.9,
                 "finetune": {
                     "method": "full",
-                    "read_from": write_base(folder),
+                    "read_from": write_base(folder, targets=targets),
                 },
                 **training,
             }
@@ -111,6 +112,27 @@ def assert_same_run(folder, other, best="best_model_options.ckpt"):
         assert one.state.keys() == two.state.keys()
         for key, value in one.state.items():
             torch.testing.assert_close(value, two.state[key], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_replay_and_train_direct_heads_as_one_does(tmp_path):
+    direct = TargetSpec("non_conservative_force", "force", "eV/A", "atom", "f", [3])
+    options = write_options(
+        tmp_path, targets=[TargetSpec.for_energy(), direct], replay={"generate": 5}
+    )
+    values = yaml.safe_load(options.read_text())
+    values["retain_set"] = write_frames(tmp_path, n_frames=3, seed=4, name="old.xyz")
+    options.write_text(yaml.safe_dump(values))
+    run([*TRAIN, options, "-o", tmp_path / "one", "--quiet"])
+    run([*TORCHRUN, *TRAIN, options, "-o", tmp_path / "two", "--quiet"])
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert "val_direct_forces_mae" in read_log(tmp_path / "one")[0]
+    reports = [
+        json.loads((tmp_path / name / "report.json").read_text())["forgetting"]
+        for name in ("one", "two")
+    ]
+    one, two = (report["outputs"]["energy"]["ratio"] for report in reports)
+    assert one == pytest.approx(two, rel=1e-6)
 
 
 def test_two_processes_of_torchrun_train_as_one_does(tmp_path):

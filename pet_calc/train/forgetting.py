@@ -1,0 +1,141 @@
+"""How much of the base's own domain a fine-tuning has forgotten."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.evaluate.metrics import DISPLAY_UNITS, QUANTITIES, Metrics
+from pet_calc.evaluate.predict import predict_frames
+from pet_calc.model.baseline import TargetTable
+from pet_calc.model.pet import PET
+
+ENERGY_REFERENCE = (
+    "energies before and after both have the base's energy per element (E0), since a "
+    "new offset is no forgetting"
+)
+# eV/atom, eV/Å: labels that the base meets this well are its own predictions
+_OWN_LABELS = 1e-5
+
+
+@dataclass
+class Forgetting:
+    """Errors on frames of the base's domain before and after, in eV and Å."""
+
+    n_frames: int
+    before: dict[str, float]
+    """Errors of the base, as ``Metrics.to_dict`` has them."""
+    after: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Errors of the result, by energy output: the trained one, then the base's own if
+    it was kept."""
+
+    def compute_ratios(self, output: str) -> dict[str, float | None]:
+        """Return MAE after / MAE before of energy per atom, forces and stress.
+
+        1 is nothing forgotten. None where the base makes no error to compare with:
+        the labels are its own predictions.
+        """
+        ratios: dict[str, float | None] = {}
+        for name in QUANTITIES:
+            before, after = (
+                values.get(f"{name}_mae", math.nan)
+                for values in (self.before, self.after[output])
+            )
+            if not math.isnan(before) and not math.isnan(after):
+                ratios[name] = after / before if before > _OWN_LABELS else None
+        return ratios
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        outputs = {
+            name: {"after": values, "ratio": self.compute_ratios(name)}
+            for name, values in self.after.items()
+        }
+        return {
+            "n_frames": self.n_frames,
+            "energy_reference": ENERGY_REFERENCE,
+            "before": self.before,
+            "outputs": outputs,
+        }
+
+    def to_text(self) -> str:
+        """Return a line for each output and one on what the energies refer to."""
+        lines = [f"{name}: {self._describe(name)}" for name in self.after]
+        lines.append(f"on {self.n_frames} retained frames; {ENERGY_REFERENCE}")
+        return "\n".join(lines)
+
+    def _describe(self, output: str) -> str:
+        parts = []
+        for name, ratio in self.compute_ratios(output).items():
+            factor, unit = DISPLAY_UNITS[name]
+            before, after = (
+                factor * values[f"{name}_mae"]
+                for values in (self.before, self.after[output])
+            )
+            shown = "no ratio" if ratio is None else f"x{ratio:.2f}"
+            parts.append(f"{name} {shown} ({before:.2f} -> {after:.2f} {unit})")
+        return ", ".join(parts)
+
+
+def measure_forgetting(
+    model: PET,
+    frames: Sequence[LabeledFrame],
+    before: dict[str, float],
+    outputs: Sequence[str],
+    offsets: Tensor,
+) -> Forgetting:
+    """Return the errors of the trained model beside those of the base.
+
+    Args:
+        model: the result.
+        frames: of the base's domain, with labels.
+        before: errors of the base on them, from ``measure_retained``.
+        outputs: energy outputs to measure; those that the model lacks are left out.
+        offsets: [n_species] in eV, the base's energies per element.
+    """
+    forgetting = Forgetting(len(frames), before)
+    for name in dict.fromkeys(outputs):
+        if name in model.targets:
+            forgetting.after[name] = measure_retained(model, frames, name, offsets)
+    return forgetting
+
+
+def measure_retained(
+    model: PET,
+    frames: Sequence[LabeledFrame],
+    output: str,
+    offsets: Tensor,
+    progress: Any = None,
+) -> dict[str, float]:
+    """Return the errors of an output on retained frames, in eV and Å.
+
+    Args:
+        model: on its device.
+        frames: of the base's domain, with labels.
+        output: an energy output.
+        offsets: [n_species] in eV; stand in for the output's energies per element.
+        progress: wraps the iteration over frames.
+    """
+    metrics = Metrics()
+    with _exchanged_offsets(model, output, offsets):
+        for _ in predict_frames(model, frames, output, metrics, progress=progress):
+            pass
+    return metrics.to_dict()
+
+
+@contextmanager
+def _exchanged_offsets(model: PET, output: str, offsets: Tensor) -> Iterator[None]:
+    composition = cast(TargetTable, model.baseline.tables[output]).composition
+    kept = composition.clone()
+    with torch.no_grad():
+        composition[:, 0] = offsets.to(composition.device)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            composition.copy_(kept)
