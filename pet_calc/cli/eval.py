@@ -5,11 +5,13 @@ from typing import Any
 import click
 
 from pet_calc.cli.options import (
+    COMPILE_CHOICES,
     ModelFile,
     OutputFile,
     adapter_option,
     device_option,
     dtype_option,
+    engine_options,
     label_options,
     take_label_flags,
 )
@@ -28,6 +30,7 @@ from pet_calc.cli.options import (
 )
 @device_option()
 @dtype_option()
+@engine_options
 @label_options
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(
@@ -39,6 +42,8 @@ def command(
     json_file: str | None,
     device: str,
     dtype: str | None,
+    compile_choice: str,
+    precision: str,
     quiet: bool,
     **labels: Any,
 ) -> None:
@@ -83,6 +88,8 @@ def command(
         census.watch(frames),
         choose_energy_target(network.targets, target),
         metrics,
+        compile=COMPILE_CHOICES[compile_choice],
+        precision=precision,
         progress=lambda items: tqdm(items, unit="frame", disable=quiet, leave=False),
     )
     if output:

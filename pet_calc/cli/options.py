@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -63,6 +63,33 @@ def dtype_option(default: str | None = None) -> Decorator:
         help="Precision; the model's own if not given." if default is None else
         "Precision of the training.",
     )  # fmt: skip
+
+
+COMPILE_CHOICES: dict[str, Literal["auto"] | bool] = {
+    "auto": "auto",
+    "yes": True,
+    "no": False,
+}
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--compile`` and ``--precision``."""
+    command = click.option(
+        "--precision",
+        type=click.Choice(["exact", "mixed"]),
+        default="exact",
+        show_default=True,
+        help="mixed: matrix products in bfloat16, faster and less accurate.",
+    )(command)
+    return click.option(
+        "--compile",
+        "compile_choice",
+        type=click.Choice(list(COMPILE_CHOICES)),
+        default="auto",
+        show_default=True,
+        help="Use the engine compiled for this machine; auto: if it is there, or "
+        "once the run is long.",
+    )(command)
 
 
 def adapter_option() -> Decorator:

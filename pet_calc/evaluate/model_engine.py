@@ -14,7 +14,6 @@ from pet_calc.errors import ConfigError, ModelError
 from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.fast.switch import Compile, EngineSwitch
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.hypers import (
     NON_CONSERVATIVE_FORCE,
@@ -84,11 +83,7 @@ class ModelEngine:
         """
         batch = self._build_batch(atoms)
         if self._direct is None:
-            fast = self._switch.get()
-            if fast is not None:
-                result = fast.predict(batch, with_stress=has_stress)
-            else:
-                result = predict(self.model, batch, self.target, with_stress=has_stress)
+            result = self._switch.predict(batch, with_stress=has_stress)
             atomic_energies = result.atomic_energies
             forces, stress = result.forces, result.stress
         else:

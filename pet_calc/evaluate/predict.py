@@ -20,7 +20,7 @@ from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.requests import check_charge_and_spin
-from pet_calc.model.derivatives import predict
+from pet_calc.fast.switch import Compile, EngineSwitch
 from pet_calc.model.pet import PET
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ def predict_frames(
     metrics: Metrics,
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    compile: Compile = "auto",
+    precision: str = "exact",
     progress: Callable[[Any], Any] | None = None,
 ) -> Iterator[FramePrediction]:
     """Yield predictions frame by frame, adding their errors to ``metrics``.
@@ -69,9 +71,13 @@ def predict_frames(
         target: energy output to use.
         metrics: collects the errors of frames that have labels.
         batch_tokens: pairs and atoms evaluated at once.
+        compile: whether to use the compiled engine, as for ``PETCalculator``; a
+            batch counts as an evaluation.
+        precision: ``exact`` or ``mixed``, likewise.
         progress: wraps the iteration over frames.
 
     Raises:
+        ConfigError: if the compiled engine was asked for and cannot run.
         DataError: if a frame has an element that the model does not know.
         ModelError: likewise for charge and spin multiplicity.
     """
@@ -83,12 +89,13 @@ def predict_frames(
     else:
         shown = _check_each(model, frames)
     device = model.edge_embedder.weight.device
+    switch = EngineSwitch(model, target, compile=compile, precision=precision)
     shown = progress(shown) if progress else shown
     for graphs in _pack(shown, model.pair_cutoff, batch_tokens):
         # positions in float64, see ModelEngine
         batch = collate(graphs, dtype=torch.float64, device=device)
         labels = collate_labels(graphs, dtype=torch.float64, device=device)
-        prediction = predict(model, batch, target, with_stress=True)
+        prediction = switch.predict(batch, with_stress=True)
         metrics.add(prediction, labels)
         assert prediction.forces is not None  # asked for above
         assert prediction.stress is not None

@@ -13,6 +13,8 @@ from pet_calc.fast.build import (
     start_build,
 )
 from pet_calc.fast.network import FastNetwork, find_obstacle
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,13 @@ class EngineSwitch:
                 self._is_undecided = True
         elif compile == "auto":
             logger.info("no compiled engine: %s", obstacle)
+
+    def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
+        """Return energies, forces and, if asked for, stress, whoever computes them."""
+        network = self.get()
+        if network is None:
+            return predict(self._model, batch, self._target, with_stress=with_stress)
+        return network.predict(batch, with_stress=with_stress)
 
     def get(self) -> FastNetwork | None:
         """Return the engine, None while the model itself should be evaluated."""

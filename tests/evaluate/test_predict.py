@@ -178,3 +178,23 @@ def test_a_stream_is_taken_only_as_far_as_needed_and_its_bad_frame_named(model):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no folder .*make it first"):
         write_predictions(tmp_path / "none" / "out.xyz", iter(()))
+
+
+def test_the_compiled_engine_gives_the_same_predictions(model):
+    results = []
+    for choice in (False, True):
+        frames = build_frames()
+        found = predict_frames(model, frames, "energy", Metrics(), compile=choice)
+        results.append(list(found))
+    for one, other in zip(*results, strict=True):
+        assert other.energy == pytest.approx(one.energy, abs=1e-10)
+        np.testing.assert_allclose(other.forces, one.forces, rtol=0, atol=1e-11)
+
+
+def test_mixed_precision_of_a_float64_model_is_refused(model):
+    with pytest.raises(ConfigError, match="float64"):
+        next(
+            predict_frames(
+                model, build_frames(), "energy", Metrics(), precision="mixed"
+            )
+        )
