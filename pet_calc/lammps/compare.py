@@ -1,32 +1,43 @@
 """Does LAMMPS say what the calculator says? Step 0 of a structure, in both."""
 
 import os
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ase.io
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.errors import PetCalcError
 from pet_calc.lammps.inputs import RunOptions, build_setup, write_data
 from pet_calc.lammps.orient import orient_for_lammps
 from pet_calc.lammps.run import run_lammps
+from pet_calc.lammps.script import PairStyle, read_pair_style, read_setup
 
 # LAMMPS's own constant for metal units, eV/Å^3 -> bar
 BAR_PER_EV_A3 = 1.6021765e6
+# energy in eV, length in Å, and LAMMPS's own pressure of an energy per volume of 1
+_UNITS = {
+    "metal": (1.0, 1.0, BAR_PER_EV_A3),
+    "real": (1 / 23.060547830619, 1.0, 68568.415),
+    "electron": (27.211386245988, 0.529177210903, 2.94210108e13),
+}
 
+# the names hold `pet_calc` lest the input has its own of that name
 _STEP_0 = """
-compute    virial all pressure NULL virial
+compute    pet_calc_energy all pair metatomic
+compute    pet_calc_virial all pressure NULL pair
 thermo     1
-thermo_style custom step pe c_virial[1] c_virial[2] c_virial[3] &
-           c_virial[4] c_virial[5] c_virial[6]
+thermo_style custom step c_pet_calc_energy {pressure}
 run        0
-write_dump all custom forces.dump id fx fy fz modify sort id format float %.17g
-print      "$(pe:%.17g) $(c_virial[1]:%.17g) $(c_virial[2]:%.17g) &
-$(c_virial[3]:%.17g) $(c_virial[6]:%.17g) $(c_virial[5]:%.17g) &
-$(c_virial[4]:%.17g)" file energy.txt
+write_dump all custom "{folder}/forces.dump" id type mass x y z fx fy fz &
+           modify sort id format float %.17g
+print      "$(c_pet_calc_energy:%.17g) {values}" file "{folder}/energy.txt"
 """
 
 
@@ -92,34 +103,169 @@ def compare_step_0(
     with tempfile.TemporaryDirectory(prefix="pet-calc-") as name:
         folder = Path(name)
         write_data(atoms, folder / "structure.data")
-        text = build_setup(atoms, os.fspath(model), options) + _STEP_0
-        (folder / "in.lmp").write_text(text)
-        done = run_lammps("in.lmp", n_ranks=n_ranks, cwd=folder, capture=True)
-        if done.returncode != 0:
-            output = done.stdout + done.stderr
-            errors = [line for line in output.splitlines() if "ERROR" in line]
-            raise PetCalcError(
-                f"LAMMPS failed: {errors[0] if errors else output[-300:]}"
-            )
-        forces = np.loadtxt(folder / "forces.dump", skiprows=9, ndmin=2)[:, 1:]
-        energy, *pressures = np.loadtxt(folder / "energy.txt")
-    calculator = PETCalculator(model, target=options.variant, device=options.device)
+        text = build_setup(atoms, os.fspath(model), options)
+        has_stress = bool(atoms.pbc.all())
+        found = _run_step_0(text, folder, folder, has_stress, n_ranks=n_ranks)
     turned = orient_for_lammps(atoms)
-    turned.calc = calculator
+    turned.calc = PETCalculator(model, target=options.variant, device=options.device)
+    return _compare(turned, found, "metal")
+
+
+def check_input(
+    path: str | Path, *, n_ranks: int = 1, arguments: Sequence[str] = ()
+) -> tuple[Comparison, list[str]]:
+    """Compare step 0 of an input file with the calculator.
+
+    Everything before the first run or minimisation is executed, except fixes and what
+    writes files; the structure is the one that LAMMPS then has.
+
+    Args:
+        path: the input; run in its folder.
+        n_ranks: MPI processes for LAMMPS.
+        arguments: further arguments of ``lmp``, such as ``["-var", "T", "300"]``.
+
+    Returns:
+        the comparison, and notes: commands that were left out, and elements that do
+        not fit the masses.
+
+    Raises:
+        ConfigError: if the input cannot be compared.
+        PetCalcError: if LAMMPS fails; the message is LAMMPS's.
+    """
+    path = Path(path).resolve()
+    kept, left_out = read_setup(path)
+    is_direct = any("non_conservative" in line for line in kept)
+    with tempfile.TemporaryDirectory(prefix="pet-calc-") as name:
+        folder = Path(name)
+        text = "\n".join(kept) + "\n"
+        found = _run_step_0(
+            text, folder, path.parent, not is_direct, arguments, n_ranks=n_ranks
+        )
+        style = read_pair_style((folder / "log.lammps").read_text(), path.parent, path)
+        atoms = _read_atoms(folder / "forces.dump", style)
+    notes = [f"left out: {line}" for line in left_out]
+    notes += _find_odd_masses(found.rows, style)
+    keywords = style.keywords
+    is_direct = keywords.get("non_conservative") in ("on", "yes", "true")
+    atoms.calc = PETCalculator(
+        style.model,
+        target=keywords.get("variant"),
+        device=None if keywords.get("device") == "auto" else keywords.get("device"),
+        non_conservative=is_direct,
+    )
+    return _compare(
+        atoms, found, style.units, float(keywords.get("scale", 1.0)), is_direct
+    ), notes
+
+
+class _Step0(NamedTuple):
+    """What LAMMPS found, in its own units."""
+
+    energy: float
+    pressures: np.ndarray
+    """In Voigt's order; empty if not asked for."""
+    rows: np.ndarray
+    """Columns type, mass, x, y, z, fx, fy, fz, sorted by atom ID."""
+
+
+def _run_step_0(
+    setup: str,
+    folder: Path,
+    cwd: Path,
+    has_stress: bool,
+    arguments: Sequence[str] = (),
+    *,
+    n_ranks: int,
+) -> _Step0:
+    """Run a setup in ``cwd``; all that is written goes to ``folder``."""
+    # LAMMPS's order is xx yy zz xy xz yz
+    names = [f"c_pet_calc_virial[{k}]" for k in (1, 2, 3, 6, 5, 4) if has_stress]
+    probe = _STEP_0.format(
+        folder=folder,
+        pressure=" ".join(names),
+        values=" ".join(f"$({name}:%.17g)" for name in names),
+    )
+    script = folder / "in.lmp"
+    script.write_text(setup + probe)
+    log = ["-echo", "log", "-log", str(folder / "log.lammps")]
+    done = run_lammps(
+        script, n_ranks=n_ranks, cwd=cwd, arguments=[*arguments, *log], capture=True
+    )
+    if done.returncode != 0:
+        raise PetCalcError(f"LAMMPS failed: {_find_message(done)}")
+    energy, *pressures = np.loadtxt(folder / "energy.txt", ndmin=1)
+    rows = np.loadtxt(folder / "forces.dump", skiprows=9, ndmin=2)[:, 1:]
+    return _Step0(float(energy), np.array(pressures), rows)
+
+
+def _find_message(done: subprocess.CompletedProcess[str]) -> str:
+    output = done.stdout + done.stderr
+    errors = [line for line in output.splitlines() if "ERROR" in line]
+    return errors[0] if errors else output[-300:]
+
+
+def _read_atoms(dump: Path, style: PairStyle) -> Atoms:
+    """Return LAMMPS's structure in Å, with charge and spin as the style has them."""
+    symbols = [
+        chemical_symbols[int(word)] if word.isdigit() else word
+        for word in style.elements
+    ]
+    atoms: Any = ase.io.read(dump, format="lammps-dump-text", specorder=symbols)
+    atoms.calc = None
+    length = _UNITS[style.units][1]
+    atoms.set_cell(atoms.cell.array * length)
+    atoms.positions *= length
+    atoms.info["charge"] = float(style.keywords.get("charge", 0))
+    atoms.info["spin"] = float(style.keywords.get("spin", 1))
+    return atoms
+
+
+def _find_odd_masses(rows: np.ndarray, style: PairStyle) -> list[str]:
+    """Return a note for each atom type whose mass is that of another element."""
+    notes = []
+    for kind in np.unique(rows[:, 0]).astype(int):
+        word = style.elements[kind - 1]
+        number = int(word) if word.isdigit() else atomic_numbers[word]
+        mass = float(rows[rows[:, 0] == kind, 1].mean())
+        # isotopes and repartitioned hydrogen masses are within 3
+        if abs(mass - atomic_masses[number]) > 3.0:
+            notes.append(
+                f"type {kind} is {chemical_symbols[number]} in pair_coeff, but has "
+                f"mass {mass:g}: is the order of the elements right?"
+            )
+    return notes
+
+
+def _compare(
+    atoms: Atoms,
+    found: _Step0,
+    units: str,
+    scale: float = 1.0,
+    is_direct: bool = False,
+) -> Comparison:
+    """Return the differences to the calculator that is on the atoms."""
+    ev, length, per_volume = _UNITS[units]
+    energy = found.energy * ev / scale
+    forces = found.rows[:, 5:] * ev / length / scale
+    if is_direct:
+        # the calculator takes the mean off, LAMMPS does not
+        forces = forces - forces.mean(axis=0)
+    own_forces = atoms.get_forces()
     pressure, pressure_difference = None, None
-    if atoms.pbc.all():
-        stress: Any = turned.get_stress() * BAR_PER_EV_A3
+    if atoms.pbc.all() and len(found.pressures):
+        to_bar = ev / length**3 / per_volume * BAR_PER_EV_A3 / scale
+        stress: Any = atoms.get_stress() * BAR_PER_EV_A3
         pressure = float(-stress[:3].mean())
-        pressure_difference = float(np.abs(stress + np.array(pressures)).max())
-    own_forces = turned.get_forces()
+        pressure_difference = float(np.abs(stress + found.pressures * to_bar).max())
     # seven or fifteen digits, and some 100 roundings
+    calculator: Any = atoms.calc
     relative = 1e-4 if str(calculator.dtype).endswith("float32") else 1e-9
-    scale = max(1.0, float(np.abs(own_forces).max()))
+    largest = max(1.0, float(np.abs(own_forces).max()))
     return Comparison(
-        energy=float(energy),
-        energy_difference=abs(energy - turned.get_potential_energy()) / len(atoms),
+        energy=energy,
+        energy_difference=abs(energy - atoms.get_potential_energy()) / len(atoms),
         force_difference=float(np.abs(forces - own_forces).max()),
         pressure=pressure,
         pressure_difference=pressure_difference,
-        tolerance=relative * scale,
+        tolerance=relative * largest,
     )

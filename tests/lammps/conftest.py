@@ -13,6 +13,7 @@ BAR = 1.6021765e6
 
 CASE = """
 clear
+{first}
 units {units}
 atom_style atomic
 atom_modify map array
@@ -78,7 +79,7 @@ class Batch:
             velocities=bool(atoms.has("momenta")),
             units=options.get("units", "metal"),
         )
-        settings = {"units": "metal", "processors": ""} | options
+        settings = {"units": "metal", "processors": "", "first": ""} | options
         boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
         text = CASE.format(
             name=name,
@@ -96,7 +97,7 @@ class Batch:
 
         (self.folder / "in.lmp").write_text("".join(self.texts))
         done = run_lammps("in.lmp", n_ranks=n_ranks, cwd=self.folder, capture=True)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        assert done.returncode == 0, (done.stderr + done.stdout)[-3000:]
         return {name: self.read(name) for name in self.names}
 
     def read(self, name):

@@ -38,8 +38,8 @@ create_box 2 box
 create_atoms 1 single 1 1 1
 create_atoms 2 single 2 1 1
 mass * 1.0
-pair_style metatomic {model} {keywords}
 """
+STYLE = "pair_style metatomic {model} {keywords}"
 CASES = {
     "missing file": (
         {"model": "nowhere.pt"},
@@ -92,6 +92,34 @@ CASES = {
         "pair_coeff * * O H\nrun 0",
         "the force on atom 1 at step 0 is not finite",
     ),
+    "energy not finite": (
+        {"model": "{no_energy}"},
+        "pair_coeff * * O H\nrun 0",
+        "the energy at step 0 is not finite",
+    ),
+    "no direct forces": (
+        {"keywords": "non_conservative on"},
+        "",
+        "has no non-conservative forces for energy; remove `non_conservative on`, or "
+        "use a model trained for them (its outputs are: energy",
+    ),
+    "hybrid": (
+        {"start": "pair_style hybrid metatomic {path} lj/cut 3.0"},
+        "pair_coeff * * metatomic O H\npair_coeff 2 2 lj/cut 0.0 1.0\nrun 0",
+        "use `pair_style hybrid/overlay` instead of `hybrid`",
+    ),
+    "another model": (
+        {},
+        "pair_coeff * * O H\nrun 0\npair_style metatomic {conditioned}\nrun 0",
+        "All pair coeffs are not set",
+    ),
+    "si units": ({"units": "si"}, "", "units si are not supported; use `units metal`"),
+    "electron units": ({"units": "electron"}, "pair_coeff * * 8 1\nrun 0", "no error"),
+    "of metatomic's LAMMPS": (
+        {"keywords": "uncertainty_threshold off scale 0.5"},
+        "pair_coeff * * 8 1\nrun 0",
+        "no error",
+    ),
     "fine": ({}, "pair_coeff * * O H\nrun 0", "no error"),
 }
 
@@ -112,11 +140,15 @@ def messages(tmp_path_factory):
     with torch.no_grad():
         broken.edge_embedder.weight.fill_(float("nan"))
     paths["nan"] = export_model(broken, folder / "nan.pt", check=False)
-    path = export_model(build_model(), folder / "model.pt", check=False)
+    broken = build_model()
+    broken.baseline.tables["energy"].composition.fill_(float("nan"))
+    paths["no_energy"] = export_model(broken, folder / "energy.pt", check=False)
+    paths["path"] = path = export_model(build_model(), folder / "model.pt", check=False)
     texts = {}
     for name, (changes, commands, _) in CASES.items():
         settings = {"units": "metal", "model": str(path), "keywords": ""} | changes
-        texts[name] = (START.format(**settings) + commands).format(**paths)
+        start = START + settings.pop("start", STYLE.format(**settings)) + "\n"
+        texts[name] = (start + commands).format(**settings, **paths)
     (folder / "texts.json").write_text(json.dumps(texts))
     # no environment: the plugin is found through the entry point
     arguments = [sys.executable, "-c", READER, "texts.json", "messages.json"]

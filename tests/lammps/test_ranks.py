@@ -1,11 +1,23 @@
 """Two ranks, each with clearly fewer atoms than there are: the same as one rank."""
 
+from typing import Dict, List, Optional
+
 import ase.build
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
+from ase.calculators.lj import LennardJones
 from calculator_cases import heat
-from helpers import build_model
+from helpers import ATOMIC_TYPES, build_model
+from metatensor.torch import Labels, TensorMap
+from metatomic.torch import (
+    AtomisticModel,
+    ModelCapabilities,
+    ModelMetadata,
+    ModelOutput,
+    System,
+)
 
 from pet_calc import PETCalculator
 from pet_calc.export import build_atomistic_model, export_model
@@ -39,17 +51,44 @@ def build_sheared():
 
 
 STRUCTURES = {"rod": build_rod, "sheared": build_sheared}
+LAID = """pair_style hybrid/overlay metatomic {path} lj/cut 4.0
+pair_coeff * * metatomic O Si
+pair_coeff * * lj/cut 0.1 2.0
+run 0"""
 CASES = [(model, "rod") for model in MODELS] + [("feedforward", "sheared")]
 
 
-def save_changed(path, *, extra=None, interaction_range=None):
-    """The feedforward model in a file that tells another story."""
+def save_changed(path, interaction_range):
+    """The feedforward model in a file that declares another range."""
     model = build_atomistic_model(MODELS["feedforward"]())
-    if extra is not None:
-        model.metadata().extra = extra
-    if interaction_range is not None:
-        model.capabilities().interaction_range = interaction_range
+    model.capabilities().interaction_range = interaction_range
     model.save(path)
+    return path
+
+
+# ruff: noqa: UP006, UP035, UP045
+class Springless(torch.nn.Module):
+    """No PET, and no energy."""
+
+    def forward(
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels],
+    ) -> Dict[str, TensorMap]:
+        raise RuntimeError("not to be called")
+
+
+def save_foreign(path):
+    capabilities = ModelCapabilities(
+        outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")},
+        atomic_types=[8, 14],
+        interaction_range=3.0,
+        length_unit="angstrom",
+        supported_devices=["cpu"],
+        dtype="float64",
+    )
+    AtomisticModel(Springless().eval(), ModelMetadata(), capabilities).save(path)
     return path
 
 
@@ -61,7 +100,12 @@ def files(tmp_path_factory):
         for name, build in MODELS.items()
     }
     # what num_gnn_layers * cutoff would be
-    files["short"] = save_changed(folder / "short.pt", interaction_range=3.0)
+    files["short"] = save_changed(folder / "short.pt", 3.0)
+    poor = MODELS["feedforward"]()
+    # no energy wherever there is oxygen
+    poor.baseline.tables["energy"].composition[ATOMIC_TYPES.index(8)] = float("nan")
+    files["poor"] = export_model(poor, folder / "poor.pt", check=False)
+    files["foreign"] = save_foreign(folder / "foreign.pt")
     return files
 
 
@@ -80,6 +124,13 @@ def outcomes(files, new_batch, orient):
         empty.pbc = True
         batch.add("empty", empty, files["feedforward"], **processors)
         batch.add("short", orient(build_rod()), files["short"], **processors)
+        tiles = "comm_style tiled\nbalance 1.0 rcb\nrun 0"
+        # LAMMPS takes tiles only where the box is longer than the range
+        atoms = orient(build_rod().repeat((1, 2, 2)))
+        batch.add("tiled", atoms, files["feedforward"], commands=tiles)
+        laid = LAID.format(path=files["feedforward"])
+        atoms = orient(build_rod())
+        batch.add("laid", atoms, files["feedforward"], commands=laid, **processors)
         slab = orient(build_rod())
         slab.pbc = [True, True, False]
         batch.add("slab", orient(slab), files["feedforward"], **processors)
@@ -97,7 +148,9 @@ def outcomes(files, new_batch, orient):
 
 
 @pytest.mark.parametrize(
-    "name", [f"{model}-{structure}" for model, structure in CASES] + ["slab", "empty"]
+    "name",
+    [f"{model}-{structure}" for model, structure in CASES]
+    + ["slab", "tiled", "laid", "short", "empty"],
 )
 def test_two_ranks_are_one_rank(name, outcomes):
     one, two = (batch[name] for batch in outcomes)
@@ -116,9 +169,33 @@ def test_two_ranks_are_one_rank(name, outcomes):
     np.testing.assert_allclose(two.stress, one.stress, atol=1e-11)
 
 
-def test_a_range_of_too_few_cutoffs_would_be_seen_here(outcomes):
-    one, two = (batch["short"] for batch in outcomes)
-    assert np.abs(two.forces - one.forces).max() > 1e-6
+def test_a_declared_range_that_is_too_short_is_corrected(outcomes):
+    # one layer and the mixing after it: two cutoffs
+    found = outcomes[1]["feedforward-rod"]
+    assert outcomes[1]["short"].n_evaluated == found.n_evaluated
+
+
+def test_a_range_that_is_too_short_would_be_seen_here(orient):
+    atoms = orient(build_rod())
+    x, half = atoms.positions[:, 0] % atoms.cell[0, 0], atoms.cell[0, 0] / 2
+    gap = np.maximum(x - half, 0)
+    gap = np.minimum(gap, atoms.cell[0, 0] - x)
+    kept = np.flatnonzero((gap < 3.0) | (x < half))
+    own = x[kept] < half
+    calculator = PETCalculator(MODELS["feedforward"](), device="cpu")
+    whole = calculator.get_property("energies", atoms)[kept][own]
+    part = calculator.get_property("energies", atoms[kept])[own]
+    assert np.abs(part - whole).max() > 1e-6
+
+
+def test_another_pair_style_can_be_laid_over(outcomes, orient):
+    atoms = orient(build_rod())
+    atoms.calc = LennardJones(epsilon=0.1, sigma=2.0, rc=4.0, smooth=False)
+    together, alone = outcomes[0]["laid"], outcomes[0]["feedforward-rod"]
+    difference = together.forces - alone.forces
+    np.testing.assert_allclose(difference, atoms.get_forces(), rtol=1e-6, atol=1e-9)
+    stress = together.stress - alone.stress
+    np.testing.assert_allclose(stress, atoms.get_stress(), rtol=1e-6, atol=1e-9)
 
 
 def test_forces_are_right_after_atoms_have_changed_ranks(outcomes, orient):
@@ -139,18 +216,60 @@ def test_two_ranks_follow_one_rank(outcomes):
     np.testing.assert_allclose(two.positions, one.positions, atol=1e-6)
 
 
-def test_a_foreign_file_needs_a_stated_range_on_several_ranks(
-    tmp_path, new_batch, run_and_fail, files, orient, outcomes
-):
-    path = save_changed(tmp_path / "foreign.pt", extra={})
+MISTAKES = {
+    "newton": ("feedforward", "newton off", "", "several ranks need `newton on`"),
+    "group": (
+        "feedforward",
+        "",
+        "atom_modify first half\ncomm_modify group half",
+        "remove `comm_modify group`",
+    ),
+    "mode": (
+        "feedforward",
+        "",
+        "neighbor 1.0 multi\ncomm_modify mode multi",
+        "use `comm_modify mode single`",
+    ),
+    "foreign": (
+        "foreign",
+        "",
+        "",
+        "holds no PET whose interaction range can be checked",
+    ),
+    # only the rank on the right has oxygen
+    "one rank fails": (
+        "poor",
+        "",
+        "set group half type 2",
+        "the energy at step 0 is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_all_ranks_stop_with_the_reason(name, files, new_batch, run_and_fail, orient):
+    model, first, command, reason = MISTAKES[name]
     batch = new_batch()
     atoms = orient(build_rod())
-    batch.add("rod", atoms, path, processors="processors 2 1 1")
-    message = run_and_fail(batch.folder, batch.texts[0], n_ranks=2)
-    assert "this file was not written by pet-calc" in message
-    stated = new_batch()
-    stated.add("rod", atoms, f"{path} interaction_range 6.0")
-    forces = stated.run(2)["rod"].forces
-    np.testing.assert_allclose(
-        forces, outcomes[0]["feedforward-rod"].forces, atol=1e-11
+    group = f"region half block 0 {atoms.cell[0, 0] / 2} INF INF INF INF\n"
+    commands = f"{group}group half region half\n{command}\nrun 0"
+    processors = "processors 2 1 1"
+    batch.add(
+        "rod",
+        atoms,
+        files[model],
+        commands=commands,
+        processors=processors,
+        first=first,
     )
+    assert reason in run_and_fail(batch.folder, batch.texts[0], n_ranks=2)
+
+
+def test_a_stated_range_is_taken_for_a_foreign_file(
+    files, new_batch, run_and_fail, orient
+):
+    batch = new_batch()
+    model = f"{files['foreign']} interaction_range 6.0"
+    batch.add("rod", orient(build_rod()), model)
+    message = run_and_fail(batch.folder, batch.texts[0], n_ranks=2)
+    assert "not to be called" in message

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -19,6 +20,7 @@
 #include <metatomic/torch.hpp>
 
 #include "neighbors.h"
+#include "network.h"
 
 namespace pet_calc {
 
@@ -26,7 +28,8 @@ namespace {
 
 constexpr const char *LENGTH_UNIT = "angstrom";
 constexpr const char *ENERGY_UNIT = "eV";
-constexpr const char *EXPORTER_KEY = "pet_calc_version";
+constexpr const char *FORCE_UNIT = "eV/angstrom";
+constexpr const char *STRESS_UNIT = "eV/angstrom^3";
 
 // The line of a message that says what happened: TorchScript puts it last, after its own
 // traceback, everything else puts it first.
@@ -65,6 +68,23 @@ metatensor_torch::Labels make_labels(const std::vector<std::string> &names,
       torch::IValue(names), values.to(torch::kInt32), metatensor::assume_unique{});
 }
 
+metatensor_torch::TensorBlock read_block(const torch::IValue &outputs, const std::string &name) {
+  const auto map =
+      outputs.toGenericDict().at(name).toCustomClass<metatensor_torch::TensorMapHolder>();
+  return metatensor_torch::TensorMapHolder::block_by_id(map, 0);
+}
+
+// Values per atom in the order of the atoms, [n_atoms * width].
+std::vector<double> read_rows(const metatensor_torch::TensorBlock &block, int64_t n_atoms,
+                              int64_t width) {
+  const auto rows = block->values().detach().reshape({-1, width}).to(torch::kCPU, torch::kFloat64);
+  const auto atoms = block->samples()->values().select(1, 1).to(torch::kCPU).to(torch::kInt64);
+  const auto ordered =
+      torch::zeros({n_atoms, width}, torch::kFloat64).index_copy(0, atoms, rows);
+  const double *data = ordered.data_ptr<double>();
+  return std::vector<double>(data, data + n_atoms * width);
+}
+
 void check_versions() {
   const auto &options = caffe2::GetBuildOptions();
   const auto found = options.find("TORCH_VERSION");
@@ -84,7 +104,8 @@ struct Engine::Implementation {
   metatomic_torch::ModelCapabilities capabilities;
   metatomic_torch::ModelMetadata metadata;
   std::vector<metatomic_torch::NeighborListOptions> lists;
-  std::string output;
+  std::vector<PairList> pairs;    // one for each of the lists
+  std::string output, force_output, stress_output;    // empty: not used
   bool has_energies = false;
   std::map<std::string, double> inputs;    // what the model reads besides the atoms
   torch::Device device = torch::kCPU;
@@ -92,11 +113,20 @@ struct Engine::Implementation {
 
   void load();
   void choose_output();
+  void choose_direct_outputs();
   void choose_device();
   void read_inputs();
   metatomic_torch::System build_system(const Structure &structure,
                                        const torch::Tensor &positions,
-                                       const torch::Tensor &cell) const;
+                                       const torch::Tensor &cell);
+  torch::IValue run_model(const Structure &structure, const torch::Tensor &positions,
+                          const torch::Tensor &cell);
+  Result evaluate(const Structure &structure);
+  void add_gradients(const torch::Tensor &energy, const std::vector<torch::Tensor> &inputs,
+                     Result &result) const;
+  bool has_virial(const std::array<bool, 3> &periodic) const;
+  void add_direct_outputs(const torch::IValue &outputs, const Structure &structure,
+                          Result &result) const;
   metatomic_torch::ModelEvaluationOptions build_options(const Structure &structure) const;
   torch::Tensor read_energies(const torch::IValue &outputs, const Structure &structure,
                               Result &result) const;
@@ -117,8 +147,10 @@ void Engine::Implementation::load() {
     metadata = model->run_method("metadata")
                    .toCustomClass<metatomic_torch::ModelMetadataHolder>();
     const auto requests = model->run_method("requested_neighbor_lists").toList();
-    for (const torch::IValue request : requests)
+    for (const torch::IValue request : requests) {
       lists.push_back(request.toCustomClass<metatomic_torch::NeighborListOptionsHolder>());
+      pairs.emplace_back(lists.back()->engine_cutoff(LENGTH_UNIT), lists.back()->full_list());
+    }
   });
   dtype = capabilities->dtype() == "float32" ? torch::kFloat32 : torch::kFloat64;
 }
@@ -145,6 +177,31 @@ void Engine::Implementation::choose_output() {
                              "; its energies are: " + (known.empty() ? "none" : known) +
                              " (choose one with the keyword `variant`)");
   has_energies = outputs.at(output)->sample_kind() == "atom";
+  if (settings.non_conservative) choose_direct_outputs();
+}
+
+void Engine::Implementation::choose_direct_outputs() {
+  const auto outputs = capabilities->outputs();
+  const auto slash = output.find('/');
+  const std::string variant = slash == std::string::npos ? "" : output.substr(slash);
+  // the outputs without a variant serve all energies
+  const auto find = [&](const std::vector<std::string> &bases) -> std::string {
+    for (const auto &ending : {variant, std::string()})
+      for (const auto &base : bases)
+        if (outputs.contains(base + ending)) return base + ending;
+    return "";
+  };
+  force_output = find({"non_conservative_force", "non_conservative_forces"});
+  stress_output = find({"non_conservative_stress"});
+  std::string known;
+  for (const auto &item : outputs) known += (known.empty() ? "" : ", ") + item.key();
+  if (force_output.empty())
+    throw std::runtime_error(settings.model_path + " has no non-conservative forces for " +
+                             output + "; remove `non_conservative on`, or use a model trained "
+                             "for them (its outputs are: " + known + ")");
+  if (outputs.at(force_output)->sample_kind() != "atom")
+    throw std::runtime_error(settings.model_path + " gives no " + force_output +
+                             " per atom; remove `non_conservative on`");
 }
 
 void Engine::Implementation::choose_device() {
@@ -165,6 +222,10 @@ void Engine::Implementation::choose_device() {
     throw std::runtime_error("device " + wanted +
                              ": torch sees no such GPU; use `device cpu`, or install a "
                              "torch with CUDA and run `pet-calc lammps build`");
+  if (device.is_cuda() && !device.has_index()) {
+    const int index = settings.rank_on_node % static_cast<int>(torch::cuda::device_count());
+    device = torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(index));
+  }
   const std::string kind = wanted.substr(0, wanted.find(':'));
   if (std::find(supported.begin(), supported.end(), kind) == supported.end())
     throw std::runtime_error(settings.model_path + " does not run on device " + kind);
@@ -195,18 +256,18 @@ void Engine::Implementation::read_inputs() {
 
 metatomic_torch::System Engine::Implementation::build_system(const Structure &structure,
                                                              const torch::Tensor &positions,
-                                                             const torch::Tensor &cell) const {
+                                                             const torch::Tensor &cell) {
   auto types = torch::tensor(structure.numbers, torch::kInt32).to(device);
   auto periodic = torch::empty({3}, torch::kBool);
   for (int axis = 0; axis < 3; axis++) periodic[axis] = structure.periodic[axis];
   auto system = torch::make_intrusive<metatomic_torch::SystemHolder>(types, positions, cell,
                                                                      periodic.to(device));
-  for (const auto &request : lists) {
-    auto pairs = compute_pairs(structure, request->engine_cutoff(LENGTH_UNIT),
-                               request->full_list());
-    const auto n_pairs = static_cast<int64_t>(pairs.samples.size() / 5);
-    auto samples = torch::from_blob(pairs.samples.data(), {n_pairs, 5}, torch::kInt32);
-    auto values = torch::from_blob(pairs.vectors.data(), {n_pairs, 3, 1}, torch::kFloat64);
+  for (size_t k = 0; k < lists.size(); k++) {
+    const auto &request = lists[k];
+    pairs[k].update(structure);
+    const auto n_pairs = static_cast<int64_t>(pairs[k].samples.size() / 5);
+    auto samples = torch::from_blob(pairs[k].samples.data(), {n_pairs, 5}, torch::kInt32);
+    auto values = torch::from_blob(pairs[k].vectors.data(), {n_pairs, 3, 1}, torch::kFloat64);
     auto block = torch::make_intrusive<metatensor_torch::TensorBlockHolder>(
         values.to(device, dtype, false, true),
         make_labels({"first_atom", "second_atom", "cell_shift_a", "cell_shift_b",
@@ -236,10 +297,16 @@ metatomic_torch::ModelEvaluationOptions Engine::Implementation::build_options(
   auto options = torch::make_intrusive<metatomic_torch::ModelEvaluationOptionsHolder>();
   options->set_length_unit(LENGTH_UNIT);
   // summed here in float64: a float32 model would round the energy of a large system
-  const std::string kind = has_energies ? "atom" : "system";
-  options->outputs.insert(output, torch::make_intrusive<metatomic_torch::ModelOutputHolder>(
-                                      "", ENERGY_UNIT, kind.c_str(),
-                                      std::vector<std::string>{}, ""));
+  const auto request = [&](const std::string &name, const char *unit, const char *kind) {
+    options->outputs.insert(name, torch::make_intrusive<metatomic_torch::ModelOutputHolder>(
+                                      "", unit, kind, std::vector<std::string>{}, ""));
+  };
+  request(output, ENERGY_UNIT, has_energies ? "atom" : "system");
+  if (!force_output.empty()) {
+    request(force_output, FORCE_UNIT, "atom");
+    if (structure.need_virial && has_virial(structure.periodic))
+      request(stress_output, STRESS_UNIT, "system");
+  }
   const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
   if (structure.n_centers < n_atoms) {
     auto atoms = torch::arange(structure.n_centers, device);
@@ -252,20 +319,88 @@ metatomic_torch::ModelEvaluationOptions Engine::Implementation::build_options(
 torch::Tensor Engine::Implementation::read_energies(const torch::IValue &outputs,
                                                     const Structure &structure,
                                                     Result &result) const {
-  const auto map = outputs.toGenericDict()
-                       .at(output)
-                       .toCustomClass<metatensor_torch::TensorMapHolder>();
-  const auto block = metatensor_torch::TensorMapHolder::block_by_id(map, 0);
+  const auto block = read_block(outputs, output);
   const auto values = block->values().to(torch::kFloat64);
-  if (structure.need_energies && has_energies) {
-    const auto rows = values.detach().reshape({-1}).to(torch::kCPU).contiguous();
-    const auto atoms = block->samples()->values().select(1, 1).to(torch::kCPU).to(torch::kInt64);
-    const auto ordered = torch::zeros({structure.n_centers}, torch::kFloat64)
-                             .index_copy(0, atoms, rows);
-    const double *data = ordered.data_ptr<double>();
-    result.energies.assign(data, data + structure.n_centers);
-  }
+  if (structure.need_energies && has_energies)
+    result.energies = read_rows(block, structure.n_centers, 1);
   return values.sum();
+}
+
+torch::IValue Engine::Implementation::run_model(const Structure &structure,
+                                                const torch::Tensor &positions,
+                                                const torch::Tensor &cell) {
+  c10::List<metatomic_torch::System> systems;
+  systems.push_back(build_system(structure, positions, cell));
+  return model->forward({systems, build_options(structure), settings.check_consistency});
+}
+
+Result Engine::Implementation::evaluate(const Structure &structure) {
+  const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
+  // from_blob only reads here, since `to` copies
+  auto *positions_data = const_cast<double *>(structure.positions.data());
+  auto *cell_data = const_cast<double *>(structure.cell.data());
+  auto positions = torch::from_blob(positions_data, {n_atoms, 3}, torch::kFloat64)
+                       .to(device, dtype, false, true);
+  auto cell = torch::from_blob(cell_data, {3, 3}, torch::kFloat64).to(device, dtype, false, true);
+  Result result;
+  result.forces.assign(3 * n_atoms, 0.0);
+  if (!force_output.empty()) {
+    torch::NoGradGuard guard;
+    const auto outputs = run_model(structure, positions, cell);
+    result.energy = read_energies(outputs, structure, result).item<double>();
+    add_direct_outputs(outputs, structure, result);
+    return result;
+  }
+  std::vector<torch::Tensor> inputs = {positions.requires_grad_(true)};
+  if (structure.need_virial) {
+    auto strain = torch::eye(3, cell.options()).requires_grad_(true);
+    positions = positions.matmul(strain);
+    cell = cell.matmul(strain);
+    inputs.push_back(strain);
+  }
+  const auto energy = read_energies(run_model(structure, positions, cell), structure, result);
+  result.energy = energy.item<double>();
+  // atoms without neighbors leave nothing to differentiate
+  if (energy.requires_grad()) add_gradients(energy, inputs, result);
+  return result;
+}
+
+void Engine::Implementation::add_gradients(const torch::Tensor &energy,
+                                           const std::vector<torch::Tensor> &inputs,
+                                           Result &result) const {
+  const auto gradients = torch::autograd::grad({energy}, inputs, {}, torch::nullopt, false, true);
+  const auto copy = [](const torch::Tensor &gradient, double *target) {
+    if (!gradient.defined()) return;
+    const auto values = gradient.to(torch::kCPU, torch::kFloat64).contiguous();
+    const double *data = values.data_ptr<double>();
+    for (int64_t k = 0; k < values.numel(); k++) target[k] = -data[k];
+  };
+  copy(gradients[0], result.forces.data());
+  if (gradients.size() > 1) copy(gradients[1], result.virial.data());
+}
+
+bool Engine::Implementation::has_virial(const std::array<bool, 3> &periodic) const {
+  if (force_output.empty()) return true;
+  return !stress_output.empty() && periodic[0] && periodic[1] && periodic[2];
+}
+
+void Engine::Implementation::add_direct_outputs(const torch::IValue &outputs,
+                                                const Structure &structure,
+                                                Result &result) const {
+  const auto forces = read_rows(read_block(outputs, force_output), structure.n_centers, 3);
+  std::copy(forces.begin(), forces.end(), result.forces.begin());
+  if (!structure.need_virial) return;
+  if (!has_virial(structure.periodic)) {
+    // LAMMPS asks at every first step, whether or not anything reads it
+    result.virial.fill(std::numeric_limits<double>::quiet_NaN());
+    return;
+  }
+  const auto stress =
+      read_block(outputs, stress_output)->values().to(torch::kCPU, torch::kFloat64).contiguous();
+  // lower triangular
+  const double volume = structure.cell[0] * structure.cell[4] * structure.cell[8];
+  const double *data = stress.data_ptr<double>();
+  for (int k = 0; k < 9; k++) result.virial[k] = -volume * data[k];
 }
 
 Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation>()) {
@@ -281,47 +416,7 @@ Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation
 Engine::~Engine() = default;
 
 Result Engine::evaluate(const Structure &structure) {
-  const auto &self = *self_;
-  return with_short_errors("the model failed", [&] {
-    const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
-    // from_blob only reads here, since `to` copies
-    auto *positions_data = const_cast<double *>(structure.positions.data());
-    auto *cell_data = const_cast<double *>(structure.cell.data());
-    auto leaf = torch::from_blob(positions_data, {n_atoms, 3}, torch::kFloat64)
-                    .to(self.device, self.dtype, false, true)
-                    .requires_grad_(true);
-    auto cell = torch::from_blob(cell_data, {3, 3}, torch::kFloat64)
-                    .to(self.device, self.dtype, false, true);
-    auto positions = leaf;
-    std::vector<torch::Tensor> inputs = {leaf};
-    if (structure.need_virial) {
-      auto strain = torch::eye(3, cell.options()).requires_grad_(true);
-      positions = positions.matmul(strain);
-      cell = cell.matmul(strain);
-      inputs.push_back(strain);
-    }
-    c10::List<metatomic_torch::System> systems;
-    systems.push_back(self.build_system(structure, positions, cell));
-    const auto outputs = self_->model->forward(
-        {systems, self.build_options(structure), self.settings.check_consistency});
-
-    Result result;
-    const auto energy = self.read_energies(outputs, structure, result);
-    result.energy = energy.item<double>();
-    result.forces.assign(3 * n_atoms, 0.0);
-    // atoms without neighbors leave nothing to differentiate
-    if (!energy.requires_grad()) return result;
-    const auto gradients = torch::autograd::grad({energy}, inputs, {}, torch::nullopt, false, true);
-    const auto copy = [](const torch::Tensor &gradient, double *target) {
-      if (!gradient.defined()) return;
-      const auto values = gradient.to(torch::kCPU, torch::kFloat64).contiguous();
-      const double *data = values.data_ptr<double>();
-      for (int64_t k = 0; k < values.numel(); k++) target[k] = -data[k];
-    };
-    copy(gradients[0], result.forces.data());
-    if (structure.need_virial) copy(gradients[1], result.virial.data());
-    return result;
-  });
+  return with_short_errors("the model failed", [&] { return self_->evaluate(structure); });
 }
 
 bool Engine::knows(int number) const {
@@ -331,6 +426,10 @@ bool Engine::knows(int number) const {
 
 bool Engine::has_energies() const { return self_->has_energies; }
 
+bool Engine::has_virial(const std::array<bool, 3> &periodic) const {
+  return self_->has_virial(periodic);
+}
+
 double Engine::cutoff() const {
   double largest = 0.0;
   for (const auto &request : self_->lists)
@@ -338,11 +437,17 @@ double Engine::cutoff() const {
   return largest;
 }
 
-double Engine::interaction_range() const {
+double Engine::declared_range() const {
   return self_->capabilities->engine_interaction_range(LENGTH_UNIT);
 }
 
-bool Engine::is_from_pet_calc() const { return self_->metadata->extra.contains(EXPORTER_KEY); }
+double Engine::pet_range() const {
+  if (self_->lists.empty()) return 0.0;
+  double largest = 0.0;
+  for (const auto &request : self_->lists) largest = std::max(largest, request->cutoff());
+  const double to_angstrom = cutoff() / largest;
+  return to_angstrom * compute_pet_range(*self_->model, largest);
+}
 
 std::string Engine::known_elements() const {
   std::string text;
@@ -356,7 +461,8 @@ std::string Engine::describe() const {
   text << self_->metadata->name << ", output " << self_->output << ", "
        << self_->capabilities->dtype() << " on " << self_->device.str() << ", "
        << at::get_num_threads() << " torch thread(s), cutoff " << cutoff()
-       << " A, interaction range " << interaction_range() << " A";
+       << " A, declared range " << declared_range() << " A";
+  if (!self_->force_output.empty()) text << ", forces from " << self_->force_output;
   for (const auto &[name, value] : self_->inputs) text << ", " << name << " " << value;
   return text.str();
 }

@@ -22,7 +22,9 @@ struct Settings {
   std::string extensions;         // folder with the model's TorchScript extensions
   std::string variant;            // empty: the output without a variant
   bool check_consistency = false;
+  bool non_conservative = false;  // forces and virial from the model's direct outputs
   int n_threads = 0;              // 0: leave torch's own choice
+  int rank_on_node = 0;           // chooses among several GPUs
   double charge = 0.0;            // of the whole system, e; for models that read it
   double spin_multiplicity = 1.0;    // 2S + 1, likewise
 };
@@ -43,7 +45,8 @@ struct Result {
   double energy = 0.0;
   std::vector<double> energies;       // [n_centers] if asked for
   std::vector<double> forces;         // [3 * n_atoms]
-  std::array<double, 9> virial{};     // minus the derivative in the strain, if asked for
+  std::array<double, 9> virial{};     // minus the derivative in the strain, if asked for;
+                                      // NaN if there is none
 };
 
 // All functions report failures as std::runtime_error with one line of text.
@@ -56,9 +59,11 @@ class Engine {
 
   bool knows(int number) const;
   bool has_energies() const;            // whether there are energies per atom
+  // False for direct forces without a stress, or in a box that has no volume.
+  bool has_virial(const std::array<bool, 3> &periodic) const;
   double cutoff() const;                // largest cutoff of its neighbor lists, Angstrom
-  double interaction_range() const;     // as declared in the file, Angstrom
-  bool is_from_pet_calc() const;        // whether pet-calc exported the file
+  double declared_range() const;        // interaction range that the file states, Angstrom
+  double pet_range() const;             // what its layers reach; 0 if it is no PET
   std::string known_elements() const;   // for messages
   std::string describe() const;         // one line for the log
 

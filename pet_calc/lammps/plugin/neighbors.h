@@ -4,6 +4,7 @@
 #ifndef PET_CALC_NEIGHBORS_H
 #define PET_CALC_NEIGHBORS_H
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -11,13 +12,31 @@
 
 namespace pet_calc {
 
-struct Pairs {
+// The pairs closer than a cutoff in the periodic cell, step after step. Candidates within
+// the cutoff and a skin are kept while they are sure to hold all pairs, whatever LAMMPS
+// does with its own lists; each step only measures them.
+class PairList {
+ public:
+  PairList(double cutoff, bool is_full) : cutoff_(cutoff), is_full_(is_full) {}
+
+  // Throws std::runtime_error.
+  void update(const Structure &structure);
+
   std::vector<int32_t> samples;    // [5 * n_pairs]: i, j, cell shift a, b, c
   std::vector<double> vectors;     // [3 * n_pairs]: r_j + shift @ cell - r_i, Angstrom
-};
 
-// Pairs closer than `cutoff` in the periodic cell; throws std::runtime_error.
-Pairs compute_pairs(const Structure &structure, double cutoff, bool is_full);
+ private:
+  bool is_complete(const Structure &structure) const;
+  void find_candidates(const Structure &structure);
+
+  double cutoff_;
+  bool is_full_;
+  std::vector<int32_t> candidates_;    // as samples
+  // of the structure that the candidates were found in
+  std::vector<double> positions_;
+  std::array<double, 9> cell_{};
+  std::array<bool, 3> periodic_{};
+};
 
 }    // namespace pet_calc
 

@@ -36,20 +36,30 @@ constexpr double EV_IN_HARTREE = 1.0 / 27.211386245988;
 
 const char *const USAGE =
     "pair_style metatomic MODEL.pt [device cpu|cuda|cuda:N|auto] [variant NAME] "
-    "[extensions FOLDER] [check_consistency on|off] [interaction_range R] [threads N] "
-    "[charge Q] [spin 2S+1]";
+    "[extensions FOLDER] [check_consistency on|off] [non_conservative on|off] [scale X] "
+    "[interaction_range R] [threads N] [charge Q] [spin 2S+1]";
 
 // LAMMPS's atom index within the virial: xx, yy, zz, xy, xz, yz
 constexpr int VIRIAL_ROW[6] = {0, 1, 2, 0, 0, 1};
 constexpr int VIRIAL_COLUMN[6] = {0, 1, 2, 1, 2, 2};
 
-int count_ranks_of_this_node(MPI_Comm world) {
+// `comm_modify group`, which LAMMPS keeps to itself
+struct GhostGroup : Comm {
+  static int of(Comm *comm) { return comm->*(&GhostGroup::bordergroup); }
+};
+
+struct Place {
+  int n_ranks, rank;    // on this node, of this partition
+};
+
+Place find_place_on_node(MPI_Comm world) {
   MPI_Comm node;
-  int n_ranks = 1;
+  Place place{1, 0};
   MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  MPI_Comm_size(node, &n_ranks);
+  MPI_Comm_size(node, &place.n_ranks);
+  MPI_Comm_rank(node, &place.rank);
   MPI_Comm_free(&node);
-  return n_ranks;
+  return place;
 }
 
 }    // namespace
@@ -81,17 +91,24 @@ void PairMetatomic::settings(int n_arguments, char **arguments) {
   read_keywords(n_arguments, arguments, settings);
 
   // partitions, as of neb, share the machine; asking them all could wait for ever
-  const int n_ranks = count_ranks_of_this_node(world) * universe->nworlds;
+  const Place place = find_place_on_node(world);
+  const int n_ranks = place.n_ranks * universe->nworlds;
+  settings.rank_on_node = place.rank + place.n_ranks * universe->iworld;
   if (settings.n_threads == 0 && n_ranks > 1 && !std::getenv("OMP_NUM_THREADS")) {
     // torch would take every core for every rank
     const int n_cores = std::max(1u, std::thread::hardware_concurrency());
     settings.n_threads = std::max(1, n_cores / n_ranks);
   }
+  // LAMMPS keeps coefficients when the same style is set again: those of another model
+  if (allocated)
+    for (int i = 1; i <= atom->ntypes; i++)
+      for (int j = 1; j <= atom->ntypes; j++) setflag[i][j] = 0;
   load(settings);
 }
 
 void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &settings) {
   range_override_ = 0.0;
+  scale_ = 1.0;
   for (int k = 1; k < n_arguments; k += 2) {
     const std::string keyword = arguments[k];
     if (k + 1 >= n_arguments)
@@ -106,6 +123,12 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
       settings.extensions = value;
     else if (keyword == "check_consistency")
       settings.check_consistency = utils::logical(FLERR, value, false, lmp);
+    else if (keyword == "non_conservative")
+      settings.non_conservative = utils::logical(FLERR, value, false, lmp);
+    else if (keyword == "scale")
+      scale_ = utils::numeric(FLERR, value, false, lmp);
+    else if (keyword == "uncertainty_threshold" && std::strcmp(value, "off") == 0)
+      continue;    // metatomic's own LAMMPS reads it; here it is always off
     else if (keyword == "interaction_range")
       range_override_ = utils::numeric(FLERR, value, false, lmp);
     else if (keyword == "charge")
@@ -131,12 +154,7 @@ void PairMetatomic::load(const Settings &settings) {
   } catch (const std::exception &failure) {
     message = failure.what();
   }
-  // together: a rank that goes on alone would wait for the others for ever
-  int own = message.empty() ? 0 : 1, any = 0;
-  MPI_Allreduce(&own, &any, 1, MPI_INT, MPI_MAX, world);
-  if (any)
-    error->all(FLERR, "pair_style metatomic: " +
-                          (own ? message : std::string("another rank could not load the model")));
+  stop_all_if_one_failed(message);
   if (comm->me == 0) utils::logmesg(lmp, "pair metatomic: " + engine_->describe() + "\n");
 }
 
@@ -188,8 +206,20 @@ void PairMetatomic::coeff(int n_arguments, char **arguments) {
 
 void PairMetatomic::init_style() {
   read_units();
+  if (utils::strmatch(force->pair_style, "^hybrid") &&
+      !utils::strmatch(force->pair_style, "^hybrid/overlay") &&
+      !utils::strmatch(force->pair_style, "^hybrid/scaled"))
+    error->all(FLERR, "pair_style metatomic: a model of many-body energies acts on all atoms; use "
+                      "`pair_style hybrid/overlay` instead of `hybrid`");
+  const auto *p = domain->periodicity;
+  if (!engine_->has_virial({p[0] != 0, p[1] != 0, p[2] != 0}) && comm->me == 0)
+    error->warning(FLERR, "pair_style metatomic: the pressure will be NaN: there is no "
+                          "non-conservative stress {}",
+                   domain->nonperiodic ? "without periodicity in all directions" : "in the model");
   // no list is requested from LAMMPS: the pairs come from vesin
-  if (comm->nprocs > 1) require_range();
+  if (comm->nprocs == 1) return;
+  require_newton_and_ghosts();
+  require_range();
 }
 
 void PairMetatomic::setup() {
@@ -199,31 +229,42 @@ void PairMetatomic::setup() {
                       "of many-body energies; remove it");
 }
 
-void PairMetatomic::require_range() {
+void PairMetatomic::require_newton_and_ghosts() {
   if (!force->newton_pair)
     error->all(FLERR, "pair_style metatomic: several ranks need `newton on`");
   if (!atom->tag_enable)
     error->all(FLERR, "pair_style metatomic: several ranks need atom IDs; remove "
                       "`atom_modify id no`");
-  if (!engine_->is_from_pet_calc() && range_override_ == 0.0)
+  if (comm->mode != Comm::SINGLE)
+    error->all(FLERR, "pair_style metatomic: use `comm_modify mode single`");
+  if (GhostGroup::of(comm) != 0)
+    error->all(FLERR, "pair_style metatomic: the model needs all atoms around those of a rank; "
+                      "remove `comm_modify group`");
+}
+
+void PairMetatomic::require_range() {
+  const double declared = engine_->declared_range(), reached = engine_->pet_range();
+  if (reached == 0.0 && range_override_ == 0.0)
     error->all(FLERR,
-               "pair_style metatomic: this file was not written by pet-calc, and many such files "
-               "declare a smaller interaction range than they have, which gives wrong forces on "
-               "several ranks. Run on one rank, export the checkpoint with `pet-calc export`, or "
-               "give a range you trust with the keyword interaction_range (for PET: (layers + 1) * "
-               "cutoff, and one cutoff more if it is adaptive)");
+               "pair_style metatomic: the file holds no PET whose interaction range can be checked, "
+               "and a declared range that is too small would give wrong forces on several ranks. "
+               "Run on one rank, or state a range that you trust with the keyword "
+               "interaction_range");
   if (!std::isfinite(range()))
     error->all(FLERR, "pair_style metatomic: the model's interaction range is infinite; run on "
                       "one rank");
-  if (comm->mode != Comm::SINGLE)
-    error->all(FLERR, "pair_style metatomic: use `comm_modify mode single`");
+  // the last digits of a declared number are not a correction
+  if (reached > declared * (1.0 + 1e-6) && comm->me == 0)
+    utils::logmesg(lmp, fmt::format("pair metatomic: the file declares an interaction range of "
+                                    "{:.6g} A, but its layers reach {:.6g} A, which is used\n",
+                                    declared, reached));
   // not through the pair cutoff: that would also widen the lists of other pair styles
   const double wanted = range() / length_to_angstrom_ + neighbor->skin;
   comm->cutghostuser = std::max(comm->cutghostuser, wanted);
 }
 
 double PairMetatomic::range() const {
-  return std::max(range_override_, engine_->interaction_range());
+  return std::max({range_override_, engine_->declared_range(), engine_->pet_range()});
 }
 
 double PairMetatomic::init_one(int i, int j) {
@@ -242,17 +283,18 @@ void PairMetatomic::compute(int eflag, int vflag) {
     error->all(FLERR, "pair_style metatomic: the model has no energies per atom; remove `compute "
                       "pe/atom`");
   n_evaluated_ = 0.0;
-  // a rank without atoms has no part in the energy; its ghosts' forces come from others
-  if (atom->nlocal == 0) return;
-  fill_structure();
   std::string message;
   try {
-    add_results(engine_->evaluate(structure_));
+    // a rank without atoms has no part in the energy; its ghosts' forces come from others
+    if (atom->nlocal > 0) {
+      fill_structure();
+      add_results(engine_->evaluate(structure_));
+    }
   } catch (const std::exception &failure) {
     message = failure.what();
   }
-  // thrown outside the handler: LAMMPS's own exceptions pass through freely
-  if (!message.empty()) stop_here(message);
+  // outside the handler: LAMMPS's own exceptions pass through freely
+  stop_all_if_one_failed(message);
 }
 
 void PairMetatomic::fill_structure() {
@@ -283,8 +325,14 @@ void PairMetatomic::fill_structure() {
   for (size_t k = 0; k < n_atoms; k++) {
     const int i = atom_of_[k];
     structure_.numbers[k] = number_of_type_[atom->type[i]];
-    for (int axis = 0; axis < 3; axis++)
-      structure_.positions[3 * k + axis] = atom->x[i][axis] * length_to_angstrom_;
+    for (int axis = 0; axis < 3; axis++) {
+      const double position = atom->x[i][axis] * length_to_angstrom_;
+      if (!std::isfinite(position))
+        throw std::runtime_error("the position of atom " + std::to_string(atom->tag[i]) +
+                                 " at step " + std::to_string(update->ntimestep) +
+                                 " is not finite; look at the forces before, and the timestep");
+      structure_.positions[3 * k + axis] = position;
+    }
   }
 }
 
@@ -321,7 +369,8 @@ bool PairMetatomic::is_near_own_atoms(const double *point, const double *low,
 }
 
 void PairMetatomic::add_results(const Result &result) {
-  const double to_force = ev_to_energy_ * length_to_angstrom_;
+  const double to_energy = scale_ * ev_to_energy_;
+  const double to_force = to_energy * length_to_angstrom_;
   for (size_t k = 0; k < atom_of_.size(); k++) {
     const double *force_k = &result.forces[3 * k];
     if (!std::isfinite(force_k[0] + force_k[1] + force_k[2]))
@@ -331,24 +380,34 @@ void PairMetatomic::add_results(const Result &result) {
           " is not finite; look at the structure, the timestep, and the range of the model");
     for (int axis = 0; axis < 3; axis++) atom->f[atom_of_[k]][axis] += to_force * force_k[axis];
   }
-  if (eflag_global) eng_vdwl += ev_to_energy_ * result.energy;
+  if (!std::isfinite(result.energy))
+    throw std::runtime_error("the energy at step " + std::to_string(update->ntimestep) +
+                             " is not finite; look at the structure, and the weights of the model");
+  if (eflag_global) eng_vdwl += to_energy * result.energy;
   if (eflag_atom)
-    for (int i = 0; i < atom->nlocal; i++) eatom[i] += ev_to_energy_ * result.energies[i];
+    for (int i = 0; i < atom->nlocal; i++) eatom[i] += to_energy * result.energies[i];
   if (vflag_global) {
     for (int k = 0; k < 6; k++) {
       const int row = VIRIAL_ROW[k], column = VIRIAL_COLUMN[k];
       // the energy depends on the symmetric part of the strain only up to the model's error
       // in rotations, hence the mean of the two
-      virial[k] += ev_to_energy_ * 0.5 *
+      virial[k] += to_energy * 0.5 *
           (result.virial[3 * row + column] + result.virial[3 * column + row]);
     }
   }
 }
 
-void PairMetatomic::stop_here(const std::string &message) {
-  const std::string text = "pair_style metatomic: " + message;
-  if (comm->nprocs == 1) error->all(FLERR, text);
-  error->one(FLERR, text);
+// Called by all ranks together: one that goes on alone would wait for the others for ever.
+void PairMetatomic::stop_all_if_one_failed(const std::string &message) {
+  int own = message.empty() ? comm->nprocs : comm->me, first = 0;
+  MPI_Allreduce(&own, &first, 1, MPI_INT, MPI_MIN, world);
+  if (first == comm->nprocs) return;
+  int length = static_cast<int>(message.size());
+  MPI_Bcast(&length, 1, MPI_INT, first, world);
+  std::string text = message;
+  text.resize(length);
+  MPI_Bcast(&text[0], length, MPI_CHAR, first, world);
+  error->all(FLERR, "pair_style metatomic: " + text);
 }
 
 }    // namespace pet_calc

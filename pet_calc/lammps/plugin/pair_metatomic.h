@@ -36,17 +36,19 @@ class PairMetatomic : public LAMMPS_NS::Pair {
   void read_keywords(int n_arguments, char **arguments, Settings &settings);
   void load(const Settings &settings);
   void read_units();
+  void require_newton_and_ghosts();
   void require_range();
   double range() const;    // Angstrom
   void fill_structure();
   void choose_ghosts();
   bool is_near_own_atoms(const double *point, const double *low, const double *high) const;
   void add_results(const Result &result);
-  void stop_here(const std::string &message);
+  void stop_all_if_one_failed(const std::string &message);
 
   std::unique_ptr<Engine> engine_;
   std::vector<int> number_of_type_;    // [n_types + 1], atomic numbers, 0: not set
-  double range_override_ = 0.0;        // Angstrom, 0: what the file declares
+  double range_override_ = 0.0;        // Angstrom, 0: not given
+  double scale_ = 1.0;
   double length_to_angstrom_ = 1.0;
   double ev_to_energy_ = 1.0;
 
