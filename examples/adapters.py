@@ -8,9 +8,9 @@ import sys
 import ase.build
 
 from pet_calc import PETCalculator
-from pet_calc.assets import find_model
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
+from pet_calc.hub import find_model
 from pet_calc.lora import AdapterBank
 
 base, *files = sys.argv[1:]

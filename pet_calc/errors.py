@@ -13,6 +13,14 @@ class CheckpointError(PetCalcError):
     """A model file that is missing, damaged, unsafe, or of an unknown kind."""
 
 
+class HubError(CheckpointError):
+    """A model that cannot be found by its name, or not be downloaded."""
+
+
+class HubUnreachableError(HubError):
+    """The Hub cannot be asked: no network, or offline mode."""
+
+
 class ConfigError(PetCalcError):
     """An option or an options file that is wrong or contradicts itself."""
 

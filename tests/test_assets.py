@@ -40,4 +40,4 @@ def test_commands_take_the_name_of_a_bundled_model():
     assert "GFN1-xTB" in result.output
     result = CliRunner().invoke(cli, ["info", "pet-gfn1-xl"])
     assert result.exit_code == 2
-    assert "nor a bundled model (pet-gfn1-xs)" in result.output
+    assert "nor a model of this name; nearest: pet-gfn1-xs" in result.output

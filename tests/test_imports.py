@@ -29,6 +29,7 @@ THIRD_PARTY = {
     "units": {"ase"},
     "model": {"torch"},
     "lora": {"torch", "safetensors"},
+    "hub": {"huggingface_hub"},
     "config": {"yaml", "ase"},  # ase.data: element symbols
 }
 FORBIDDEN = {"metatrain"}  # a test dependency: the peer that numbers are compared with

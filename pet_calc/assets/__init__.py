@@ -5,8 +5,3 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 BUNDLED = {"pet-gfn1-xs": FOLDER / "pet-gfn1-xs.ckpt"}
 """Path of each bundled checkpoint, by name."""
-
-
-def find_model(name: str | Path) -> Path:
-    """Return the path of a bundled model, or ``name`` itself as a path."""
-    return BUNDLED.get(str(name), Path(name))

@@ -25,7 +25,12 @@ _SESSION = ("resume", "overwrite", "stop_after", "quiet")
 
 @click.command("finetune")
 @click.argument("data", nargs=-1, required=True)
-@click.option("--base", "-c", help="Checkpoint to start from (pet-calc or metatrain).")
+@click.option(
+    "--base",
+    "-c",
+    help="Checkpoint to start from (pet-calc or metatrain), or a name as in "
+    "`pet-calc models`.",
+)
 @click.option(
     "-o",
     "--output",
@@ -44,9 +49,9 @@ def command(
 
     \b
     Examples:
-      pet-calc finetune train.xyz --base pet-mad-s.ckpt -o water/
+      pet-calc finetune train.xyz --base pet-mad-s -o water/
       pet-calc finetune train.xyz --val val.xyz --base b.ckpt --rank 16 --epochs 100
-      pet-calc finetune options.yaml --base pet-mad-s.ckpt -o water/
+      pet-calc finetune options.yaml --base pet-mad-s-v1.5.0 -o water/
     """
     from pet_calc.train.ranks import is_main_process
     from pet_calc.train.run import run_training

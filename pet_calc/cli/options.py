@@ -6,25 +6,21 @@ from typing import Any, Literal
 
 import click
 
-from pet_calc.assets import BUNDLED, find_model
-
 Decorator = Callable[[Any], Any]
 
 
 class ModelFile(click.ParamType):
-    """A model file, or the name of a bundled model."""
+    """A model file, or the name of a bundled or a public model."""
 
     name = "model"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:
-        """Return the path of an existing file."""
-        path = find_model(value)
-        if not path.is_file():
-            known = ", ".join(BUNDLED)
-            self.fail(f"no file {value!r}, nor a bundled model ({known})", param, ctx)
-        return str(path)
+        """Return the path of an existing file; a public model is downloaded."""
+        from pet_calc.hub import find_model
+
+        return str(find_model(value))
 
 
 class OutputFile(click.Path):

@@ -13,7 +13,8 @@ from pet_calc.cli.options import ModelFile, session_options, store_option
     "-c",
     "--base",
     type=ModelFile(),
-    help="Checkpoint to fine-tune; all weights, or LoRA if the options say so.",
+    help="Checkpoint or name of the model to fine-tune; all weights, or LoRA if the "
+    "options say so.",
 )
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from pet_calc.assets import find_model
 from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.errors import CheckpointError, ConfigError
 from pet_calc.evaluate.convert_units import convert_energies_to_ev, is_angstrom
+from pet_calc.hub import find_model
 from pet_calc.lora.adapter import Adapter, apply_adapter
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.pet import PET
@@ -119,10 +119,10 @@ def load_merged_checkpoint(
 
 
 def load_record(checkpoint: str | Path | Checkpoint) -> Checkpoint:
-    """Return the checkpoint as data, from a path or the name of a bundled model.
+    """Return the checkpoint as data, from a path or a model's name.
 
     Raises:
-        CheckpointError: if it cannot be read, or is an adapter.
+        CheckpointError: if it cannot be read or downloaded, or is an adapter.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint

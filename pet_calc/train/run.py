@@ -57,6 +57,7 @@ from pet_calc.train.setup import (
     build_model,
     count_trainable,
     load_base,
+    pin_base,
     set_trainable,
 )
 
@@ -126,6 +127,7 @@ def _run(
     # before the first process writes there
     ranks.wait()
     target = choose_target(options)
+    options = pin_base(options)
     base = load_base(options)
     frames = read_run_frames(options, show_progress=show_progress)
     placed = replace(options, device=ranks.place(options.device))

@@ -16,6 +16,7 @@ from pet_calc.errors import CheckpointError, ConfigError, ModelError
 from pet_calc.evaluate.convert_units import convert_energies_to_ev, is_angstrom
 from pet_calc.evaluate.loading import choose_device, load_record
 from pet_calc.evaluate.requests import check_charge_and_spin
+from pet_calc.hub import pin_version
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.freeze import (
     find_heads,
@@ -76,6 +77,17 @@ class Prepared:
     def keeps_source(self) -> bool:
         """Whether the base's own output stays beside a new one."""
         return self.is_new_target and self.source in self.model.targets
+
+
+def pin_base(options: RunOptions) -> RunOptions:
+    """Return a copy in which the name of the base says which version it is.
+
+    Raises:
+        HubError: if there is no such model, or it cannot be downloaded.
+    """
+    if options.finetune.base is None:
+        return options
+    return options.with_base(pin_version(options.finetune.base))
 
 
 def load_base(options: RunOptions) -> Checkpoint | None:

@@ -367,7 +367,7 @@ def test_an_unknown_option_names_the_nearest(run):
         (["convert", "{base}", "--to", "mace", "-o", "m"], "'pet-calc', 'metatrain'"),
         (["export", "{adapter}"], "this is an adapter; name its base"),
         (["export", "{tuned}", "-o", "{tuned}"], "is the checkpoint itself"),
-        (["info", "none.ckpt"], "no file 'none.ckpt'"),
+        (["info", "none.ckpt"], "none.ckpt: there is no such file"),
     ],
 )
 def test_the_other_verbs_say_in_one_line_what_is_wrong(
