@@ -1,16 +1,16 @@
 """Filter, deduplicate, split by system and write the base data; keep checksums."""
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read, write
+from ase.io import read
 from molecules import molecule_key
 from periodic import cell_members
-from sampling import generator, shortest_contact
+from runs import generator, write_split
+from sampling import shortest_contact
 
 FORCE_CAP = 15.0  # eV/Å on any atom; beyond it a frame is dropped
 MIN_CONTACT = 0.55  # of the covalent radius sum
@@ -53,24 +53,6 @@ def assemble(files: list[Path], out: Path, seed: int, record: bool) -> str:
     if record:
         SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
     return json.dumps(summary, indent=1)
-
-
-def write_split(path: Path, frames: list[Atoms]) -> dict:
-    """Write an extended xyz file in one step; return its checksum and counts."""
-    temporary = path.with_suffix(".tmp")
-    if frames:
-        write(temporary, frames, format="extxyz")
-    else:
-        temporary.write_text("")
-    temporary.rename(path)
-    groups = Counter(f.info["group"] for f in frames)
-    return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "frames": len(frames),
-        "systems": len({f.info["system"] for f in frames}),
-        "mean_atoms": round(float(np.mean([len(f) for f in frames] or [0])), 2),
-        "groups": dict(sorted(groups.items())),
-    }
 
 
 def _filtered(files: list[Path]) -> tuple[list[Atoms], Counter]:

@@ -18,12 +18,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite loads: units are small
 
 from ase import Atoms
-from ase.io import write
 from assemble import assemble
 from clusters import CLUSTERS, WATER_CLUSTERS, cluster_frames, dimer_frames, list_pairs
 from molecules import atom_frames, list_molecules, molecule_frames
 from periodic import cell_frames, list_cells
-from sampling import generator
+from runs import generator, refuse_other_settings, unit_file, write_frames
 from tqdm import tqdm
 
 Unit = tuple[str, str]  # group and system name
@@ -66,22 +65,10 @@ def make_frames(unit: Unit, seed: int) -> list[Atoms]:
     return frames
 
 
-def unit_file(folder: Path, index: int) -> Path:
-    """Return where a unit's frames are kept; empty file = nothing survived."""
-    return folder / f"{index:05d}.xyz"
-
-
 def run_unit(job: tuple[int, Unit, int, Path]) -> None:
     """Make one unit and write its file in one step (tmp, then rename)."""
     index, unit, seed, folder = job
-    frames = make_frames(unit, seed)
-    target = unit_file(folder, index)
-    temporary = target.with_suffix(".tmp")
-    if frames:
-        write(temporary, frames, format="extxyz")
-    else:
-        temporary.write_text("")
-    temporary.rename(target)
+    write_frames(unit_file(folder, index), make_frames(unit, seed))
 
 
 def main() -> None:
@@ -97,7 +84,7 @@ def main() -> None:
     units = list_units(options.seed)[: options.limit]
     folder = options.out / "units"
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_other_settings(folder / "settings.txt", f"seed {options.seed}\n")
+    refuse_other_settings(folder / "settings.txt", f"seed {options.seed}\n")
     jobs = [
         (index, unit, options.seed, folder)
         for index, unit in enumerate(units)
@@ -112,12 +99,6 @@ def main() -> None:
     files = [unit_file(folder, index) for index in range(len(units))]
     is_full = options.limit is None and options.out == default_out
     tqdm.write(assemble(files, options.out, options.seed, record=is_full))
-
-
-def _refuse_other_settings(path: Path, settings: str) -> None:
-    if path.exists() and path.read_text() != settings:
-        raise SystemExit(f"{path.parent} holds units of another seed: remove it first")
-    path.write_text(settings)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 from ase import Atoms
 from molecules import relaxed_with_modes
-from sampling import displace_along_modes, generator, label, molecular_dynamics, relax
+from runs import generator
+from sampling import displace_along_modes, label, molecular_dynamics, relax
 
 VDW_RADIUS = {"H": 1.2, "C": 1.7, "N": 1.55, "O": 1.52, "F": 1.47, "S": 1.8, "Cl": 1.75}
 # contact over van der Waals distance: deep repulsion, hydrogen bonds, contact, far

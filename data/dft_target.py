@@ -26,7 +26,8 @@ from ase.io import read, write
 from clusters import pack
 from dft_level import LEVEL, atom_energy, energy, energy_and_forces
 from molecules import UNPAIRED, turned
-from sampling import generator, molecular_dynamics, relax
+from runs import generator
+from sampling import molecular_dynamics, relax
 from smiles3d import parse_smiles
 from tqdm import tqdm
 

@@ -7,9 +7,9 @@ from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
 from molecule_list import G2_TRIPLETS, systematic_smiles
+from runs import generator
 from sampling import (
     displace_along_modes,
-    generator,
     has_bonds_of,
     label,
     molecular_dynamics,

@@ -12,7 +12,8 @@ from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal
 from clusters import VDW_RADIUS, random_rotation
 from molecules import relaxed_with_modes
-from sampling import displace_along_modes, generator, label, molecular_dynamics, relax
+from runs import generator
+from sampling import displace_along_modes, label, molecular_dynamics, relax
 
 MIN_HEIGHT = 5.5  # Å between opposite cell faces
 FCC_PACKED = [

@@ -22,12 +22,6 @@ MIN_MODE = 80 / 8065.54  # eV; softer modes are sampled as if this stiff
 HESSIAN_STEP = 0.01  # Å
 
 
-def generator(*words: object) -> np.random.Generator:
-    """Return a generator seeded by words, the same in every process."""
-    digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
 def xtb(accuracy: float = 1.0, **options: object) -> TBLite:
     """Return a fresh GFN1-xTB calculator that prints nothing."""
     return TBLite(method="GFN1-xTB", accuracy=accuracy, verbosity=0, **options)

@@ -1,0 +1,52 @@
+"""What the data scripts share: seeded generators, unit files, and split files."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.io import write
+
+
+def generator(*words: object) -> np.random.Generator:
+    """Return a generator seeded by words, the same in every process."""
+    digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def unit_file(folder: Path, index: int) -> Path:
+    """Return where a unit's frames are kept; empty file = nothing survived."""
+    return folder / f"{index:05d}.xyz"
+
+
+def write_frames(path: Path, frames: list[Atoms]) -> None:
+    """Write an extended xyz file in one step (tmp, then rename); may be empty."""
+    temporary = path.with_suffix(".tmp")
+    if frames:
+        write(temporary, frames, format="extxyz")
+    else:
+        temporary.write_text("")
+    temporary.rename(path)
+
+
+def write_split(path: Path, frames: list[Atoms]) -> dict:
+    """Write the frames of a split; return its checksum and counts."""
+    write_frames(path, frames)
+    groups = Counter(f.info["group"] for f in frames)
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "frames": len(frames),
+        "systems": len({f.info["system"] for f in frames}),
+        "mean_atoms": round(float(np.mean([len(f) for f in frames] or [0])), 2),
+        "groups": dict(sorted(groups.items())),
+    }
+
+
+def refuse_other_settings(path: Path, settings: str) -> None:
+    """Stop if the unit files beside ``path`` were made with other settings."""
+    if path.exists() and path.read_text() != settings:
+        raise SystemExit(
+            f"{path.parent} holds units of other settings: remove it first"
+        )
+    path.write_text(settings)
