@@ -121,6 +121,12 @@ CASES = {
         "no error",
     ),
     "fine": ({}, "pair_coeff * * O H\nrun 0", "no error"),
+    "lost atoms": (
+        {},
+        "pair_coeff * * O H\nchange_box all boundary f f f\nvelocity all set 2e4 0 0\n"
+        "fix 1 all nve\nthermo 1\nrun 5",
+        "Lost atoms",
+    ),
 }
 
 

@@ -11,9 +11,9 @@ from calculator_cases import heat
 from helpers import build_model
 
 from pet_calc import PETCalculator
-from pet_calc.assets import find_model
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.export import export_model
+from pet_calc.hub import find_model
 
 pytestmark = [pytest.mark.lammps, pytest.mark.slow]
 
