@@ -6,9 +6,10 @@ import click
 @click.command("doctor")
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Check packages, compiler, plugin, LAMMPS and MPI, with two atoms.
+    """Check packages, compiler, engine, plugin, LAMMPS and MPI, with two atoms.
 
-    The plugin is compiled on the way if it is missing.
+    The engine (of the calculator) and the plugin (of LAMMPS) are compiled on the way
+    if they are missing.
 
     \b
     Example:

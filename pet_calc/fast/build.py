@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,12 +17,12 @@ from pathlib import Path
 import torch
 
 from pet_calc.errors import ConfigError
+from pet_calc.fast.compiler import find_cache, find_compiler
 
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "kernels"
 LIBRARY_NAME = "pet_calc_engine.so"
-COMPILERS = ("g++", "c++", "clang++")
 # -ffast-math: the loops have no infinities, and vector exponentials need it. It must
 # not reach the linker, where it would change the rounding of the whole process.
 COMPILE_FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC"]
@@ -39,7 +38,7 @@ def is_built() -> bool:
 
 def find_library() -> Path:
     """Return where the compiled engine is, or would be."""
-    return _find_cache() / "engine" / _compute_key() / LIBRARY_NAME
+    return find_cache() / "engine" / _compute_key() / LIBRARY_NAME
 
 
 def load_engine() -> None:
@@ -71,7 +70,7 @@ def build_engine(*, force: bool = False) -> Path:
     path = find_library()
     if path.is_file() and not force:
         return path
-    compiler = _find_compiler()
+    compiler = find_compiler()
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / "lock").open("w") as lock:
         # whoever comes second finds the work done
@@ -103,7 +102,7 @@ def find_build_obstacle() -> str | None:
     if not _has_platform():
         return f"the compiled engine is for Linux, this is {platform.system()}"
     try:
-        _find_compiler()
+        find_compiler()
     except ConfigError as error:
         return str(error)
     return None
@@ -111,11 +110,6 @@ def find_build_obstacle() -> str | None:
 
 def _has_platform() -> bool:
     return sys.platform == "linux"
-
-
-def _find_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pet-calc"
 
 
 def _compute_key() -> str:
@@ -140,19 +134,6 @@ def _read_processor() -> list[str]:
             features = " ".join(sorted(line.partition(":")[2].split()))
             break
     return [platform.machine(), features]
-
-
-def _find_compiler() -> str:
-    given = os.environ.get("CXX")
-    for name in [given] if given else COMPILERS:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    raise ConfigError(
-        f"no C++ compiler found ({given or ', '.join(COMPILERS)}); install one, for "
-        "example with `apt-get install g++` or `conda install cxx-compiler`, or name "
-        "yours in CXX"
-    )
 
 
 def _compile(compiler: str, target: Path) -> None:

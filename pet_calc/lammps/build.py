@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from pet_calc.errors import ConfigError
+from pet_calc.fast.compiler import describe_compiler, find_compiler
 from pet_calc.lammps.locate import (
     PLUGIN_NAME,
     SOURCES,
@@ -76,30 +77,6 @@ def build_plugin(*, force: bool = False) -> Path:
         _publish(Path(draft), folder)
         logger.info("compiled in %.0f s: %s", time.monotonic() - started, folder)
     return folder / PLUGIN_NAME
-
-
-def find_compiler() -> str:
-    """Return the C++ compiler: ``$CXX``, or ``g++``, ``c++`` or ``clang++``.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    given = os.environ.get("CXX")
-    for name in [given] if given else ["g++", "c++", "clang++"]:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    raise ConfigError(
-        f"no C++ compiler found ({given or 'g++, c++, clang++'}); install one, for "
-        "example with `apt-get install g++` or `conda install cxx-compiler`, or name "
-        "yours in CXX"
-    )
-
-
-def describe_compiler(compiler: str) -> str:
-    """Return the first line of the compiler's ``--version``."""
-    answer = subprocess.run([compiler, "--version"], capture_output=True, text=True)
-    return next(iter(answer.stdout.splitlines()), compiler)
 
 
 def build_environment(toolchain: Toolchain, folder: Path) -> dict[str, str]:

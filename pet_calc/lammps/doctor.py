@@ -13,7 +13,9 @@ from ase import Atoms
 
 from pet_calc.errors import PetCalcError
 from pet_calc.export import export_model
-from pet_calc.lammps.build import build_plugin, describe_compiler, find_compiler
+from pet_calc.fast.build import build_engine
+from pet_calc.fast.compiler import describe_compiler, find_compiler
+from pet_calc.lammps.build import build_plugin
 from pet_calc.lammps.compare import compare_step_0
 from pet_calc.lammps.locate import find_toolchain
 from pet_calc.model.hypers import PETHypers, TargetSpec
@@ -34,7 +36,7 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Yield a finding per check, as soon as it is done; none of them raises.
 
-    The plugin is compiled on the way if it is missing.
+    The engine and the plugin are compiled on the way if they are missing.
     """
     checks: dict[str, Callable[[], str]] = {
         "python": _check_python,
@@ -42,6 +44,7 @@ def examine() -> Iterator[Finding]:
         "threads": _check_threads,
         "packages": _check_packages,
         "compiler": lambda: describe_compiler(find_compiler()),
+        "engine": lambda: str(build_engine()),
         "plugin": lambda: str(build_plugin()),
         "LAMMPS": lambda: _check_lammps(1),
         "MPI": lambda: _check_lammps(2),

@@ -152,3 +152,10 @@ def test_unmerged_lora_and_half_precision_are_named():
     inject_lora(model, LoRAConfig(rank=2))
     assert "LoRA" in find_obstacle(model, "energy")
     assert "float16" in find_obstacle(build_model().half(), "energy")
+
+
+def test_the_engine_leaves_the_rounding_of_others_alone():
+    FastNetwork(build_model(), "energy")
+    # a library linked for fast arithmetic would flush such numbers to zero
+    smallest = torch.tensor(1e-40, dtype=torch.float32)
+    assert float(smallest * 0.5) > 0.0
