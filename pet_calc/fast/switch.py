@@ -69,7 +69,7 @@ class EngineSwitch:
             else:
                 self._is_undecided = True
         elif compile == "auto":
-            logger.info("no compiled engine: %s", obstacle)
+            logger.debug("no compiled engine: %s", obstacle)
 
     def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
         """Return energies, forces and, if asked for, stress, whoever computes them."""

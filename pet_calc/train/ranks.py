@@ -132,6 +132,9 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if is_gpu else "gloo")
     try:
         yield ranks
+        # together: without torchrun the first process keeps the others' store, and one
+        # that is still leaving when it ends may be aborted
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -179,8 +179,10 @@ def test_a_restart_is_the_uninterrupted_run(organic, new_batch, orient):
     np.testing.assert_allclose(restarted.forces, whole.forces, atol=1e-6)
 
 
-def test_npt_keeps_a_sane_density(organic, new_batch, orient):
-    _, path = organic
+def test_npt_keeps_a_sane_density(tmp_path, new_batch, orient):
+    # in the base's own float32, which is twice as fast
+    model = load_checkpoint(find_model("pet-gfn1-xs")).build_model()
+    path = export_model(model, tmp_path / "base.pt", check=False)
     atoms = molecule("H2O")
     atoms.set_cell([3.1] * 3)
     atoms.pbc = True
@@ -197,7 +199,8 @@ def test_npt_keeps_a_sane_density(organic, new_batch, orient):
     densities = read_thermo(batch, "Density")[:, 1]
     assert len(densities) == 101
     assert np.isfinite(densities).all()
-    # of a model of molecules in a tiny box; liquid water has 1.0 g/cm^3
-    assert densities.min() > 0.6, densities
-    assert densities.max() < 1.5, densities
+    # liquid water has 1.0 g/cm^3; the base was trained on molecules, clusters and ices,
+    # and eight molecules are few, so a factor of two is all that can be asked for
+    assert densities.min() > 0.5, densities
+    assert densities.max() < 2.0, densities
     assert np.ptp(densities) > 0.01
