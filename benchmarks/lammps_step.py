@@ -110,7 +110,7 @@ def compare(atoms: Atoms, model: Path, path: Path, n_threads: int, n_turns: int)
     """Return a row: the model alone and in LAMMPS, in a process of its own."""
     command = [sys.executable, __file__, "--worker", str(model), str(path)]
     command += ["--turns", str(n_turns)]
-    threads = {"OMP_NUM_THREADS": str(n_threads), "OMP_WAIT_POLICY": "passive"}
+    threads = {"OMP_NUM_THREADS": str(n_threads)}
     done = subprocess.run(
         command, env=os.environ | threads, check=True, capture_output=True, text=True
     )
@@ -206,7 +206,7 @@ def run(
     text = build_setup(atoms, str(model), RunOptions()) + RUN
     text += (
         "compute evaluated all pair metatomic\n"
-        "run 5\nrun 40 pre no\n"
+        "run 5\nrun 20 pre no\n"
         'print "evaluated $(c_evaluated[1]:%.0f)"\n'
     )
     (folder / "in.lmp").write_text(text)

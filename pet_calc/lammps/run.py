@@ -43,9 +43,10 @@ def run_lammps(
     environment = build_environment(toolchain, plugin.parent)
     n_cores = len(os.sched_getaffinity(0))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_ranks)))
-    # threads that spin while they wait made a step 20 times slower on a core that
-    # another program used too
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    if n_ranks > n_cores:
+        # threads that spin while they wait take the core from those that work; where
+        # each has a core, waking sleeping ones costs all that a second thread brings
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
     command = [str(toolchain.lammps_program), "-in", str(script), *arguments]
     if n_ranks > 1:
         command = [str(find_mpi_file("mpiexec")), "-np", str(n_ranks), *command]

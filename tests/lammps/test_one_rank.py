@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 from calculator_cases import build_bulk, build_molecule
 from helpers import build_model
+from metatomic_ase import MetatomicCalculator
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model
@@ -178,3 +179,17 @@ def test_charge_and_spin_reach_the_model(special):
             found[name].forces, atoms.get_forces(), atol=TOLERANCE
         )
     assert np.abs(found["ion"].forces - found["neutral"].forces).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "structure"), [case for case in CASES if case[0] != "float32"]
+)
+def test_forces_and_stress_are_those_of_metatomic_ase(
+    model, structure, outcomes, files, orient
+):
+    found = outcomes[f"{model}-{structure}"]
+    atoms = orient(STRUCTURES[structure]())
+    atoms.calc = MetatomicCalculator(files[model], device="cpu")
+    np.testing.assert_allclose(found.forces, atoms.get_forces(), atol=TOLERANCE)
+    if atoms.pbc.all():
+        np.testing.assert_allclose(found.stress, atoms.get_stress(), atol=TOLERANCE)
