@@ -60,7 +60,7 @@ def build_engine(*, force: bool = False) -> Path:
         force: compile even if there is one.
 
     Raises:
-        ConfigError: if there is no compiler, or it fails.
+        ConfigError: if there is no compiler, it fails, or the cache cannot be written.
     """
     if not _has_platform():
         raise ConfigError(
@@ -71,7 +71,13 @@ def build_engine(*, force: bool = False) -> Path:
     if path.is_file() and not force:
         return path
     compiler = find_compiler()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path.parent} for the compiled engine: {error}; "
+            "set XDG_CACHE_HOME to a folder that you can write to"
+        ) from error
     with (path.parent / "lock").open("w") as lock:
         # whoever comes second finds the work done
         fcntl.flock(lock, fcntl.LOCK_EX)

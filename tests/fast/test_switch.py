@@ -102,6 +102,13 @@ def test_a_failing_compiler_is_quoted(empty_cache, monkeypatch):
     assert not is_built()
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
+        build_engine()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
