@@ -3,7 +3,6 @@
 ``python -m pet_calc.fast.build`` compiles it if it is not there.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,13 +15,15 @@ from pathlib import Path
 
 import torch
 
+from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
-from pet_calc.fast.compiler import find_cache, find_compiler
+from pet_calc.fast.compiler import find_cache, find_compiler, run_compiler
 
 logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "kernels"
 LIBRARY_NAME = "pet_calc_engine.so"
+PRODUCT = "the engine"
 # -ffast-math: the loops have no infinities, and vector exponentials need it. It must
 # not reach the linker, where it would change the rounding of the whole process.
 COMPILE_FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC"]
@@ -33,7 +34,7 @@ _loaded: set[str] = set()
 
 def is_built() -> bool:
     """Whether the engine for this machine and PyTorch is in the cache."""
-    return _has_platform() and find_library().is_file()
+    return find_library().is_file()
 
 
 def find_library() -> Path:
@@ -53,23 +54,16 @@ def load_engine() -> None:
         _loaded.add(path)
 
 
-def build_engine(*, force: bool = False) -> Path:
+def build_engine() -> Path:
     """Return the compiled engine, compiling it first if it is not in the cache.
-
-    Args:
-        force: compile even if there is one.
 
     Raises:
         ConfigError: if there is no compiler, it fails, or the cache cannot be written.
     """
-    if not _has_platform():
-        raise ConfigError(
-            f"the compiled engine is for Linux, this is {platform.system()}; leave "
-            "out compile=True"
-        )
     path = find_library()
-    if path.is_file() and not force:
+    if path.is_file():
         return path
+    _check_platform()
     compiler = find_compiler()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +74,8 @@ def build_engine(*, force: bool = False) -> Path:
         ) from error
     with (path.parent / "lock").open("w") as lock:
         # whoever comes second finds the work done
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.is_file() and not force:
+        lock_file(lock, wait=True)
+        if path.is_file():
             return path
         logger.info("compiling the engine for this machine, about half a minute, once")
         started = time.monotonic()
@@ -105,17 +99,19 @@ def start_build() -> subprocess.Popen[bytes]:
 
 def find_build_obstacle() -> str | None:
     """Return why the engine cannot be compiled here, None if it can."""
-    if not _has_platform():
-        return f"the compiled engine is for Linux, this is {platform.system()}"
     try:
+        _check_platform()
         find_compiler()
     except ConfigError as error:
         return str(error)
     return None
 
 
-def _has_platform() -> bool:
-    return sys.platform == "linux"
+def _check_platform() -> None:
+    if sys.platform != "linux":
+        raise ConfigError(
+            f"the compiled engine is for Linux, this is {platform.system()}"
+        )
 
 
 def _compute_key() -> str:
@@ -152,23 +148,15 @@ def _compile(compiler: str, target: Path) -> None:
         command.append("-mprefer-vector-width=512")
     for folder in ("include", "include/torch/csrc/api/include"):
         command += ["-isystem", str(root / folder)]
-    _call([*command, "-c", str(SOURCES / "engine.cpp"), "-o", str(object_file)])
+    sources = ["-c", str(SOURCES / "engine.cpp"), "-o", str(object_file)]
+    run_compiler([*command, *sources], PRODUCT)
     command = [compiler, "-shared", str(object_file), "-o", str(target)]
     command += [f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-Wl,--no-as-needed"]
     command += ["-ltorch", "-ltorch_cpu", "-lc10"]
     # PyTorch's own OpenMP: a second one would bring a second set of threads
     bundled = sorted((root / "lib").glob("libgomp*.so*"))
     command.append(str(bundled[0]) if bundled else "-fopenmp")
-    _call(command)
-
-
-def _call(command: list[str]) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode != 0:
-        logger.debug("%s\n%s", " ".join(command), answer.stderr)
-        lines = answer.stderr.splitlines()
-        first = next((line for line in lines if "error" in line), "no message")
-        raise ConfigError(f"compiling the engine failed: {first.strip()}")
+    run_compiler(command, PRODUCT)
 
 
 if __name__ == "__main__":

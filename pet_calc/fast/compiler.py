@@ -1,11 +1,14 @@
 """The C++ compiler of this machine, and the folder for what it makes."""
 
+import logging
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from pet_calc.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def find_cache() -> Path:
@@ -36,3 +39,23 @@ def describe_compiler(compiler: str) -> str:
     """Return the first line of the compiler's ``--version``."""
     answer = subprocess.run([compiler, "--version"], capture_output=True, text=True)
     return next(iter(answer.stdout.splitlines()), compiler)
+
+
+def run_compiler(command: list[str], product: str) -> None:
+    """Run a compiler or linker.
+
+    Args:
+        command: with all arguments.
+        product: what is made, for the message.
+
+    Raises:
+        ConfigError: with the first error, if it fails.
+    """
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        logger.debug("%s\n%s", " ".join(command), answer.stderr)
+        lines = answer.stderr.splitlines()
+        first = next((line for line in lines if " error: " in line), "no message")
+        raise ConfigError(
+            f"compiling {product} failed: {first} (see all of it with --debug)"
+        )

@@ -1,8 +1,8 @@
 """A PET as the compiled engine takes it: weights folded, one call for the gradient too.
 
-The engine knows the arithmetic between edge geometry and atomic energies. What lies
-before (which pairs are edges, cutoff factors, ZBL) stays with the model, whose
-operations PyTorch differentiates.
+The engine goes from pairs to atomic energies and back to the pairs' gradient. The older
+grid of adaptive radii and ZBL stay with the model, whose operations PyTorch
+differentiates.
 """
 
 from typing import Any, cast

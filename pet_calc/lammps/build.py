@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from pet_calc.errors import ConfigError
-from pet_calc.fast.compiler import describe_compiler, find_compiler
+from pet_calc.fast.compiler import describe_compiler, find_compiler, run_compiler
 from pet_calc.lammps.locate import (
     PLUGIN_NAME,
     SOURCES,
@@ -38,6 +38,7 @@ LIBRARIES = (
 # linked as well where torch has them: without it a GPU stays invisible to C++
 GPU_LIBRARIES = ("torch_cuda", "c10_cuda")
 RECORD = "build.json"
+PRODUCT = "the LAMMPS plugin"
 # what the plugin answers to a pair_style without a model
 PROBE_ANSWER = "pair_style metatomic MODEL.pt"
 PROBE = """
@@ -131,7 +132,7 @@ def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
     for k, source in enumerate(sources, start=1):
         logger.info("compiling %s (%d of %d)", source.name, k, len(sources))
         target = folder / f"{source.stem}.o"
-        _call([compiler, *flags, "-c", str(source), "-o", str(target)])
+        run_compiler([compiler, *flags, "-c", str(source), "-o", str(target)], PRODUCT)
         objects.append(str(target))
     command = [compiler, "-shared", "-o", str(folder / PLUGIN_NAME), *objects]
     # all of them, in our own search path: metatomic's own misses its dependencies
@@ -143,21 +144,10 @@ def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
     for library_folder in toolchain.library_folders:
         command += [f"-L{library_folder}", f"-Wl,-rpath,{library_folder}"]
     command += [f"-l{name}" for name in names]
-    _call(command)
+    run_compiler(command, PRODUCT)
     for path in objects:
         os.remove(path)
     return command
-
-
-def _call(command: list[str]) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode != 0:
-        logger.debug("%s\n%s", " ".join(command), answer.stderr)
-        lines = answer.stderr.splitlines()
-        first = next((line for line in lines if " error: " in line), "no message")
-        raise ConfigError(
-            f"compiling the LAMMPS plugin failed: {first} (see all of it with --debug)"
-        )
 
 
 def _probe(toolchain: Toolchain, folder: Path) -> None:

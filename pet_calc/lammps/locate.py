@@ -7,7 +7,6 @@ Uses the standard library only and imports none of the packages: LAMMPS calls
 import hashlib
 import json
 import logging
-import os
 import platform
 import re
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pet_calc.errors import ConfigError
+from pet_calc.fast import compiler
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,7 @@ def list_sources() -> list[Path]:
 
 def find_cache() -> Path:
     """Return the folder that holds compiled plugins; it may not be there yet."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "pet-calc" / "lammps"
+    return compiler.find_cache() / "lammps"
 
 
 def find_plugin_folder() -> str:

@@ -88,8 +88,9 @@ def test_an_old_torch_is_refused_before_compiling(no_compilation):
 def test_a_compiler_error_is_one_line(tmp_path):
     source = tmp_path / "wrong.cpp"
     source.write_text("int main() { return missing; }")
+    command = [build.find_compiler(), str(source), "-o", str(tmp_path / "x")]
     with pytest.raises(ConfigError, match=r"failed: .*missing.*was not declared"):
-        build._call([build.find_compiler(), str(source), "-o", str(tmp_path / "x")])
+        build.run_compiler(command, build.PRODUCT)
 
 
 def test_a_failed_compilation_leaves_nothing(tmp_path, monkeypatch):
