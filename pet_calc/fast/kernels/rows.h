@@ -50,6 +50,13 @@ inline A sigmoid(A x) {
     return A(1) / (A(1) + std::exp(-x));
 }
 
+// derivative of silu(x) = x sigmoid(x)
+template <typename A>
+inline A silu_slope(A x) {
+    A s = sigmoid(x);
+    return s * (A(1) + x * (A(1) - s));
+}
+
 // out = a, converted
 template <typename A, typename S>
 void convert(const A *a, S *out, int64_t n_rows, int64_t d) {
@@ -58,28 +65,27 @@ void convert(const A *a, S *out, int64_t n_rows, int64_t d) {
     });
 }
 
-// stream += update + bias
-template <typename A, typename S>
-void add_update(A *stream, const S *update, const A *bias, int64_t n_rows, int64_t d) {
+// stream = update + bias, or that added to it
+template <bool adds, typename A, typename S>
+void apply_update(A *stream, const S *update, const A *bias, int64_t n_rows, int64_t d) {
     for_rows(n_rows, d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             A *s = stream + row * d;
             const S *u = update + row * d;
-            for (int64_t k = 0; k < d; k++) s[k] += widen(u[k]) + bias[k];
+            for (int64_t k = 0; k < d; k++)
+                s[k] = (adds ? s[k] : A(0)) + widen(u[k]) + bias[k];
         }
     });
 }
 
-// stream = update + bias
+template <typename A, typename S>
+void add_update(A *stream, const S *update, const A *bias, int64_t n_rows, int64_t d) {
+    apply_update<true, A, S>(stream, update, bias, n_rows, d);
+}
+
 template <typename A, typename S>
 void set_update(A *stream, const S *update, const A *bias, int64_t n_rows, int64_t d) {
-    for_rows(n_rows, d, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; row++) {
-            A *s = stream + row * d;
-            const S *u = update + row * d;
-            for (int64_t k = 0; k < d; k++) s[k] = widen(u[k]) + bias[k];
-        }
-    });
+    apply_update<false, A, S>(stream, update, bias, n_rows, d);
 }
 
 // stream += update
@@ -166,9 +172,7 @@ void silu_backward(const S *of_out, const S *x, const A *bias, S *of_x, int64_t 
         for (int64_t row = begin; row < end; row++) {
             const S *in = x + row * d;
             for (int64_t k = 0; k < d; k++) {
-                A value = widen(in[k]) + bias[k];
-                A s = sigmoid(value);
-                A slope = s * (A(1) + value * (A(1) - s));
+                A slope = silu_slope(A(widen(in[k])) + bias[k]);
                 of_x[row * d + k] = narrow<S>(widen(of_out[row * d + k]) * slope);
             }
         }
@@ -236,9 +240,7 @@ void embed_edges_backward(S *of_out, const S *x, const A *basis, A *of_geometry,
         for (int64_t e = begin; e < end; e++) {
             A g0 = 0, g1 = 0, g2 = 0, g3 = 0;
             for (int64_t k = 0; k < d; k++) {
-                A value = widen(x[e * d + k]);
-                A s = sigmoid(value);
-                A of_x = widen(of_out[e * d + k]) * s * (A(1) + value * (A(1) - s));
+                A of_x = widen(of_out[e * d + k]) * silu_slope(A(widen(x[e * d + k])));
                 of_out[e * d + k] = narrow<S>(of_x);
                 g0 += of_x * basis[k];
                 g1 += of_x * basis[d + k];
@@ -300,8 +302,7 @@ void average_with_reverse(A *message, const A *edge, const int64_t *reverse, int
     });
 }
 
-// Last linear layer with one output: values = silu(x + bias) . weight, and the gradient
-// of x for a gradient `of_values` per row, times which comes later.
+// Last linear layer with one output: values = silu(x + bias) . weight.
 template <typename A, typename S>
 void last_layer(const S *x, const A *bias, const A *weight, A *values, int64_t n_rows,
                 int64_t d) {
@@ -317,15 +318,14 @@ void last_layer(const S *x, const A *bias, const A *weight, A *values, int64_t n
     });
 }
 
+// x becomes its own gradient for a gradient `of_values` per row
 template <typename A, typename S>
 void last_layer_backward(const A *of_values, S *x, const A *bias, const A *weight,
                          int64_t n_rows, int64_t d) {
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             for (int64_t k = 0; k < d; k++) {
-                A value = widen(x[row * d + k]) + bias[k];
-                A s = sigmoid(value);
-                A slope = s * (A(1) + value * (A(1) - s));
+                A slope = silu_slope(A(widen(x[row * d + k])) + bias[k]);
                 x[row * d + k] = narrow<S>(of_values[row] * weight[k] * slope);
             }
         }
