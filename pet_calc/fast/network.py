@@ -5,19 +5,19 @@ grid of adaptive radii and ZBL stay with the model, whose operations PyTorch
 differentiates.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pet_calc.fast.build import load_engine
 from pet_calc.lora.inject import has_lora
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.fold import describe_numbers, describe_shape, fold_model
 from pet_calc.model.pet import PET
-from pet_calc.model.transformer import CartesianLayer, TransformerLayer
 
 # widths of an attention head that the engine has loops for
 HEAD_WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128)
@@ -65,34 +65,17 @@ class FastNetwork:
         hypers = model.hypers
         weight = model.edge_embedder.weight
         stored = torch.bfloat16 if is_mixed else weight.dtype
+        with torch.no_grad():
+            folded = fold_model(model, target, torch.float64)
+        # copies: in float64 some share memory with the model's
         tensors = {
-            name: value.to(stored if name.endswith(".weight") else weight.dtype)
-            for name, value in _fold(model, target).items()
+            name: value.to(
+                stored if name.endswith(".weight") else weight.dtype, copy=True
+            )
+            for name, value in folded.items()
         }
-        d_head = hypers.d_pet // hypers.num_heads
-        shape = {
-            "d_pet": hypers.d_pet,
-            "d_node": hypers.d_node,
-            "num_heads": hypers.num_heads,
-            "num_gnn_layers": hypers.num_gnn_layers,
-            "num_attention_layers": hypers.num_attention_layers,
-            "num_readout_layers": hypers.num_readout_layers,
-            "is_feedforward": int(hypers.featurizer_type == "feedforward"),
-            "is_gated": int(hypers.activation == "SwiGLU"),
-            "subtracts_mean": int(hypers.normalization == "LayerNorm"),
-            "is_bump": int(hypers.cutoff_function == "Bump"),
-            "is_adaptive": int(hypers.num_neighbors_adaptive is not None),
-        }
-        eps = torch.finfo(weight.dtype).eps
-        numbers = {
-            "eps": 1e-5 if hypers.normalization == "LayerNorm" else eps,
-            "pair_eps": 1e-5,
-            "attention_scale": d_head**-0.5 / hypers.attention_temperature,
-            "cutoff": float(hypers.cutoff),
-            "cutoff_width": float(hypers.cutoff_width),
-            "n_wanted": float(hypers.num_neighbors_adaptive or 0.0),
-            "adaptive_width": float(hypers.cutoff_width_adaptive),
-        }
+        shape = describe_shape(hypers)
+        numbers = describe_numbers(hypers, weight.dtype)
         # the engine knows the fixed cutoff and the solver, not the older grid
         self._selects_pairs = (
             hypers.num_neighbors_adaptive is None
@@ -204,83 +187,3 @@ class FastNetwork:
 
 def _build(model: PET, target: str, is_mixed: bool) -> FastNetwork:
     return FastNetwork(model, target, is_mixed=is_mixed)
-
-
-def _fold(model: PET, target: str) -> dict[str, Tensor]:
-    """Return the engine's tensors in float64, by its names."""
-    tensors: dict[str, Tensor] = {}
-
-    def add(name: str, weight: Tensor, bias: Tensor | None) -> None:
-        tensors[f"{name}.weight"] = weight
-        if bias is not None:
-            tensors[f"{name}.bias"] = bias
-
-    def add_linear(name: str, layer: Any) -> None:
-        add(name, _wide(layer.weight), _wide(layer.bias))
-
-    def add_normed(name: str, layer: Any, norm: Any) -> None:
-        """The layer after a norm, with the norm's weights in it."""
-        weight, bias = _wide(layer.weight), _wide(layer.bias)
-        shift = getattr(norm, "bias", None)
-        if shift is not None:
-            bias = bias + weight @ _wide(shift)
-        add(name, weight * _wide(norm.weight), bias)
-
-    def add_transformer(name: str, layer: TransformerLayer) -> None:
-        attention = layer.attention
-        add_normed(f"{name}mixed", attention.input_linear, layer.norm_attention)
-        add_linear(f"{name}out", attention.output_linear)
-        add_normed(f"{name}mlp_in", layer.mlp.w_in, layer.norm_mlp)
-        add_linear(f"{name}mlp_out", layer.mlp.w_out)
-        if layer.has_wide_node:
-            center = layer.center_mlp
-            add_linear(f"{name}contract", layer.center_contraction)
-            add_linear(f"{name}expand", layer.center_expansion)
-            add_normed(f"{name}center_in", center.w_in, layer.norm_center_features)
-            add_linear(f"{name}center_out", center.w_out)
-
-    def add_layer(name: str, layer: CartesianLayer) -> None:
-        first: Any = layer.compress[0]
-        weights = _wide(first.weight).chunk(2 if layer.is_first else 3, dim=1)
-        embedder = layer.edge_embedder
-        bias = _wide(first.bias) + weights[0] @ _wide(embedder.bias)
-        source = model.edge_embedder if layer.is_first else layer.neighbor_embedder
-        tensors[f"{name}table"] = _wide(source.weight) @ weights[1].t() + bias
-        tensors[f"{name}basis"] = (weights[0] @ _wide(embedder.weight)).t()
-        if not layer.is_first:
-            add(f"{name}message", weights[2], None)
-        add_linear(f"{name}compress", layer.compress[2])
-        for t, transformer in enumerate(layer.trans.layers):
-            assert isinstance(transformer, TransformerLayer)
-            add_transformer(f"{name}{t}.", transformer)
-
-    for g, layer in enumerate(model.gnn_layers):
-        assert isinstance(layer, CartesianLayer)
-        add_layer(f"gnn.{g}.", layer)
-    pairs = zip(model.combination_norms, model.combination_mlps, strict=True)
-    for g, (norm, mlp) in enumerate(pairs):
-        assert isinstance(mlp, nn.Sequential)
-        add_normed(f"gnn.{g}.pair_in", mlp[0], norm)
-        add_linear(f"gnn.{g}.pair_out", mlp[2])
-    kinds: Any = (
-        ("node", model.node_heads, model.node_last_layers),
-        ("edge", model.edge_heads, model.edge_last_layers),
-    )
-    for kind, heads, lasts in kinds:
-        for r, (head, last) in enumerate(
-            zip(heads[target], lasts[target], strict=True)
-        ):
-            name = f"{kind}_head.{r}."
-            add_linear(f"{name}0", head[0])
-            add_linear(f"{name}1", head[2])
-            (linear,) = last.values()
-            tensors[f"{name}last"] = _wide(linear.weight).reshape(-1)
-            tensors[f"{name}last_bias"] = _wide(linear.bias).reshape(())
-    for r, embedder in enumerate(model.node_embedders):
-        tensors[f"node_table.{r}"] = _wide(cast(nn.Embedding, embedder).weight)
-    tensors["message_table"] = _wide(model.edge_embedder.weight)
-    return {name: value.contiguous() for name, value in tensors.items()}
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.detach().to(torch.float64)

@@ -127,6 +127,18 @@ def test_copies_and_pickles_compute_too():
         assert torch.equal(other.predict(batch).energy, expected)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_later_changes_of_the_weights_have_no_effect(dtype):
+    model = build_model(dtype=dtype)
+    batch = build_batch(build_structures(), model)
+    fast = FastNetwork(model, "energy")
+    expected = fast.predict(batch).forces
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.1
+    assert torch.equal(fast.predict(batch).forces, expected)
+
+
 def test_a_half_list_is_an_error():
     model = build_model()
     batch = build_batch(build_structures(), model)

@@ -2,7 +2,7 @@
 //
 // There are no weight gradients. Matrix products are PyTorch's, everything between two
 // of them is one loop. Norm weights, the edge embedding and the element tables are
-// folded into the matrices before they come here (network.py).
+// folded into the matrices before they come here (pet_calc/model/fold.py).
 
 #include "pass.h"
 

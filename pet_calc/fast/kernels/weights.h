@@ -1,4 +1,4 @@
-// The folded weights of a PET, as network.py names them, and its shape.
+// The folded weights of a PET, as pet_calc/model/fold.py names them, and its shape.
 
 #pragma once
 
