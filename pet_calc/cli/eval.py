@@ -28,6 +28,11 @@ from pet_calc.cli.options import (
 @click.option(
     "--json", "json_file", type=OutputFile(), help="Write the errors, in eV and Å."
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where an interrupted run stopped writing OUTPUT.",
+)
 @device_option()
 @dtype_option()
 @engine_options
@@ -40,6 +45,7 @@ def command(
     target: str | None,
     output: str | None,
     json_file: str | None,
+    resume: bool,
     device: str,
     dtype: str | None,
     compile_choice: str,
@@ -50,7 +56,7 @@ def command(
     """Compare MODEL with the labels in DATA, or just predict if there are none.
 
     Frames are read, and predictions written, as they come: memory does not grow with
-    the number of frames.
+    the number of frames. What an interrupted run has done stays in OUTPUT.partial.
 
     \b
     Examples:
@@ -64,42 +70,29 @@ def command(
     from tqdm import tqdm
 
     from pet_calc.config.quick import LabelFlags
-    from pet_calc.data.census import CensusCounter
-    from pet_calc.data.frames import iterate_frames
-    from pet_calc.data.label_options import build_label_keys, build_label_units
-    from pet_calc.evaluate.loading import choose_device, load_merged_model
-    from pet_calc.evaluate.metrics import Metrics
-    from pet_calc.evaluate.predict import predict_frames, write_predictions
-    from pet_calc.model.hypers import choose_energy_target
+    from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
 
-    network = load_merged_model(
-        model,
-        adapter=adapter,
-        dtype=getattr(torch, dtype) if dtype else None,
-        device=choose_device(device),
-    )
-    dataset = LabelFlags(**take_label_flags(labels)).build_dataset(data)
-    frames = iterate_frames(
-        list(data), keys=build_label_keys(dataset), units=build_label_units(dataset)
-    )
-    census, metrics = CensusCounter(), Metrics()
-    predictions = predict_frames(
-        network,
-        census.watch(frames),
-        choose_energy_target(network.targets, target),
-        metrics,
-        compile=COMPILE_CHOICES[compile_choice],
-        precision=precision,
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with the file of -o; name it")
+    result = run_evaluation(
+        EvaluationOptions(
+            model=model,
+            dataset=LabelFlags(**take_label_flags(labels)).build_dataset(data),
+            adapter=adapter,
+            target=target,
+            dtype=getattr(torch, dtype) if dtype else None,
+            device=device,
+            compile=COMPILE_CHOICES[compile_choice],
+            precision=precision,
+        ),
+        output=output,
+        is_resumed=resume,
         progress=lambda items: tqdm(items, unit="frame", disable=quiet, leave=False),
     )
-    if output:
-        write_predictions(output, predictions)
-    else:
-        for _ in predictions:
-            pass
-    click.echo(census.build().to_text())
-    click.echo(f"errors    {metrics.to_text()}")
+    click.echo(result.census.to_text())
+    click.echo(f"errors    {result.metrics.to_text()}")
     if output:
         click.echo(f"written   {output}")
     if json_file:
-        Path(json_file).write_text(json.dumps(metrics.to_dict(), indent=2) + "\n")
+        text = json.dumps(result.metrics.to_dict(), indent=2)
+        Path(json_file).write_text(text + "\n")

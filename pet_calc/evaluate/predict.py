@@ -1,13 +1,8 @@
 """Run a model over many structures: errors where there are labels, and predictions."""
 
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import StringIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import ase.io
 import numpy as np
 import torch
 from ase import Atoms
@@ -16,14 +11,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.graph import Graph, build_graph, collate, collate_labels
-from pet_calc.data.locks import lock_file
-from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.fast.switch import Compile, EngineSwitch
+from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
-
-logger = logging.getLogger(__name__)
 
 # pairs and atoms that one batch may hold: about 1 GB for a mid-sized model
 DEFAULT_BATCH_TOKENS = 20_000
@@ -49,6 +41,13 @@ class FramePrediction(NamedTuple):
         return atoms
 
 
+class PredictedBatch(NamedTuple):
+    """The predictions of frames that were evaluated together, and their errors."""
+
+    predictions: list[FramePrediction]
+    metrics: Metrics
+
+
 def predict_frames(
     model: PET,
     frames: Iterable[LabeledFrame],
@@ -62,14 +61,41 @@ def predict_frames(
 ) -> Iterator[FramePrediction]:
     """Yield predictions frame by frame, adding their errors to ``metrics``.
 
+    The other arguments and the errors are those of ``predict_batches``.
+    """
+    for batch in predict_batches(
+        model,
+        frames,
+        target,
+        batch_tokens=batch_tokens,
+        compile=compile,
+        precision=precision,
+        progress=progress,
+    ):
+        metrics.merge(batch.metrics)
+        yield from batch.predictions
+
+
+def predict_batches(
+    model: PET,
+    frames: Iterable[LabeledFrame],
+    target: str,
+    *,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    compile: Compile = "auto",
+    precision: str = "exact",
+    progress: Callable[[Any], Any] | None = None,
+) -> Iterator[PredictedBatch]:
+    """Yield the predictions of one batch of frames after the other, in order.
+
     Frames are taken as they are needed, a batch at a time. Those in a sequence are
-    looked over before the first batch, those of a stream as they come.
+    looked over before the first batch, those of a stream as they come. Which frames
+    share a batch depends on these frames alone.
 
     Args:
         model: on its device.
         frames: with or without labels.
         target: energy output to use.
-        metrics: collects the errors of frames that have labels.
         batch_tokens: pairs and atoms evaluated at once.
         compile: whether to use the compiled engine, as for ``PETCalculator``; a
             batch counts as an evaluation.
@@ -96,56 +122,28 @@ def predict_frames(
         batch = collate(graphs, dtype=torch.float64, device=device)
         labels = collate_labels(graphs, dtype=torch.float64, device=device)
         prediction = switch.predict(batch, with_stress=True)
+        metrics = Metrics()
         metrics.add(prediction, labels)
-        assert prediction.forces is not None  # asked for above
-        assert prediction.stress is not None
-        sizes = labels.n_atoms.tolist()
-        forces = prediction.forces.cpu().to(torch.float64).split(sizes)
-        stress = prediction.stress.cpu().to(torch.float64)
-        for i, graph in enumerate(graphs):
-            yield FramePrediction(
-                frame=graph.frame,
-                energy=float(prediction.energy[i]),
-                forces=forces[i].numpy(),
-                stress=stress[i].numpy() if graph.frame.pbc.all() else None,
-            )
+        yield PredictedBatch(_split(prediction, graphs), metrics)
 
 
-def write_predictions(path: str | Path, predictions: Iterable[FramePrediction]) -> None:
-    """Write predictions as extended XYZ while they come.
-
-    They go to ``PATH.partial``, which gets its name when it is complete. When it does
-    not get so far, the whole frames until then stay there, and an older ``path``
-    stays as it is.
-
-    Raises:
-        ConfigError: if the folder does not exist, or another process writes there.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
-    partial = path.with_name(path.name + ".partial")
-    n_written = 0
-    with partial.open("a") as file:
-        if not lock_file(file):
-            raise ConfigError(f"{partial}: another process writes to it; choose -o")
-        file.truncate(0)
-        try:
-            for prediction in predictions:
-                # one call for a frame: what is on disk ends with a whole one
-                text = StringIO()
-                ase.io.write(text, prediction.to_atoms(), format="extxyz")
-                file.write(text.getvalue())
-                file.flush()
-                n_written += 1
-            os.fsync(file.fileno())
-        except BaseException:
-            if n_written:
-                logger.warning("%s has the first %d predictions", partial, n_written)
-            else:
-                partial.unlink()
-            raise
-        partial.replace(path)
+def _split(prediction: Prediction, graphs: Sequence[Graph]) -> list[FramePrediction]:
+    """Return what a prediction says about each of its frames."""
+    assert prediction.forces is not None  # asked for
+    assert prediction.stress is not None
+    sizes = [graph.n_atoms for graph in graphs]
+    forces = prediction.forces.cpu().to(torch.float64).split(sizes)
+    stress = prediction.stress.cpu().to(torch.float64)
+    energies = prediction.energy.tolist()
+    return [
+        FramePrediction(
+            frame=graph.frame,
+            energy=energies[i],
+            forces=forces[i].numpy(),
+            stress=stress[i].numpy() if graph.frame.pbc.all() else None,
+        )
+        for i, graph in enumerate(graphs)
+    ]
 
 
 def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:

@@ -20,6 +20,7 @@ from training_data import build_frames, write_base, write_frames
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.cli.main import VERBS, cli
+from pet_calc.evaluate.prediction_file import PredictionWriter
 from pet_calc.model.hypers import TargetSpec
 
 FINETUNE = ["--rank", "2", "--epochs", "2", "--batch-size", "4", "--dtype", "float64"]
@@ -184,6 +185,29 @@ def test_eval_without_labels_only_predicts(tuned, tmp_path):
     )  # fmt: skip
     assert "no labels to compare with" in result.stdout
     assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 1
+
+
+def test_eval_goes_on_where_it_stopped(tuned, tmp_path, monkeypatch):
+    out = tmp_path / "predicted.xyz"
+    command = ["eval", tuned.path("base.ckpt"), tuned.path("train.xyz"), *SESSION]
+    expected = tuned(*command, "-o", out).stdout
+    whole = out.read_bytes()
+    write = PredictionWriter.add
+
+    def interrupt(writer, batch):
+        write(writer, batch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PredictionWriter, "add", interrupt)
+    result = tuned(*command, "-o", out, status=130)
+    assert "the first 12 predictions; --resume goes on" in result.stderr
+    assert "interrupted" in result.stderr
+    monkeypatch.undo()
+    result = tuned(*command, "-o", out, "--resume")
+    assert "goes on after 12 predictions" in result.stderr
+    assert result.stdout == expected
+    assert out.read_bytes() == whole
+    assert "-o; name it" in tuned.fail(*command, "--resume")
 
 
 def test_info_describes_each_kind_of_file(tuned):

@@ -1,6 +1,5 @@
 """Predictions for many structures: order, batches, progress, and the file."""
 
-import ase.io
 import numpy as np
 import pytest
 from calculator_cases import get_results
@@ -8,10 +7,9 @@ from helpers import build_model, build_structures
 
 from pet_calc import PETCalculator
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics
-from pet_calc.evaluate.predict import predict_frames, write_predictions
+from pet_calc.evaluate.predict import predict_frames
 
 
 @pytest.fixture(scope="module")
@@ -103,61 +101,6 @@ def test_unknown_elements_and_charges_are_named_before_the_work(model):
         next(predict_frames(conditioned, frames, "energy", Metrics()))
 
 
-def test_predictions_are_written_in_order(model, tmp_path):
-    path = tmp_path / "out.xyz"
-    frames = build_frames()
-    write_predictions(path, predict_frames(model, frames, "energy", Metrics()))
-    found = ase.io.read(path, ":")
-    calculator = PETCalculator(model)
-    assert len(found) == len(frames)
-    for atoms, frame in zip(found, frames, strict=True):
-        expected = get_results(calculator, frame.to_atoms())
-        # extended XYZ has 8 digits after the point
-        assert atoms.get_potential_energy() == pytest.approx(expected["energy"])
-        np.testing.assert_allclose(atoms.get_forces(), expected["forces"], atol=2e-8)
-        np.testing.assert_array_equal(atoms.pbc, frame.pbc)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_interrupted_writing_leaves_the_old_file_and_whole_frames(model, tmp_path):
-    path = tmp_path / "out.xyz"
-    path.write_text("old")
-
-    def fail():
-        yield from predict_frames(model, build_frames(2), "energy", Metrics())
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_predictions(path, fail())
-    assert path.read_text() == "old"
-    partial = tmp_path / "out.xyz.partial"
-    assert len(ase.io.read(partial, ":", format="extxyz")) == 2
-    write_predictions(path, predict_frames(model, build_frames(3), "energy", Metrics()))
-    assert len(ase.io.read(path, ":")) == 3
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_predictions_are_on_disk_as_soon_as_they_are_made(model, tmp_path):
-    path = tmp_path / "out.xyz"
-    partial, n_seen = tmp_path / "out.xyz.partial", []
-
-    def watch():
-        for prediction in predict_frames(model, build_frames(4), "energy", Metrics()):
-            yield prediction
-            n_seen.append(len(ase.io.read(partial, ":", format="extxyz")))
-
-    write_predictions(path, watch())
-    assert n_seen == [1, 2, 3, 4]
-
-
-def test_two_writers_do_not_mix(tmp_path):
-    path = tmp_path / "out.xyz"
-    with (tmp_path / "out.xyz.partial").open("a") as file:
-        lock_file(file)
-        with pytest.raises(ConfigError, match="another process"):
-            write_predictions(path, iter(()))
-
-
 def test_a_stream_is_taken_only_as_far_as_needed_and_its_bad_frame_named(model):
     taken = []
 
@@ -173,11 +116,6 @@ def test_a_stream_is_taken_only_as_far_as_needed_and_its_bad_frame_named(model):
     assert len(taken) <= 2
     with pytest.raises(DataError, match=r"Au .*frame 4"):
         list(predictions)
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"no folder .*make it first"):
-        write_predictions(tmp_path / "none" / "out.xyz", iter(()))
 
 
 def test_the_compiled_engine_gives_the_same_predictions(model):

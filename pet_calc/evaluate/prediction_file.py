@@ -1,0 +1,170 @@
+"""Predictions on their way to a file, where an interrupted run can go on.
+
+They are appended to ``PATH.partial``, batch by batch. After each batch,
+``PATH.partial.json`` says how many bytes and frames of it are whole, with the errors of
+these frames; what lies behind that is cut off when the file is opened again. So a run
+may end at any moment, and no frame is missing, doubled or cut.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import IO, Any
+
+import ase.io
+
+from pet_calc.data.locks import lock_file
+from pet_calc.errors import ConfigError
+from pet_calc.evaluate.metrics import ErrorSums, Metrics
+from pet_calc.evaluate.predict import PredictedBatch
+
+logger = logging.getLogger(__name__)
+
+RECORD_VERSION = 1
+
+
+class PredictionWriter:
+    """Appends batches to an open file and keeps the record of what is whole."""
+
+    def __init__(self, file: IO[bytes], record: Path, run: dict[str, Any]) -> None:
+        self.n_frames = 0
+        """Frames that are written."""
+        self.metrics = Metrics()
+        """Their errors."""
+        self._file = file
+        self._record = record
+        self._run = run
+        self._n_bytes = 0
+
+    def resume(self, partial: str) -> None:
+        """Take over what the record says is whole.
+
+        Raises:
+            ConfigError: if it was made by another run, or file and record do not
+                belong together; names both.
+        """
+        n_there = os.fstat(self._file.fileno()).st_size
+        if n_there == 0:
+            logger.info("%s: nothing to go on with, starts anew", partial)
+            return
+        if not self._record.exists():
+            raise ConfigError(
+                f"{partial}: there is no {self._record.name} that says how far it "
+                "got; leave --resume out to start anew"
+            )
+        try:
+            values = json.loads(self._record.read_text())
+            n_bytes, before = values["n_bytes"], values["run"]
+            self.n_frames = values["n_frames"]
+            sums = values["metrics"]["sums"]
+            self.metrics = Metrics(
+                {name: ErrorSums(**sums[name]) for name in sums},
+                values["metrics"]["n_structures"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self._record}: cannot be read ({error}); leave --resume out to "
+                "start anew"
+            ) from error
+        differing = [name for name in self._run if before.get(name) != self._run[name]]
+        if differing:
+            raise ConfigError(
+                f"{partial}: was begun with another {', '.join(differing)}; leave "
+                "--resume out to start anew, or choose another -o"
+            )
+        if n_there < n_bytes:
+            raise ConfigError(
+                f"{partial}: has {n_there} bytes, but {self._record.name} speaks of "
+                f"{n_bytes}; leave --resume out to start anew"
+            )
+        self._n_bytes = n_bytes
+        logger.info("%s: goes on after %d predictions", partial, self.n_frames)
+
+    def add(self, batch: PredictedBatch) -> None:
+        """Write the predictions of a batch; they are on disk when this returns."""
+        text = StringIO()
+        for prediction in batch.predictions:
+            ase.io.write(text, prediction.to_atoms(), format="extxyz")
+        content = text.getvalue().encode()
+        self._file.write(content)
+        self._sync()
+        self._n_bytes += len(content)
+        self.n_frames += len(batch.predictions)
+        self.metrics.merge(batch.metrics)
+        self._write_record()
+
+    def cut(self) -> None:
+        """Cut off what is not whole."""
+        self._file.truncate(self._n_bytes)
+        self._sync()
+
+    def _sync(self) -> None:
+        self._file.flush()
+        # before the record speaks of it, also if the machine goes down
+        os.fsync(self._file.fileno())
+
+    def _write_record(self) -> None:
+        values = {
+            "format_version": RECORD_VERSION,
+            "run": self._run,
+            "n_frames": self.n_frames,
+            "n_bytes": self._n_bytes,
+            "metrics": asdict(self.metrics),
+        }
+        temporary = self._record.with_name(self._record.name + ".tmp")
+        temporary.write_text(json.dumps(values))
+        temporary.replace(self._record)
+
+
+@contextmanager
+def open_predictions(
+    path: str | Path, run: dict[str, Any], *, is_resumed: bool = False
+) -> Iterator[PredictionWriter]:
+    """Give a writer of predictions, whose file gets its name after the block.
+
+    If the block raises, the whole frames until then stay in ``PATH.partial``, and an
+    older ``path`` stays as it is.
+
+    Args:
+        path: of an extended XYZ file.
+        run: what the predictions depend on, as JSON has it.
+        is_resumed: go on with what an interrupted run has left, if it did.
+
+    Raises:
+        ConfigError: if the folder does not exist, if another process writes there, or
+            if what is there was begun with another ``run``.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    partial = path.with_name(path.name + ".partial")
+    record = path.with_name(path.name + ".partial.json")
+    with partial.open("ab") as file:
+        if not lock_file(file):
+            raise ConfigError(f"{partial}: another process writes to it; choose -o")
+        writer = PredictionWriter(file, record, run)
+        if is_resumed:
+            writer.resume(str(partial))
+        else:
+            record.unlink(missing_ok=True)
+        writer.cut()
+        try:
+            yield writer
+        except BaseException:
+            if writer.n_frames:
+                writer.cut()
+                logger.warning(
+                    "%s has the first %d predictions; --resume goes on with them",
+                    partial,
+                    writer.n_frames,
+                )
+            else:
+                partial.unlink()
+            raise
+        partial.replace(path)
+        record.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""Evaluate a model on the frames of files, from first to last."""
+
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pet_calc.config.data_options import DatasetOptions
+from pet_calc.data.census import CensusCounter, LabelCensus
+from pet_calc.data.files import expand_paths, hash_file
+from pet_calc.data.frames import Progress, iterate_frames
+from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.evaluate.loading import choose_device, load_merged_model
+from pet_calc.evaluate.metrics import Metrics
+from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, predict_batches
+from pet_calc.evaluate.prediction_file import open_predictions
+from pet_calc.fast.switch import Compile
+from pet_calc.model.hypers import choose_energy_target
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is evaluated, and how."""
+
+    model: str
+    """Path of a checkpoint."""
+    dataset: DatasetOptions
+    """Files, and where their labels lie."""
+    adapter: str | None = None
+    """Path of an adapter to put on the model."""
+    target: str | None = None
+    """Energy output to use; None where there is only one."""
+    dtype: torch.dtype | None = None
+    """Of the weights; None is the file's."""
+    device: str = "auto"
+    """Where the model runs."""
+    compile: Compile = "auto"
+    """Whether to use the compiled engine."""
+    precision: str = "exact"
+    """``exact`` or ``mixed``."""
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    """Pairs and atoms evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out."""
+
+    census: LabelCensus
+    """What the files hold."""
+    metrics: Metrics
+    """Errors over all frames, those before an interruption too."""
+
+
+def run_evaluation(
+    options: EvaluationOptions,
+    *,
+    output: str | Path | None = None,
+    is_resumed: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Return the errors on the frames of the files; write the predictions if asked.
+
+    Frames are read, and predictions written, as they come.
+
+    Args:
+        options: what is evaluated, and how.
+        output: extended XYZ file for the predictions.
+        is_resumed: go on where an interrupted run stopped writing ``output``.
+        progress: wraps the iteration over frames.
+
+    Raises:
+        PetCalcError: for files that cannot be used, naming them.
+    """
+    dataset = options.dataset
+    model = load_merged_model(
+        options.model,
+        adapter=options.adapter,
+        dtype=options.dtype,
+        device=choose_device(options.device),
+    )
+    target = choose_energy_target(model.targets, options.target)
+    frames = iterate_frames(
+        list(dataset.read_from),
+        keys=build_label_keys(dataset),
+        units=build_label_units(dataset),
+        index=dataset.index,
+    )
+    census, metrics = CensusCounter(), Metrics()
+    watched = census.watch(progress(frames) if progress else frames)
+    settings: dict[str, Any] = {
+        "batch_tokens": options.batch_tokens,
+        "compile": options.compile,
+        "precision": options.precision,
+    }
+    if output is None:
+        for batch in predict_batches(model, watched, target, **settings):
+            metrics.merge(batch.metrics)
+        return Evaluation(census.build(), metrics)
+    dtype = str(model.edge_embedder.weight.dtype)
+    run = _identify(options, target, dtype)
+    with open_predictions(output, run, is_resumed=is_resumed) as writer:
+        # the frames before are counted in the census, but not evaluated
+        left = islice(watched, writer.n_frames, None)
+        for batch in predict_batches(model, left, target, **settings):
+            writer.add(batch)
+    return Evaluation(census.build(), writer.metrics)
+
+
+def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, Any]:
+    """Return what the predictions and their errors depend on, by checksums."""
+    dataset = options.dataset
+    files = expand_paths(list(dataset.read_from), dataset.index)
+    return {
+        "model": hash_file(options.model),
+        "adapter": options.adapter and hash_file(options.adapter),
+        "target": target,
+        "dtype": dtype,
+        "precision": options.precision,
+        "data": [[hash_file(file), index] for file, index in files],
+        "keys": asdict(build_label_keys(dataset)),
+        "units": asdict(build_label_units(dataset)),
+    }

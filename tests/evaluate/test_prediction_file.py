@@ -1,0 +1,199 @@
+"""Predictions on disk: in order, whole frames only, and gone on with after an end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from calculator_cases import get_results
+from helpers import build_model
+from training_data import write_base, write_frames
+
+from pet_calc import PETCalculator
+from pet_calc.config.data_options import DatasetOptions
+from pet_calc.data.frames import read_frames
+from pet_calc.data.locks import lock_file
+from pet_calc.errors import ConfigError
+from pet_calc.evaluate.predict import predict_batches
+from pet_calc.evaluate.prediction_file import open_predictions
+from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = {"model": "a", "target": "energy"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model()
+
+
+@pytest.fixture
+def batches(model, tmp_path):
+    """Four batches of one frame each."""
+    frames = read_frames(write_frames(tmp_path, n_frames=4))
+    return list(predict_batches(model, frames, "energy", batch_tokens=1))
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "predicted.xyz"
+
+
+def write(path, batches, **options):
+    with open_predictions(path, RUN, **options) as writer:
+        for batch in islice(batches, writer.n_frames, None):
+            writer.add(batch)
+    return writer
+
+
+def stop_after(path, batches):
+    """Write some batches and be interrupted."""
+
+    def interrupt():
+        yield from batches
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(path, interrupt())
+    return path.with_name(path.name + ".partial")
+
+
+def test_predictions_are_written_in_order(model, path, batches):
+    write(path, batches)
+    found = ase.io.read(path, ":")
+    calculator = PETCalculator(model)
+    assert len(found) == len(batches)
+    for atoms, batch in zip(found, batches, strict=True):
+        frame = batch.predictions[0].frame
+        expected = get_results(calculator, frame.to_atoms())
+        # extended XYZ has 8 digits after the point
+        assert atoms.get_potential_energy() == pytest.approx(expected["energy"])
+        np.testing.assert_allclose(atoms.get_forces(), expected["forces"], atol=2e-8)
+        np.testing.assert_array_equal(atoms.pbc, frame.pbc)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_interrupted_writing_leaves_the_old_file_and_whole_frames(path, batches):
+    path.write_text("old")
+    partial = stop_after(path, batches[:2])
+    assert path.read_text() == "old"
+    assert len(ase.io.read(partial, ":", format="extxyz")) == 2
+    write(path, batches[:3])
+    assert len(ase.io.read(path, ":")) == 3
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_is_left_of_a_writing_without_a_frame(path):
+    stop_after(path, [])
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["", "5\nLattice=", "whole frames and more"])
+def test_going_on_gives_the_file_and_the_errors_of_one_go(path, batches, ending):
+    """Also where the record had not yet spoken of what came last."""
+    expected = write(path, batches).metrics
+    whole = path.read_bytes()
+    partial = stop_after(path, batches[:2])
+    with partial.open("ab") as file:
+        file.write(whole if "whole" in ending else ending.encode())
+    writer = write(path, batches, is_resumed=True)
+    assert path.read_bytes() == whole
+    assert writer.metrics == expected
+    assert writer.n_frames == 4
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_going_on_without_anything_there_starts_anew(path, batches):
+    write(path, batches, is_resumed=True)
+    whole = path.read_bytes()
+    # a record without its file: the run was killed after it had finished
+    path.with_name("predicted.xyz.partial.json").write_text('{"n_bytes": 5}')
+    write(path, batches, is_resumed=True)
+    assert path.read_bytes() == whole
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_predictions_of_another_run_are_not_gone_on_with(path, batches):
+    partial = stop_after(path, batches[:2])
+    before = partial.read_bytes()
+    with (
+        pytest.raises(ConfigError, match=r"partial: was begun with another model;"),
+        open_predictions(path, {**RUN, "model": "b"}, is_resumed=True),
+    ):
+        pass
+    assert partial.read_bytes() == before
+    partial.write_bytes(before[:-5])
+    with pytest.raises(ConfigError, match="leave --resume out"):
+        write(path, batches, is_resumed=True)
+    path.with_name("predicted.xyz.partial.json").unlink()
+    with pytest.raises(ConfigError, match=r"no predicted.xyz.partial.json"):
+        write(path, batches, is_resumed=True)
+
+
+def test_predictions_are_on_disk_as_soon_as_they_are_made(path, batches):
+    partial, n_seen = path.with_name("predicted.xyz.partial"), []
+    with open_predictions(path, RUN) as writer:
+        for batch in batches:
+            writer.add(batch)
+            n_seen.append(len(ase.io.read(partial, ":", format="extxyz")))
+    assert n_seen == [1, 2, 3, 4]
+
+
+def test_two_writers_do_not_mix(path):
+    with path.with_name("predicted.xyz.partial").open("a") as file:
+        lock_file(file)
+        with pytest.raises(ConfigError, match="another process"):
+            write(path, [])
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no folder .*make it first"):
+        write(tmp_path / "none" / "out.xyz", [])
+
+
+SCRIPT = """
+import sys
+from pet_calc.config.data_options import DatasetOptions
+from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
+
+run_evaluation(
+    EvaluationOptions(
+        sys.argv[1], DatasetOptions((sys.argv[2],)), device="cpu", compile=False,
+        batch_tokens=100,
+    ),
+    output=sys.argv[3],
+)
+"""
+
+
+def test_a_killed_run_goes_on_and_gives_what_one_go_gives(tmp_path, path):
+    base, data = write_base(tmp_path), write_frames(tmp_path, n_frames=120)
+    options = EvaluationOptions(
+        base, DatasetOptions((data,)), device="cpu", compile=False, batch_tokens=100
+    )
+    expected = run_evaluation(options, output=path)
+    whole = path.read_bytes()
+    path.unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, base, data, str(path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    record, deadline = path.with_name(path.name + ".partial.json"), time.time() + 60
+    while not record.exists():
+        assert time.time() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < json.loads(record.read_text())["n_frames"] < 120
+    assert not path.exists()
+    found = run_evaluation(options, output=path, is_resumed=True)
+    assert path.read_bytes() == whole
+    assert found == expected
