@@ -62,8 +62,10 @@ def command(
     Examples:
       pet-calc eval best_model.ckpt test.xyz
       pet-calc eval base.ckpt test.xyz --adapter adapter.safetensors -o predicted.xyz
+      torchrun --nproc-per-node 4 --no-python pet-calc eval base.ckpt test.xyz
     """
     import json
+    from functools import partial
     from pathlib import Path
 
     import torch
@@ -71,24 +73,33 @@ def command(
 
     from pet_calc.config.quick import LabelFlags
     from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
+    from pet_calc.train.ranks import join_ranks
 
     if resume and output is None:
         raise click.UsageError("--resume goes on with the file of -o; name it")
-    result = run_evaluation(
-        EvaluationOptions(
+    with join_ranks(device) as ranks:
+        options = EvaluationOptions(
             model=model,
             dataset=LabelFlags(**take_label_flags(labels)).build_dataset(data),
             adapter=adapter,
             target=target,
             dtype=getattr(torch, dtype) if dtype else None,
-            device=device,
+            device=ranks.place(device),
             compile=COMPILE_CHOICES[compile_choice],
             precision=precision,
-        ),
-        output=output,
-        is_resumed=resume,
-        progress=lambda items: tqdm(items, unit="frame", disable=quiet, leave=False),
-    )
+        )
+        bar = partial(
+            tqdm, unit="frame", disable=quiet or not ranks.is_main, leave=False
+        )
+        result = run_evaluation(
+            options,
+            output=output,
+            is_resumed=resume,
+            progress=bar,
+            share=(ranks.rank, ranks.size),
+        )
+    if not ranks.is_main:
+        return
     click.echo(result.census.to_text())
     click.echo(f"errors    {result.metrics.to_text()}")
     if output:

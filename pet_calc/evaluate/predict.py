@@ -48,83 +48,90 @@ class PredictedBatch(NamedTuple):
     metrics: Metrics
 
 
+class BatchPredictor:
+    """Evaluates a model on frames, as many at once as a batch may hold."""
+
+    def __init__(
+        self,
+        model: PET,
+        target: str,
+        *,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        compile: Compile = "auto",
+        precision: str = "exact",
+    ) -> None:
+        """Set up.
+
+        Args:
+            model: on its device.
+            target: energy output to use.
+            batch_tokens: pairs and atoms evaluated at once.
+            compile: whether to use the compiled engine, as for ``PETCalculator``; a
+                batch counts as an evaluation.
+            precision: ``exact`` or ``mixed``, likewise.
+
+        Raises:
+            ConfigError: if the compiled engine was asked for and cannot run.
+        """
+        self._model = model
+        self._batch_tokens = batch_tokens
+        self._device = model.edge_embedder.weight.device
+        self._switch = EngineSwitch(model, target, compile=compile, precision=precision)
+
+    def predict(
+        self,
+        frames: Iterable[LabeledFrame],
+        progress: Callable[[Any], Any] | None = None,
+    ) -> Iterator[PredictedBatch]:
+        """Yield the predictions of one batch of frames after the other, in order.
+
+        Frames are taken as they are needed, a batch at a time. Those in a sequence are
+        looked over before the first batch, those of a stream as they come. Which
+        frames share a batch depends on these frames alone.
+
+        Args:
+            frames: with or without labels.
+            progress: wraps the iteration over frames.
+
+        Raises:
+            DataError: if a frame has an element that the model does not know.
+            ModelError: likewise for charge and spin multiplicity.
+        """
+        if isinstance(frames, Sequence):
+            check_elements(frames, self._model.atomic_types)
+            for frame in frames:
+                _check_state(self._model, frame)
+            shown: Iterable[LabeledFrame] = frames
+        else:
+            shown = _check_each(self._model, frames)
+        shown = progress(shown) if progress else shown
+        for graphs in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
+            # positions in float64, see ModelEngine
+            batch = collate(graphs, dtype=torch.float64, device=self._device)
+            labels = collate_labels(graphs, dtype=torch.float64, device=self._device)
+            prediction = self._switch.predict(batch, with_stress=True)
+            metrics = Metrics()
+            metrics.add(prediction, labels)
+            yield PredictedBatch(_split(prediction, graphs), metrics)
+
+
 def predict_frames(
     model: PET,
     frames: Iterable[LabeledFrame],
     target: str,
     metrics: Metrics,
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    compile: Compile = "auto",
-    precision: str = "exact",
     progress: Callable[[Any], Any] | None = None,
+    **settings: Any,
 ) -> Iterator[FramePrediction]:
     """Yield predictions frame by frame, adding their errors to ``metrics``.
 
-    The other arguments and the errors are those of ``predict_batches``.
+    Settings and errors are those of ``BatchPredictor``.
     """
-    for batch in predict_batches(
-        model,
-        frames,
-        target,
-        batch_tokens=batch_tokens,
-        compile=compile,
-        precision=precision,
-        progress=progress,
-    ):
+    predictor = BatchPredictor(model, target, **settings)
+    for batch in predictor.predict(frames, progress):
         metrics.merge(batch.metrics)
         yield from batch.predictions
-
-
-def predict_batches(
-    model: PET,
-    frames: Iterable[LabeledFrame],
-    target: str,
-    *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
-    compile: Compile = "auto",
-    precision: str = "exact",
-    progress: Callable[[Any], Any] | None = None,
-) -> Iterator[PredictedBatch]:
-    """Yield the predictions of one batch of frames after the other, in order.
-
-    Frames are taken as they are needed, a batch at a time. Those in a sequence are
-    looked over before the first batch, those of a stream as they come. Which frames
-    share a batch depends on these frames alone.
-
-    Args:
-        model: on its device.
-        frames: with or without labels.
-        target: energy output to use.
-        batch_tokens: pairs and atoms evaluated at once.
-        compile: whether to use the compiled engine, as for ``PETCalculator``; a
-            batch counts as an evaluation.
-        precision: ``exact`` or ``mixed``, likewise.
-        progress: wraps the iteration over frames.
-
-    Raises:
-        ConfigError: if the compiled engine was asked for and cannot run.
-        DataError: if a frame has an element that the model does not know.
-        ModelError: likewise for charge and spin multiplicity.
-    """
-    if isinstance(frames, Sequence):
-        check_elements(frames, model.atomic_types)
-        for frame in frames:
-            _check_state(model, frame)
-        shown: Iterable[LabeledFrame] = frames
-    else:
-        shown = _check_each(model, frames)
-    device = model.edge_embedder.weight.device
-    switch = EngineSwitch(model, target, compile=compile, precision=precision)
-    shown = progress(shown) if progress else shown
-    for graphs in _pack(shown, model.pair_cutoff, batch_tokens):
-        # positions in float64, see ModelEngine
-        batch = collate(graphs, dtype=torch.float64, device=device)
-        labels = collate_labels(graphs, dtype=torch.float64, device=device)
-        prediction = switch.predict(batch, with_stress=True)
-        metrics = Metrics()
-        metrics.add(prediction, labels)
-        yield PredictedBatch(_split(prediction, graphs), metrics)
 
 
 def _split(prediction: Prediction, graphs: Sequence[Graph]) -> list[FramePrediction]:

@@ -1,5 +1,6 @@
 """Evaluate a model on the frames of files, from first to last."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +15,9 @@ from pet_calc.data.frames import Progress, iterate_frames
 from pet_calc.data.label_options import build_label_keys, build_label_units
 from pet_calc.evaluate.loading import choose_device, load_merged_model
 from pet_calc.evaluate.metrics import Metrics
-from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, predict_batches
-from pet_calc.evaluate.prediction_file import open_predictions
+from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor
+from pet_calc.evaluate.prediction_file import PredictionWriter, open_predictions
+from pet_calc.evaluate.shared import predict_shared, tell_all
 from pet_calc.fast.switch import Compile
 from pet_calc.model.hypers import choose_energy_target
 
@@ -60,16 +62,19 @@ def run_evaluation(
     output: str | Path | None = None,
     is_resumed: bool = False,
     progress: Progress | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
     """Return the errors on the frames of the files; write the predictions if asked.
 
-    Frames are read, and predictions written, as they come.
+    Frames are read, and predictions written, as they come. Of several processes, each
+    reads all frames and evaluates its share; the first one writes, and has the errors.
 
     Args:
         options: what is evaluated, and how.
         output: extended XYZ file for the predictions.
         is_resumed: go on where an interrupted run stopped writing ``output``.
         progress: wraps the iteration over frames.
+        share: number of this process among the joined ones, and how many they are.
 
     Raises:
         PetCalcError: for files that cannot be used, naming them.
@@ -88,25 +93,30 @@ def run_evaluation(
         units=build_label_units(dataset),
         index=dataset.index,
     )
-    census, metrics = CensusCounter(), Metrics()
+    census = CensusCounter()
     watched = census.watch(progress(frames) if progress else frames)
-    settings: dict[str, Any] = {
-        "batch_tokens": options.batch_tokens,
-        "compile": options.compile,
-        "precision": options.precision,
-    }
-    if output is None:
-        for batch in predict_batches(model, watched, target, **settings):
-            metrics.merge(batch.metrics)
-        return Evaluation(census.build(), metrics)
-    dtype = str(model.edge_embedder.weight.dtype)
-    run = _identify(options, target, dtype)
-    with open_predictions(output, run, is_resumed=is_resumed) as writer:
+    predictor = BatchPredictor(
+        model,
+        target,
+        batch_tokens=options.batch_tokens,
+        compile=options.compile,
+        precision=options.precision,
+    )
+    opened: AbstractContextManager[PredictionWriter | None] = nullcontext()
+    if output is not None and share[0] == 0:
+        run = _identify(options, target, str(model.edge_embedder.weight.dtype))
+        opened = open_predictions(output, run, is_resumed=is_resumed)
+    with opened as writer:
+        metrics = Metrics() if writer is None else writer.metrics
+        n_done = tell_all(0 if writer is None else writer.n_frames, share)
         # the frames before are counted in the census, but not evaluated
-        left = islice(watched, writer.n_frames, None)
-        for batch in predict_batches(model, left, target, **settings):
-            writer.add(batch)
-    return Evaluation(census.build(), writer.metrics)
+        left = islice(watched, n_done, None)
+        for batch in predict_shared(predictor, left, share):
+            if writer is None:
+                metrics.merge(batch.metrics)
+            else:
+                writer.add(batch)
+    return Evaluation(census.build(), metrics)
 
 
 def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.frames import read_frames
 from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
-from pet_calc.evaluate.predict import predict_batches
+from pet_calc.evaluate.predict import BatchPredictor
 from pet_calc.evaluate.prediction_file import open_predictions
 from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
 
@@ -38,7 +38,7 @@ def model():
 def batches(model, tmp_path):
     """Four batches of one frame each."""
     frames = read_frames(write_frames(tmp_path, n_frames=4))
-    return list(predict_batches(model, frames, "energy", batch_tokens=1))
+    return list(BatchPredictor(model, "energy", batch_tokens=1).predict(frames))
 
 
 @pytest.fixture
