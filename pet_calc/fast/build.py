@@ -3,7 +3,6 @@
 ``python -m pet_calc.fast.build`` compiles it if it is not there.
 """
 
-import hashlib
 import logging
 import os
 import platform
@@ -11,22 +10,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
-from pet_calc.fast.compiler import find_cache, find_compiler, run_compiler
+from pet_calc.fast.compiler import (
+    compute_kernel_digest,
+    find_cache,
+    find_compiler,
+    find_openmp,
+    list_kernel_flags,
+    list_kernel_sources,
+    run_compiler,
+)
 
 logger = logging.getLogger(__name__)
 
-SOURCES = Path(__file__).parent / "kernels"
 LIBRARY_NAME = "pet_calc_engine.so"
 PRODUCT = "the engine"
-# -ffast-math: the loops have no infinities, and vector exponentials need it. It must
-# not reach the linker, where it would change the rounding of the whole process.
-COMPILE_FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC"]
 
 # a library can be loaded once in a process, also if it is compiled again
 _loaded: set[str] = set()
@@ -116,46 +120,28 @@ def _check_platform() -> None:
 
 def _compute_key() -> str:
     """Return a name that changes with whatever the compiled code depends on."""
-    digest = hashlib.sha256()
-    for source in sorted(SOURCES.iterdir()):
-        digest.update(source.read_bytes())
-    for part in (torch.__version__, *COMPILE_FLAGS, *_read_processor()):
-        digest.update(part.encode())
-    return f"torch-{torch.__version__.split('+')[0]}-{digest.hexdigest()[:12]}"
-
-
-def _read_processor() -> list[str]:
-    """Return the machine type and what the processor can do."""
-    features = ""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith(("flags", "Features")):
-            features = " ".join(sorted(line.partition(":")[2].split()))
-            break
-    return [platform.machine(), features]
+    return f"torch-{torch.__version__}-{compute_kernel_digest()}"
 
 
 def _compile(compiler: str, target: Path) -> None:
     root = Path(torch.__file__).parent
-    has_new_abi = int(torch.compiled_with_cxx11_abi())
-    object_file = target.with_suffix(".o")
-    command = [compiler, *COMPILE_FLAGS, "-fopenmp"]
-    command.append(f"-D_GLIBCXX_USE_CXX11_ABI={has_new_abi}")
-    if platform.machine() == "x86_64" and "clang" not in Path(compiler).name:
-        command.append("-mprefer-vector-width=512")
+    flags = list_kernel_flags(compiler)
+    flags.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
     for folder in ("include", "include/torch/csrc/api/include"):
-        command += ["-isystem", str(root / folder)]
-    sources = ["-c", str(SOURCES / "engine.cpp"), "-o", str(object_file)]
-    run_compiler([*command, *sources], PRODUCT)
-    command = [compiler, "-shared", str(object_file), "-o", str(target)]
+        flags += ["-isystem", str(root / folder)]
+
+    def compile_source(source: Path) -> str:
+        result = str(target.with_name(f"{source.stem}.o"))
+        command = [compiler, *flags, "-c", str(source), "-o", result]
+        run_compiler(command, PRODUCT)
+        return result
+
+    sources = [path for path in list_kernel_sources() if path.suffix == ".cpp"]
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compile_source, sources))
+    command = [compiler, "-shared", *objects, "-o", str(target)]
     command += [f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-Wl,--no-as-needed"]
-    command += ["-ltorch", "-ltorch_cpu", "-lc10"]
-    # PyTorch's own OpenMP: a second one would bring a second set of threads
-    bundled = sorted((root / "lib").glob("libgomp*.so*"))
-    command.append(str(bundled[0]) if bundled else "-fopenmp")
+    command += ["-ltorch", "-ltorch_cpu", "-lc10", find_openmp(root / "lib")]
     run_compiler(command, PRODUCT)
 
 

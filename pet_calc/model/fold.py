@@ -27,6 +27,9 @@ from torch import Tensor, nn
 from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
 
+# of the names above and of what `describe_shape` and `describe_numbers` hold; exported
+# files carry it, and weights.h of the engine knows one
+FORMAT_VERSION = 1
 LAYER_NORM_EPS = 1e-5
 
 
@@ -62,6 +65,7 @@ def gather_weights(model: nn.Module) -> Dict[str, Tensor]:
 def describe_shape(hypers: PETHypers) -> Dict[str, int]:
     """Return the whole numbers and switches that the engine asks for."""
     return {
+        "format_version": FORMAT_VERSION,
         "d_pet": hypers.d_pet,
         "d_node": hypers.d_node,
         "num_heads": hypers.num_heads,

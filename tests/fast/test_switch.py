@@ -9,7 +9,7 @@ from helpers import build_batch, build_model, build_structures
 from pet_calc import PETCalculator
 from pet_calc.errors import ConfigError
 from pet_calc.export import export_model
-from pet_calc.fast import build, switch
+from pet_calc.fast import compiler, switch
 from pet_calc.fast.build import build_engine, find_library, is_built
 from pet_calc.fast.network import FastNetwork
 
@@ -96,7 +96,7 @@ def test_no_compiler_is_an_error_only_where_the_engine_was_asked_for(
 
 
 def test_a_failing_compiler_is_quoted(empty_cache, monkeypatch):
-    monkeypatch.setattr(build, "COMPILE_FLAGS", ["--no-such-flag"])
+    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ["--no-such-flag"])
     with pytest.raises(ConfigError, match="no-such-flag"):
         build_engine()
     assert not is_built()

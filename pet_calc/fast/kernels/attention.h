@@ -9,7 +9,7 @@
 
 #include <limits>
 
-namespace pet_calc {
+namespace pet_calc::fast {
 
 template <typename A>
 struct Blocks {
@@ -196,4 +196,4 @@ void attend_backward(const Blocks<A> &blocks, const S *of_out, const S *mixed, c
     });
 }
 
-}  // namespace pet_calc
+}  // namespace pet_calc::fast

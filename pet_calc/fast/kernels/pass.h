@@ -8,7 +8,7 @@
 #include "rows.h"
 #include "weights.h"
 
-namespace pet_calc {
+namespace pet_calc::fast {
 
 // What one transformer layer leaves for its derivative.
 struct TransformerRecord {
@@ -443,4 +443,4 @@ class Pass {
     std::vector<HeadRecord> node_records_, edge_records_;
 };
 
-}  // namespace pet_calc
+}  // namespace pet_calc::fast

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace pet_calc {
+namespace pet_calc::fast {
 
 // rows of about this many numbers are worth a thread
 constexpr int64_t GRAIN = 16384;
@@ -332,4 +332,4 @@ void last_layer_backward(const A *of_values, S *x, const A *bias, const A *weigh
     });
 }
 
-}  // namespace pet_calc
+}  // namespace pet_calc::fast

@@ -5,7 +5,7 @@
 
 #include "rows.h"
 
-namespace pet_calc {
+namespace pet_calc::fast {
 
 // numbers of pet_calc/model/constants.py
 constexpr double BUMP_MARGIN = 1e-6, SMALL_SQUARE = 1e-15, MIN_SLOPE = 1e-6;
@@ -209,4 +209,4 @@ void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *star
             gradient[3 * selection.kept[e] + k] += of_geometry[4 * e + k];
 }
 
-}  // namespace pet_calc
+}  // namespace pet_calc::fast

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace pet_calc {
+namespace pet_calc::fast {
 
 using at::Tensor;
 
@@ -38,6 +38,9 @@ struct HeadWeights {
     double last_bias;
 };
 
+// FORMAT_VERSION of fold.py
+constexpr int64_t FORMAT_VERSION = 1;
+
 using Tensors = c10::Dict<std::string, Tensor>;
 using Integers = c10::Dict<std::string, int64_t>;
 using Numbers = c10::Dict<std::string, double>;
@@ -64,6 +67,9 @@ struct Network {
           eps(numbers.at("eps")),
           pair_eps(numbers.at("pair_eps")),
           attention_scale(numbers.at("attention_scale")) {
+        TORCH_CHECK(shape.at("format_version") == FORMAT_VERSION,
+                    "the weights are folded in form ", shape.at("format_version"),
+                    ", this engine knows form ", FORMAT_VERSION);
         cutoff.radius = numbers.at("cutoff");
         cutoff.width = numbers.at("cutoff_width");
         cutoff.n_wanted = numbers.at("n_wanted");
@@ -152,4 +158,4 @@ class Pool {
     size_t next_ = 0;
 };
 
-}  // namespace pet_calc
+}  // namespace pet_calc::fast
