@@ -29,6 +29,7 @@ from single_point import SHAPES, build_peer, read_processor
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
+from pet_calc.fast.training import TrainingEngine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
@@ -95,8 +96,8 @@ def prepare_peer(method, shape, frames):
     return step
 
 
-def prepare_ours(method, checkpoint, frames):
-    """A function that makes one step of our model."""
+def prepare_ours(method, checkpoint, frames, *, compile):
+    """A function that makes one step of our model, by PyTorch or by the engine."""
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
     if method == "lora":
         inject_lora(model, LoRAConfig(rank=RANK))
@@ -105,13 +106,17 @@ def prepare_ours(method, checkpoint, frames):
         freeze_for_heads(model)
     model.train()
     batch = build_batch(frames, model.pair_cutoff)
+    engine = TrainingEngine() if compile else None
     optimizer = torch.optim.Adam(
         [p for p in model.parameters() if p.requires_grad], lr=1e-6
     )
 
     def step():
         optimizer.zero_grad()
-        result = predict(model, batch, is_training=True)
+        if engine is None:
+            result = predict(model, batch, is_training=True)
+        else:
+            result = engine.predict(model, batch, "energy")
         loss = result.energy.pow(2).mean() + result.forces.pow(2).mean()
         loss.backward()
         optimizer.step()
@@ -132,7 +137,8 @@ def main():
         f"PET {arguments.shape}, float32, {arguments.threads} threads, "
         f"{read_processor()}, torch {torch.__version__}; ms per step\n"
     )
-    print("| batch | method | metatrain | pet-calc | ratio |\n|---|---|---|---|---|")
+    print("| batch | method | metatrain | pet-calc | ratio | compiled | ratio |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.ckpt"
         torch.save(
@@ -143,19 +149,23 @@ def main():
             for method in arguments.methods:
                 steps = [
                     prepare_peer(method, arguments.shape, frames),
-                    prepare_ours(method, checkpoint, frames),
+                    prepare_ours(method, checkpoint, frames, compile=False),
+                    prepare_ours(method, checkpoint, frames, compile=True),
                 ]
-                seconds = [[], []]
+                seconds = [[], [], []]
                 for number in range(arguments.rounds + 1):
                     for step, values in zip(steps, seconds, strict=True):
                         started = time.perf_counter()
                         step()
                         if number > 0:
                             values.append(time.perf_counter() - started)
-                theirs, ours = (1e3 * statistics.median(values) for values in seconds)
+                theirs, ours, compiled = (
+                    1e3 * statistics.median(values) for values in seconds
+                )
                 print(
                     f"| {kind}, {len(frames)} frames | {method} | {theirs:.0f} "
-                    f"| {ours:.0f} | {theirs / ours:.2f} |",
+                    f"| {ours:.0f} | {theirs / ours:.2f} "
+                    f"| {compiled:.0f} | {theirs / compiled:.2f} |",
                     flush=True,
                 )
 

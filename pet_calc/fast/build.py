@@ -1,6 +1,7 @@
 """Compile the engine into the user's cache, once per machine and PyTorch.
 
-``python -m pet_calc.fast.build`` compiles it if it is not there.
+It has two parts, each a library of its own: ``engine`` evaluates, ``trainer`` takes
+training steps. ``python -m pet_calc.fast.build`` compiles the first if it is not there.
 """
 
 import logging
@@ -18,53 +19,55 @@ import torch
 from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
 from pet_calc.fast.compiler import (
+    KERNELS,
     compute_kernel_digest,
     find_cache,
     find_compiler,
     find_openmp,
     list_kernel_flags,
-    list_kernel_sources,
     run_compiler,
 )
 
 logger = logging.getLogger(__name__)
 
-LIBRARY_NAME = "pet_calc_engine.so"
-PRODUCT = "the engine"
+ENGINE, TRAINER = "engine", "trainer"
+SOURCES = {ENGINE: ("engine.cpp", "library.cpp"), TRAINER: ("trainer.cpp",)}
 
 # a library can be loaded once in a process, also if it is compiled again
 _loaded: set[str] = set()
 
 
-def is_built() -> bool:
-    """Whether the engine for this machine and PyTorch is in the cache."""
-    return find_library().is_file()
+def is_built(part: str = ENGINE) -> bool:
+    """Whether this part, for this machine and PyTorch, is in the cache."""
+    return find_library(part).is_file()
 
 
-def find_library() -> Path:
-    """Return where the compiled engine is, or would be."""
-    return find_cache() / "engine" / _compute_key() / LIBRARY_NAME
+def find_library(part: str = ENGINE) -> Path:
+    """Return where the compiled part is, or would be."""
+    return find_cache() / "engine" / _compute_key() / f"pet_calc_{part}.so"
 
 
-def load_engine() -> None:
-    """Make ``torch.classes.pet_calc.Engine`` available, compiling it if needed.
+def load_engine(part: str = ENGINE) -> None:
+    """Make the part's classes available, compiling it if needed.
+
+    They are ``torch.classes.pet_calc.Engine``, and ``Workspace`` and ``TrainingStep``
+    of ``torch.classes.pet_calc_training``.
 
     Raises:
         ConfigError: if there is no compiler, or it fails.
     """
-    if not _loaded:
-        path = str(build_engine())
-        torch.classes.load_library(path)
-        _loaded.add(path)
+    if part not in _loaded:
+        torch.classes.load_library(str(build_engine(part)))
+        _loaded.add(part)
 
 
-def build_engine() -> Path:
-    """Return the compiled engine, compiling it first if it is not in the cache.
+def build_engine(part: str = ENGINE) -> Path:
+    """Return the compiled part, compiling it first if it is not in the cache.
 
     Raises:
         ConfigError: if there is no compiler, it fails, or the cache cannot be written.
     """
-    path = find_library()
+    path = find_library(part)
     if path.is_file():
         return path
     _check_platform()
@@ -76,16 +79,18 @@ def build_engine() -> Path:
             f"cannot make the folder {path.parent} for the compiled engine: {error}; "
             "set XDG_CACHE_HOME to a folder that you can write to"
         ) from error
-    with (path.parent / "lock").open("w") as lock:
+    with (path.parent / f"lock-{part}").open("w") as lock:
         # whoever comes second finds the work done
         lock_file(lock, wait=True)
         if path.is_file():
             return path
-        logger.info("compiling the engine for this machine, about half a minute, once")
+        logger.info(
+            "compiling the %s for this machine, about half a minute, once", part
+        )
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as draft:
-            _compile(compiler, Path(draft) / LIBRARY_NAME)
-            os.replace(Path(draft) / LIBRARY_NAME, path)
+            _compile(compiler, part, Path(draft) / path.name)
+            os.replace(Path(draft) / path.name, path)
         logger.info("compiled in %.0f s: %s", time.monotonic() - started, path)
     return path
 
@@ -123,26 +128,25 @@ def _compute_key() -> str:
     return f"torch-{torch.__version__}-{compute_kernel_digest()}"
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: str, part: str, target: Path) -> None:
     root = Path(torch.__file__).parent
     flags = list_kernel_flags(compiler)
     flags.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
     for folder in ("include", "include/torch/csrc/api/include"):
         flags += ["-isystem", str(root / folder)]
 
-    def compile_source(source: Path) -> str:
-        result = str(target.with_name(f"{source.stem}.o"))
-        command = [compiler, *flags, "-c", str(source), "-o", result]
-        run_compiler(command, PRODUCT)
+    def compile_source(name: str) -> str:
+        result = str(target.with_name(f"{Path(name).stem}.o"))
+        command = [compiler, *flags, "-c", str(KERNELS / name), "-o", result]
+        run_compiler(command, f"the {part}")
         return result
 
-    sources = [path for path in list_kernel_sources() if path.suffix == ".cpp"]
     with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compile_source, sources))
+        objects = list(pool.map(compile_source, SOURCES[part]))
     command = [compiler, "-shared", *objects, "-o", str(target)]
     command += [f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-Wl,--no-as-needed"]
     command += ["-ltorch", "-ltorch_cpu", "-lc10", find_openmp(root / "lib")]
-    run_compiler(command, PRODUCT)
+    run_compiler(command, f"the {part}")
 
 
 if __name__ == "__main__":

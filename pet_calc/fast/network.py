@@ -17,6 +17,7 @@ from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.fold import describe_numbers, describe_shape, fold_model
+from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
 
 # widths of an attention head that the engine has loops for
@@ -25,6 +26,13 @@ HEAD_WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128)
 
 def find_obstacle(model: PET, target: str) -> str | None:
     """Return why the engine cannot run the model, None if it can."""
+    if has_lora(model):
+        return "LoRA is not merged"
+    return find_model_obstacle(model, target)
+
+
+def find_model_obstacle(model: PET, target: str) -> str | None:
+    """Return what of the model itself the engine has no code for, None if nothing."""
     hypers = model.hypers
     weight = model.edge_embedder.weight
     if weight.device.type != "cpu":
@@ -37,8 +45,6 @@ def find_obstacle(model: PET, target: str) -> str | None:
         return f"attention heads are {hypers.d_pet // hypers.num_heads} wide"
     if model.targets[target].n_values != 1:
         return f"{target} has several values per atom"
-    if has_lora(model):
-        return "LoRA is not merged"
     return None
 
 
@@ -76,11 +82,7 @@ class FastNetwork:
         }
         shape = describe_shape(hypers)
         numbers = describe_numbers(hypers, weight.dtype)
-        # the engine knows the fixed cutoff and the solver, not the older grid
-        self._selects_pairs = (
-            hypers.num_neighbors_adaptive is None
-            or hypers.adaptive_cutoff_method == "solver"
-        )
+        self._selects_pairs = selects_pairs(hypers)
         self._engine = torch.classes.pet_calc.Engine(tensors, shape, numbers)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,16 +121,9 @@ class FastNetwork:
             Energies in eV without composition, and [n_pairs, 3] in eV/Å.
         """
         model = self.model
-        species = model.species_to_species_index.index_select(0, batch.species)
-        scale = model.baseline.scale(
-            self.target, torch.ones((len(species), 1), dtype=vectors.dtype), species
-        ).squeeze(1)
-        addition = None
-        if model.system_conditioning is not None:
-            with torch.no_grad():
-                addition = model.system_conditioning(
-                    batch.charges, batch.spin_multiplicities, batch.system_of_atom
-                )
+        with torch.no_grad():
+            inputs = compute_atom_inputs(model, self.target, batch, vectors.dtype)
+        species, scale, addition = inputs
         if self._selects_pairs:
             energies, gradient = self._engine.run_pairs(
                 species,
@@ -144,11 +139,8 @@ class FastNetwork:
                 batch, vectors, species, scale, addition
             )
         if model.has_zbl(self.target):
-            leaf = vectors.detach().requires_grad_(True)
-            with torch.enable_grad():
-                repulsion = model.compute_zbl(batch, leaf, species).squeeze(1)
-                (slope,) = torch.autograd.grad(repulsion.sum(), leaf)
-            energies, gradient = energies + repulsion.detach(), gradient + slope
+            repulsion, slope = compute_repulsion(model, batch, vectors, species)
+            energies, gradient = energies + repulsion, gradient + slope
         return energies, gradient
 
     def _run_edges(
@@ -183,6 +175,45 @@ class FastNetwork:
             [geometry, edges.cutoff_factors], vectors, [of_geometry, of_factors]
         )
         return energies, gradient
+
+
+def selects_pairs(hypers: PETHypers) -> bool:
+    """Whether the engine finds the edges: not for the older grid of adaptive radii."""
+    return (
+        hypers.num_neighbors_adaptive is None
+        or hypers.adaptive_cutoff_method == "solver"
+    )
+
+
+def compute_atom_inputs(
+    model: PET, target: str, batch: Batch, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what the engine asks for of each atom.
+
+    Returns:
+        The species index [n_atoms], the scale of the energy [n_atoms], and what
+        conditioning adds to the node tokens [n_atoms, d_node], None without it.
+    """
+    species = model.species_to_species_index.index_select(0, batch.species)
+    ones = torch.ones((len(species), 1), dtype=dtype)
+    scale = model.baseline.scale(target, ones, species).squeeze(1)
+    if model.system_conditioning is None:
+        return species, scale, None
+    addition = model.system_conditioning(
+        batch.charges, batch.spin_multiplicities, batch.system_of_atom
+    )
+    return species, scale, addition
+
+
+def compute_repulsion(
+    model: PET, batch: Batch, vectors: Tensor, species: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the ZBL energies [n_atoms] and their sum's gradient [n_pairs, 3]."""
+    leaf = vectors.detach().requires_grad_(True)
+    with torch.enable_grad():
+        repulsion = model.compute_zbl(batch, leaf, species).squeeze(1)
+        (slope,) = torch.autograd.grad(repulsion.sum(), leaf)
+    return repulsion.detach(), slope
 
 
 def _build(model: PET, target: str, is_mixed: bool) -> FastNetwork:

@@ -21,7 +21,7 @@ class Engine : public torch::CustomClassHolder {
     Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers);
 
     // Energies per atom, and the gradient of their sum, from edges and their factors.
-    // Arguments: see Input in pass.h.
+    // Arguments: see Input in frame.h.
     std::tuple<Tensor, Tensor, Tensor> run_edges(
         const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,
         const Tensor &geometry, const Tensor &factors, const Tensor &scale,
@@ -37,12 +37,6 @@ class Engine : public torch::CustomClassHolder {
   private:
     template <typename F>
     auto dispatch(F work) const;
-
-    template <typename A, typename S>
-    std::tuple<Tensor, Tensor> compute_pairs(
-        const Tensor &species, const Tensor &centers, const Tensor &neighbors,
-        const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
-        const c10::optional<Tensor> &addition);
 
     Network network_;
     Pool pool_;

@@ -4,9 +4,7 @@
 
 #pragma once
 
-#include "attention.h"
-#include "rows.h"
-#include "weights.h"
+#include "frame.h"
 
 namespace pet_calc::fast {
 
@@ -23,24 +21,6 @@ struct GnnRecord {
 
 struct HeadRecord {
     Tensor first, second, values;
-};
-
-// The structures, as edges.
-struct Input {
-    const Tensor &species;    // [n_atoms] int64, species index
-    const Tensor &kinds;      // [n_edges] int64, species index of the neighbour
-    const Tensor &reverse;    // [n_edges] int64
-    const Tensor &first;      // [n_atoms + 1] int64, first edge of each atom
-    const Tensor &geometry;   // [n_edges, 4], vector and length
-    const Tensor &factors;    // [n_edges], cutoff factors
-    const Tensor &scale;      // [n_atoms], of each atom's energy
-    const c10::optional<Tensor> &addition;  // [n_atoms, d_node], to the node tokens
-};
-
-struct Output {
-    Tensor energies;     // [n_atoms]
-    Tensor of_geometry;  // [n_edges, 4], gradient of the summed energies
-    Tensor of_factors;   // [n_edges]
 };
 
 template <typename A, typename S>
@@ -92,20 +72,11 @@ class Pass {
     }
 
   private:
-    static constexpr double LOWEST = 1e-15;  // MIN_CUTOFF_FACTOR of constants.py
-
     static A *p(const Tensor &x) { return x.data_ptr<A>(); }
     static S *q(const Tensor &x) { return x.data_ptr<S>(); }
     Tensor real(int64_t rows, int64_t columns) { return pool_.take(rows, columns, net_.real); }
     Tensor stored(int64_t rows, int64_t columns) {
         return pool_.take(rows, columns, net_.stored);
-    }
-
-    static void multiply(const Tensor &x, const Linear &layer, Tensor out) {
-        if (x.size(0) > 0) at::mm_out(out, x, layer.turned);
-    }
-    static void multiply_back(const Tensor &x, const Linear &layer, Tensor out) {
-        if (x.size(0) > 0) at::mm_out(out, x, layer.weight);
     }
 
     // a stream in the type that products read: itself, or converted into `buffer`
@@ -130,36 +101,14 @@ class Pass {
             silu_backward<A, S>(q(of_out), q(x), p(layer.bias), q(x), x.size(0), width);
     }
 
-    template <typename F>
-    void with_head_width(F work) const {
-        switch (d_ / net_.n_heads) {
-            case 4: return work(std::integral_constant<int64_t, 4>());
-            case 8: return work(std::integral_constant<int64_t, 8>());
-            case 12: return work(std::integral_constant<int64_t, 12>());
-            case 16: return work(std::integral_constant<int64_t, 16>());
-            case 24: return work(std::integral_constant<int64_t, 24>());
-            case 32: return work(std::integral_constant<int64_t, 32>());
-            case 48: return work(std::integral_constant<int64_t, 48>());
-            case 64: return work(std::integral_constant<int64_t, 64>());
-            case 80: return work(std::integral_constant<int64_t, 80>());
-            case 96: return work(std::integral_constant<int64_t, 96>());
-            case 128: return work(std::integral_constant<int64_t, 128>());
-        }
-        TORCH_CHECK(false, "no kernel for attention heads of width ", d_ / net_.n_heads);
-    }
-
     void start_blocks() {
-        weight_starts_.assign(n_ + 1, 0);
-        for (int64_t i = 0; i < n_; i++) {
-            int64_t size = starts_[i + 1] - starts_[i] + 1;
-            weight_starts_[i + 1] = weight_starts_[i] + size * pad(size) * net_.n_heads;
-        }
+        weight_starts_ = find_weight_starts(starts_, n_, net_.n_heads);
         logs_ = real(e_, 1);
         A *log = p(logs_), *of_edge_value = p(of_edge_values_);
         for_rows(n_, 256, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++)
                 for (int64_t k = starts_[i]; k < starts_[i + 1]; k++) {
-                    log[k] = std::log(factor_[k] > A(LOWEST) ? factor_[k] : A(LOWEST));
+                    log[k] = std::log(std::max(factor_[k], A(MIN_CUTOFF_FACTOR)));
                     of_edge_value[k] = scale_[i] * factor_[k];
                 }
         });
@@ -225,7 +174,7 @@ class Pass {
         r.weights = real(weight_starts_[n_], 1);
         norm_.template forward<S>(p(tokens_), q(r.tokens), p(r.tokens_inverse), t_, d_);
         multiply(r.tokens, weights.mixed, r.mixed);
-        with_head_width([&](auto width) {
+        with_head_width(d_ / net_.n_heads, [&](auto width) {
             attend<decltype(width)::value, A, S>(blocks_, q(r.mixed), p(weights.mixed.bias),
                                                  p(r.weights), q(attended_));
         });
@@ -301,17 +250,10 @@ class Pass {
     void read_out(int64_t r, const Tensor &edges) {
         node_records_[r] = read(node_, net_.node_heads[r]);
         edge_records_[r] = read(edges, net_.edge_heads[r]);
-        A node_bias = net_.node_heads[r].last_bias, edge_bias = net_.edge_heads[r].last_bias;
-        const A *of_node = p(node_records_[r].values), *of_edge = p(edge_records_[r].values);
-        A *energy = p(energies_), *of_factor = p(of_factors_);
-        for (int64_t i = 0; i < n_; i++) {
-            A sum = of_node[i] + node_bias;
-            for (int64_t k = starts_[i]; k < starts_[i + 1]; k++) {
-                of_factor[k] += (of_edge[k] + edge_bias) * scale_[i];
-                sum += (of_edge[k] + edge_bias) * factor_[k];
-            }
-            energy[i] += sum * scale_[i];
-        }
+        add_values<A>(p(node_records_[r].values), p(edge_records_[r].values),
+                      A(net_.node_heads[r].last_bias.item<double>()),
+                      A(net_.edge_heads[r].last_bias.item<double>()), starts_, factor_, scale_,
+                      p(energies_), p(of_factors_), n_);
     }
 
     // ---- backward: node, edge and message now hold gradients
@@ -338,7 +280,7 @@ class Pass {
         A *of_factor = p(of_factors_);
         const A *of_log = p(of_logs_);
         for (int64_t k = 0; k < e_; k++)
-            if (factor_[k] > A(LOWEST)) of_factor[k] += of_log[k] / factor_[k];
+            if (factor_[k] > A(MIN_CUTOFF_FACTOR)) of_factor[k] += of_log[k] / factor_[k];
     }
 
     void read_out_back(int64_t r, const Tensor &edges) {
@@ -373,7 +315,7 @@ class Pass {
         update_edges_back(weights, r);
         update_nodes_back(weights, r);
         multiply_back(token_rows_, weights.out, attended_);
-        with_head_width([&](auto width) {
+        with_head_width(d_ / net_.n_heads, [&](auto width) {
             attend_backward<decltype(width)::value, A, S>(
                 blocks_, q(attended_), q(r.mixed), p(weights.mixed.bias), p(r.weights),
                 q(of_mixed_), p(of_logs_));

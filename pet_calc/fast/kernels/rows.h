@@ -270,6 +270,17 @@ void pair_norm_forward(const Norm<A> &norm, const A *edge, const int64_t *revers
     });
 }
 
+// edge += its own half of `both` [n, 2 d] and the other half of its reverse's
+template <typename A>
+void add_both_ways(const A *both, const int64_t *reverse, A *edge, int64_t n_edges, int64_t d) {
+    for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
+        for (int64_t e = begin; e < end; e++) {
+            const A *own = both + 2 * e * d, *other = both + 2 * reverse[e] * d + d;
+            for (int64_t k = 0; k < d; k++) edge[e * d + k] += own[k] + other[k];
+        }
+    });
+}
+
 // of_edge += what both rows of each edge get; scratch is [n, 2 d]
 template <typename A, typename S>
 void pair_norm_backward(const Norm<A> &norm, const S *of_out, const S *out, const A *inverse,
@@ -281,12 +292,7 @@ void pair_norm_backward(const Norm<A> &norm, const S *of_out, const S *out, cons
             norm.backward_row(of_out + 2 * e * d, out + 2 * e * d, inverse[e],
                               scratch + 2 * e * d, 2 * d);
     });
-    for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
-        for (int64_t e = begin; e < end; e++) {
-            const A *own = scratch + 2 * e * d, *other = scratch + 2 * reverse[e] * d + d;
-            for (int64_t k = 0; k < d; k++) of_edge[e * d + k] += own[k] + other[k];
-        }
-    });
+    add_both_ways(scratch, reverse, of_edge, n_edges, d);
 }
 
 // message = (message + edge of the reverse) / 2
@@ -316,6 +322,21 @@ void last_layer(const S *x, const A *bias, const A *weight, A *values, int64_t n
             values[row] = sum;
         }
     });
+}
+
+// Adds what one readout layer says to the energies, and the gradient in the factors.
+template <typename A>
+void add_values(const A *of_node, const A *of_edge, A node_bias, A edge_bias,
+                const int64_t *starts, const A *factors, const A *scale, A *energies,
+                A *of_factors, int64_t n_atoms) {
+    for (int64_t i = 0; i < n_atoms; i++) {
+        A sum = of_node[i] + node_bias;
+        for (int64_t k = starts[i]; k < starts[i + 1]; k++) {
+            of_factors[k] += (of_edge[k] + edge_bias) * scale[i];
+            sum += (of_edge[k] + edge_bias) * factors[k];
+        }
+        energies[i] += sum * scale[i];
+    }
 }
 
 // x becomes its own gradient for a gradient `of_values` per row

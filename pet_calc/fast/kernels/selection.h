@@ -209,4 +209,46 @@ void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *star
             gradient[3 * selection.kept[e] + k] += of_geometry[4 * e + k];
 }
 
+// How geometry and factors change when the vectors change by vectors_dot [n_pairs, 3]
+template <typename A>
+void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
+                const int64_t *neighbors, const int64_t *starts, int64_t n_atoms,
+                const Selection<A> &selection, A *geometry_dot, A *factors_dot) {
+    int64_t n_pairs = starts[n_atoms];
+    std::vector<A> distances_dot(n_pairs), radii_dot(n_atoms, A(0));
+    for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
+        for (int64_t p = starts[begin]; p < starts[end]; p++) {
+            const A *v = vectors + 3 * p, *w = vectors_dot + 3 * p;
+            distances_dot[p] =
+                (v[0] * w[0] + v[1] * w[1] + v[2] * w[2]) / selection.distances[p];
+        }
+        if (!cutoff.is_adaptive) return;
+        A width = cutoff.adaptive_width;
+        for (int64_t i = begin; i < end; i++) {
+            if (selection.is_clamped[i]) continue;
+            A count_dot = 0;
+            for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
+                A s = (selection.distances[p] - (selection.trial_radii[i] - width)) / width;
+                if (s <= A(0) || s >= A(1)) continue;
+                A value, slope;
+                bump(s, &value, &slope);
+                count_dot += slope / width * distances_dot[p];
+            }
+            radii_dot[i] = -count_dot / selection.count_slopes[i];
+        }
+    });
+    for_rows(n_atoms, 64, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+                int64_t p = selection.kept[e];
+                for (int64_t k = 0; k < 3; k++)
+                    geometry_dot[4 * e + k] = vectors_dot[3 * p + k];
+                geometry_dot[4 * e + 3] = distances_dot[p];
+                A reach_dot = A(0.5) * (radii_dot[i] + radii_dot[neighbors[p]]);
+                factors_dot[e] = selection.slopes[e] * (distances_dot[p] - reach_dot);
+            }
+        }
+    });
+}
+
 }  // namespace pet_calc::fast

@@ -16,7 +16,7 @@ using at::Tensor;
 
 struct Linear {
     Tensor weight;  // [out, in]
-    Tensor turned;  // [in, out]: the same laid out for the forward product
+    Tensor turned;  // [in, out]: the same, laid out for the forward product if that pays
     Tensor bias;    // [out], added by the kernel that reads the product
 };
 
@@ -34,8 +34,7 @@ struct GnnWeights {
 
 struct HeadWeights {
     Linear first, second;
-    Tensor last;
-    double last_bias;
+    Tensor last, last_bias;
 };
 
 // FORMAT_VERSION of fold.py
@@ -46,6 +45,7 @@ using Integers = c10::Dict<std::string, int64_t>;
 using Numbers = c10::Dict<std::string, double>;
 
 struct Network {
+    bool is_kept;
     int64_t d_pet, d_node, n_heads;
     bool is_feedforward, is_gated, has_wide_node, subtracts_mean;
     double eps, pair_eps, attention_scale;
@@ -56,8 +56,11 @@ struct Network {
     std::vector<Tensor> node_tables;
     Tensor message_table;
 
-    Network(const Tensors &tensors, const Integers &shape, const Numbers &numbers)
-        : d_pet(shape.at("d_pet")),
+    // `is_kept`: for many evaluations
+    Network(const Tensors &tensors, const Integers &shape, const Numbers &numbers,
+            bool is_kept = true)
+        : is_kept(is_kept),
+          d_pet(shape.at("d_pet")),
           d_node(shape.at("d_node")),
           n_heads(shape.at("num_heads")),
           is_feedforward(shape.at("is_feedforward") != 0),
@@ -90,10 +93,11 @@ struct Network {
     }
 
   private:
-    static Linear read_linear(const Tensors &tensors, const std::string &name) {
+    Linear read_linear(const Tensors &tensors, const std::string &name) const {
         Linear result;
         result.weight = tensors.at(name + ".weight");
-        result.turned = result.weight.t().contiguous();
+        result.turned = result.weight.t();
+        if (is_kept) result.turned = result.turned.contiguous();
         if (tensors.contains(name + ".bias")) result.bias = tensors.at(name + ".bias");
         return result;
     }
@@ -128,12 +132,12 @@ struct Network {
         return layer;
     }
 
-    static HeadWeights read_head(const Tensors &tensors, const std::string &name) {
+    HeadWeights read_head(const Tensors &tensors, const std::string &name) const {
         HeadWeights head;
         head.first = read_linear(tensors, name + ".0");
         head.second = read_linear(tensors, name + ".1");
         head.last = tensors.at(name + ".last");
-        head.last_bias = tensors.at(name + ".last_bias").item<double>();
+        head.last_bias = tensors.at(name + ".last_bias");
         return head;
     }
 };
@@ -151,6 +155,13 @@ class Pool {
         if (!buffer.defined() || buffer.numel() < needed || buffer.scalar_type() != dtype)
             buffer = at::empty({needed + needed / 8}, at::TensorOptions().dtype(dtype));
         return buffer.narrow(0, 0, needed).view({n_rows, n_columns});
+    }
+
+    int64_t count_bytes() const {
+        int64_t total = 0;
+        for (const Tensor &buffer : buffers_)
+            if (buffer.defined()) total += buffer.nbytes();
+        return total;
     }
 
   private:

@@ -1,0 +1,42 @@
+// Gradients in those of a network's tensors that are asked for.
+
+#pragma once
+
+#include "weights.h"
+
+#include <unordered_map>
+
+namespace pet_calc::fast {
+
+class Gradients {
+  public:
+    // `names` of `tensors`; "addition" is the one that has no weights of the network
+    Gradients(const Tensors &tensors, const std::vector<std::string> &names,
+              const c10::optional<Tensor> &addition) {
+        for (const std::string &name : names) {
+            bool is_addition = name == "addition";
+            const Tensor tensor = is_addition ? *addition : tensors.at(name);
+            Tensor gradient = at::zeros_like(tensor);
+            by_name.insert(name, gradient);
+            by_tensor_.emplace(tensor.unsafeGetTensorImpl(), gradient);
+            has_trunk_ = has_trunk_ || name.find("_head.") == std::string::npos;
+        }
+    }
+
+    // null if nobody asked
+    Tensor *find(const Tensor &tensor) {
+        auto found = by_tensor_.find(tensor.unsafeGetTensorImpl());
+        return found == by_tensor_.end() ? nullptr : &found->second;
+    }
+
+    // whether anything but heads is asked for
+    bool has_trunk() const { return has_trunk_; }
+
+    Tensors by_name;
+
+  private:
+    std::unordered_map<const void *, Tensor> by_tensor_;
+    bool has_trunk_ = false;
+};
+
+}  // namespace pet_calc::fast

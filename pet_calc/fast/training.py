@@ -1,0 +1,140 @@
+"""Training steps by the compiled engine: predictions that a loss can be built on.
+
+The engine computes energies and forces, and later, with the loss's gradient in both,
+the gradient in the folded weights (kernels/training.h says how). From there PyTorch
+goes on to the model's own parameters, LoRA's among them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pet_calc.fast.build import TRAINER, load_engine
+from pet_calc.fast.network import (
+    compute_atom_inputs,
+    compute_repulsion,
+    find_model_obstacle,
+    selects_pairs,
+)
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction, assemble_prediction
+from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.fold import describe_numbers, describe_shape, fold_model
+from pet_calc.model.hypers import PETHypers
+from pet_calc.model.pet import PET
+
+
+def find_training_obstacle(model: PET, target: str) -> str | None:
+    """Return why the engine cannot train this output, None if it can."""
+    obstacle = find_model_obstacle(model, target)
+    if obstacle is None and not selects_pairs(model.hypers):
+        return "the model has the older grid of adaptive radii"
+    return obstacle
+
+
+class TrainingEngine:
+    """Predicts with the weights that a model has at the time, differentiably."""
+
+    def __init__(self) -> None:
+        """Compile and load the engine.
+
+        Raises:
+            ConfigError: if the engine has to be compiled and cannot be.
+        """
+        load_engine(TRAINER)
+        self._workspace = torch.classes.pet_calc_training.Workspace()
+
+    def predict(
+        self, model: PET, batch: Batch, target: str, *, with_stress: bool = False
+    ) -> Prediction:
+        """Return energy without composition, forces and stress, attached to the graph.
+
+        The same as ``pet_calc.model.derivatives.predict`` with ``is_training``. The
+        graph leads to the model's parameters; it can be differentiated once.
+
+        Args:
+            model: one for which ``find_training_obstacle`` finds none.
+            batch: the structures.
+            target: name of an energy output.
+            with_stress: whether to derive the stress.
+        """
+        dtype = model.edge_embedder.weight.dtype
+        vectors = compute_edge_vectors(batch).to(dtype).detach().contiguous()
+        tensors = fold_model(model, target, dtype)
+        species, scale, addition = compute_atom_inputs(model, target, batch, dtype)
+        if addition is not None:
+            tensors["addition"] = addition
+        pairs = (batch.centers, batch.neighbors, batch.reverse)
+        inputs = (species, *pairs, vectors, scale)
+        energies, gradient = _Evaluate.apply(
+            self, model.hypers, inputs, list(tensors), *tensors.values()
+        )
+        if model.has_zbl(target):
+            repulsion, slope = compute_repulsion(model, batch, vectors, species)
+            energies, gradient = energies + repulsion, gradient + slope
+        return assemble_prediction(
+            model,
+            batch,
+            target,
+            energies,
+            vectors,
+            gradient,
+            with_stress=with_stress,
+            with_composition=False,
+        )
+
+    def count_bytes(self) -> int:
+        """Return the memory that steps have needed so far and next ones use again."""
+        return int(self._workspace.count_bytes())
+
+    def start_step(
+        self,
+        hypers: PETHypers,
+        inputs: tuple[Tensor, ...],
+        tensors: dict[str, Tensor],
+    ) -> Any:
+        """Return the compiled step for these inputs and folded weights."""
+        addition = tensors.pop("addition", None)
+        return torch.classes.pet_calc_training.TrainingStep(
+            self._workspace,
+            tensors,
+            describe_shape(hypers),
+            describe_numbers(hypers, tensors["message_table"].dtype),
+            *inputs,
+            addition,
+        )
+
+
+class _Evaluate(torch.autograd.Function):
+    """Energies [n_atoms] and their sum's gradient [n_pairs, 3], of the weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: TrainingEngine,
+        hypers: PETHypers,
+        inputs: tuple[Tensor, ...],
+        names: list[str],
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = {
+            name: weight.detach() for name, weight in zip(names, weights, strict=True)
+        }
+        ctx.names = names
+        ctx.step = engine.start_step(hypers, inputs, tensors)
+        energies, gradient = ctx.step.evaluate()
+        return energies, gradient
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
+        of_energies, of_gradient = (part.contiguous() for part in of_results)
+        wanted = [
+            name
+            for name, is_needed in zip(ctx.names, ctx.needs_input_grad[4:], strict=True)
+            if is_needed
+        ]
+        found = ctx.step.differentiate(of_energies, of_gradient, wanted)
+        gradients = [found[name] if name in wanted else None for name in ctx.names]
+        return (None, None, None, None, *gradients)

@@ -1,0 +1,154 @@
+"""Training steps of the compiled engine against PyTorch's double backward."""
+
+import pytest
+import torch
+from ase import Atoms
+from fast.test_network import VARIANTS
+from helpers import build_batch, build_model, build_structures
+
+from pet_calc.fast.training import TrainingEngine, find_training_obstacle
+from pet_calc.lora import LoRAConfig, inject_lora
+from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
+from pet_calc.model.derivatives import predict
+
+# sums in another order: of the largest value
+TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-4}
+
+
+def compute_loss(result):
+    """A loss with a gradient of its own in every energy, force and stress."""
+    weights = [
+        torch.linspace(0.5, 1.5, part.numel(), dtype=part.dtype).view_as(part)
+        for part in (result.energy, result.forces, result.stress)
+    ]
+    parts = (result.energy, result.forces, result.stress)
+    return sum(
+        (weight * part).pow(2).sum().double() + (weight * part).sum().double()
+        for weight, part in zip(weights, parts, strict=True)
+    )
+
+
+def differentiate(model, result):
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(
+        compute_loss(result), list(parameters.values()), allow_unused=True
+    )
+    return {
+        name: torch.zeros_like(parameters[name]) if value is None else value
+        for name, value in zip(parameters, found, strict=True)
+    }
+
+
+def compare(model, batch):
+    assert find_training_obstacle(model, "energy") is None
+    expected = predict(
+        model,
+        batch,
+        with_stress=True,
+        with_composition=False,
+        is_training=True,
+    )
+    result = TrainingEngine().predict(model, batch, "energy", with_stress=True)
+    tolerance = TOLERANCES[model.edge_embedder.weight.dtype]
+    for name in ("energy", "atomic_energies", "forces", "stress"):
+        value, other = getattr(result, name), getattr(expected, name)
+        assert value.dtype == other.dtype
+        scale = float(other.detach().abs().max())
+        assert float((value - other).detach().abs().max()) <= tolerance * scale, name
+    gradients, others = differentiate(model, result), differentiate(model, expected)
+    assert gradients.keys() == others.keys()
+    for name, other in others.items():
+        error = float((gradients[name] - other).abs().max())
+        assert error <= tolerance * float(other.abs().max()), name
+    # else a gradient that is zero everywhere would do
+    assert sum(float(value.abs().sum()) for value in gradients.values()) > 0
+    return gradients
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "grid"])
+def test_gradients_of_every_variant_equal_those_of_pytorch(name, dtype):
+    model = build_model(dtype=dtype, **VARIANTS[name])
+    compare(model, build_batch(build_structures(), model, skin=0.5))
+
+
+@pytest.mark.parametrize("n_atoms", [1, 2, 30])
+def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
+    model = build_model(cutoff=3.0)
+    line = Atoms(
+        f"O{n_atoms}", [[0.07 * k * k, 0.3 * (k % 2), 0] for k in range(n_atoms)]
+    )
+    compare(model, build_batch([line], model))
+
+
+@pytest.mark.parametrize(
+    ("targets", "head_mode"),
+    [
+        (("input_linear",), "freeze"),
+        (("gnn_layers", "combination_mlps", "heads"), "lora"),
+    ],
+)
+def test_gradients_reach_unmerged_lora(targets, head_mode):
+    model = build_model()
+    inject_lora(model, LoRAConfig(rank=2, targets=targets))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3)
+    freeze_for_lora(model, head_mode=head_mode)
+    gradients = compare(model, build_batch(build_structures(), model))
+    assert all("lora_" in name for name in gradients)
+    assert all(float(value.abs().max()) > 0 for value in gradients.values())
+
+
+def test_gradients_of_heads_alone():
+    model = build_model(num_gnn_layers=3, featurizer_type="residual")
+    freeze_for_heads(model)
+    gradients = compare(model, build_batch(build_structures(), model))
+    assert all("head" in name or "last_layer" in name for name in gradients)
+
+
+def test_the_engine_follows_the_weights_and_the_sizes():
+    model = build_model()
+    engine = TrainingEngine()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    structures = build_structures()
+    for count in (2, 5, 1):
+        batch = build_batch(structures[:count], model)
+        optimizer.zero_grad()
+        result = engine.predict(model, batch, "energy", with_stress=True)
+        compute_loss(result).backward()
+        optimizer.step()
+        expected = predict(model, batch, with_composition=False)
+        found = engine.predict(model, batch, "energy")
+        scale = float(expected.forces.abs().max())
+        assert float((found.forces - expected.forces).detach().abs().max()) < (
+            1e-11 * scale
+        )
+    assert engine.count_bytes() > 0
+
+
+def test_two_steps_at_once_do_not_share_their_memory():
+    model = build_model()
+    engine = TrainingEngine()
+    first, second = (
+        build_batch(part, model)
+        for part in (build_structures()[:2], build_structures()[2:])
+    )
+    both = [engine.predict(model, part, "energy") for part in (first, second)]
+    gradients = [
+        torch.autograd.grad(part.forces.pow(2).sum(), model.edge_embedder.weight)[0]
+        for part in both
+    ]
+    alone = engine.predict(model, first, "energy")
+    (expected,) = torch.autograd.grad(
+        alone.forces.pow(2).sum(), model.edge_embedder.weight
+    )
+    assert torch.equal(gradients[0], expected)
+
+
+def test_what_the_engine_cannot_train_is_named():
+    model = build_model(**VARIANTS["grid"])
+    assert "grid" in find_training_obstacle(model, "energy")
+    old = build_model(transformer_type="PostLN")
+    assert "PostLN" in find_training_obstacle(old, "energy")
