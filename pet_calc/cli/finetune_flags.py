@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pet_calc.cli.options import store_option, take_label_flags
+from pet_calc.cli.options import (
+    COMPILE_CHOICES,
+    compile_option,
+    store_option,
+    take_label_flags,
+)
 
 if TYPE_CHECKING:
     from pet_calc.config import RunOptions
@@ -63,6 +68,7 @@ def build_options(
     flags["file_weights"] = tuple(map(_parse_weight, flags.pop("weight")))
     flags["lora_targets"] = tuple(flags["lora_targets"].split(","))
     flags["loss_weights"] = flags["loss_weights"] or None
+    flags["compile"] = COMPILE_CHOICES[flags.pop("compile_choice")]
     flags["labels"] = LabelFlags(**labels)
     return build_finetune_options(data, base, output, FinetuneFlags(**flags))
 
@@ -73,6 +79,7 @@ def spell(name: str) -> str:
         "learning_rate": "--lr",
         "validation": "--val",
         "new_elements": "--allow-new-elements",
+        "compile_choice": "--compile",
     }
     return short.get(name, "--" + name.replace("_", "-"))
 
@@ -152,6 +159,7 @@ _OPTIONS = (
         type=click.IntRange(min=0),
         help="Processes that compute neighbour lists.  [by cores]",
     ),
+    compile_option(),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(
         "--loss-weights",

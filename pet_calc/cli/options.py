@@ -77,6 +77,11 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="mixed: matrix products in bfloat16, faster and less accurate.",
     )(command)
+    return compile_option()(command)
+
+
+def compile_option() -> Decorator:
+    """Return ``--compile``."""
     return click.option(
         "--compile",
         "compile_choice",
@@ -85,7 +90,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Use the engine compiled for this machine; auto: if it is there, or "
         "once the run is long.",
-    )(command)
+    )
 
 
 def adapter_option() -> Decorator:

@@ -152,6 +152,9 @@ class TrainOptions:
     """Decay per step of the averaged weights in use; null chooses, 0 is none."""
     early_stopping_patience: int | None = None
     """Epochs without a better validation after which to stop; null for never."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether steps are computed by an engine compiled for this machine (CPU); auto: if
+    it is there, or the run has 300 steps or more."""
     mixed_precision: bool = False
     """Whether matrix products run in bfloat16."""
     loss: dict[str, LossOptions] = field(default_factory=dict)

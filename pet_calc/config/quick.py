@@ -96,6 +96,7 @@ class FinetuneFlags:
     batch_size: int | Literal["auto"] = TrainOptions.batch_size
     pairs_per_batch: int | None = None
     num_workers: int | None = None
+    compile: Literal["auto"] | bool = TrainOptions.compile
     learning_rate: float | None = None
     loss_weights: tuple[float, float, float] | None = None
     """Of energy, forces and stress."""
@@ -172,6 +173,7 @@ def build_finetune_options(
             batch_size=flags.batch_size,
             pairs_per_batch=flags.pairs_per_batch,
             num_workers=flags.num_workers,
+            compile=flags.compile,
             learning_rate=flags.learning_rate,
             ema_decay=flags.ema,
             loss=loss,

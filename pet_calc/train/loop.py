@@ -19,7 +19,7 @@ from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.errors import CheckpointError, DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction, predict
+from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 from pet_calc.train.direct import DirectTask
 from pet_calc.train.logbook import Logbook
@@ -41,6 +41,7 @@ from pet_calc.train.ranks import Ranks
 from pet_calc.train.share import compute_share
 from pet_calc.train.signals import StopSignal
 from pet_calc.train.state import Progress, Task
+from pet_calc.train.steps import StepPredictor
 
 if TYPE_CHECKING:
     from pet_calc.train.replay import ReplayTask
@@ -72,8 +73,10 @@ class Trainer:
         show_progress: bool = True,
         ranks: Ranks | None = None,
         other_tasks: dict[str, Task] | None = None,
+        predictor: StepPredictor | None = None,
     ) -> None:
         self.model = model
+        self._predictor = predictor or StepPredictor()
         self.task = task
         self.other_tasks = other_tasks or {}
         self.ranks = ranks or Ranks()
@@ -118,6 +121,7 @@ class Trainer:
         step = next(self.train_loader.iterate_steps(0))
         with measure_memory(self._device) as memory:
             loss = self._accumulate(step)
+        memory["bytes"] += self._predictor.count_bytes()
         self.ranks.sum_gradients(self._parameters)
         (loss,) = self.ranks.sum([loss], self._device)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -306,7 +310,7 @@ class Trainer:
         step = replay.find_step(self.progress.step)
 
         def compute(part: MicroBatch) -> float:
-            share = replay.compute_share(self.model, part, step.totals)
+            share = replay.compute_share(self._predictor, self.model, part, step.totals)
             if share.requires_grad:
                 add_gradient(share, self._parameters)
             return float(share.detach())
@@ -368,24 +372,15 @@ class Trainer:
             return False
         return self.progress.epoch - self.progress.best_epoch >= patience
 
-    def _predict(self, batch: Batch, task: Task, *, is_training: bool) -> Prediction:
-        return predict(
-            self.model,
-            batch,
-            task.target,
-            with_forces=task.has_forces,
-            with_stress=task.has_stress,
-            with_composition=False,
-            is_training=is_training,
-        )
-
     def _compute_share(
         self, part: MicroBatch, step: Step, is_training: bool
     ) -> tuple[Prediction, Labels, Tensor]:
         """Return prediction, labels, and what they contribute to the step's loss."""
         batch = part.batch
         task = self.other_tasks[part.target] if part.target else self.task
-        prediction = self._predict(batch, task, is_training=is_training)
+        prediction = self._predictor.predict(
+            self.model, batch, task, is_training=is_training
+        )
         labels = self._subtract_composition(batch, part.labels, task.target)
         parts = compute_loss(prediction, labels, _volumes(batch), task.loss)
         share = compute_share(parts, labels, step.totals, task.loss)

@@ -11,7 +11,6 @@ from pet_calc.data.dataset import GraphDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.data.read_dataset import has_label
-from pet_calc.model.derivatives import predict
 from pet_calc.model.pet import PET
 from pet_calc.train.loaders import build_loaders
 from pet_calc.train.loop import Task
@@ -19,6 +18,7 @@ from pet_calc.train.loss import compute_loss
 from pet_calc.train.ranks import Ranks
 from pet_calc.train.setup import Prepared
 from pet_calc.train.share import compute_share
+from pet_calc.train.steps import StepPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -54,19 +54,15 @@ class ReplayTask:
         return next(self.loader.iterate_steps(sweep, start=k))
 
     def compute_share(
-        self, model: PET, part: MicroBatch, totals: LabelTotals
+        self,
+        predictor: StepPredictor,
+        model: PET,
+        part: MicroBatch,
+        totals: LabelTotals,
     ) -> Tensor:
         """Return what a part contributes to the weighted loss of its step."""
         batch, labels = part.batch, part.labels
-        prediction = predict(
-            model,
-            batch,
-            self.task.target,
-            with_forces=self.task.has_forces,
-            with_stress=self.task.has_stress,
-            with_composition=False,
-            is_training=True,
-        )
+        prediction = predictor.predict(model, batch, self.task, is_training=True)
         species = model.species_to_species_index.index_select(0, batch.species)
         per_atom = self.offsets.to(species.device).index_select(0, species)
         energy = labels.energy.index_add(0, batch.system_of_atom, -per_atom)

@@ -60,6 +60,7 @@ from pet_calc.train.setup import (
     pin_base,
     set_trainable,
 )
+from pet_calc.train.steps import choose_predictor
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +182,12 @@ def _run(
         show_progress=show_progress,
         ranks=ranks,
         other_tasks={other.target: other for other in other_tasks},
+        predictor=choose_predictor(
+            options.train.compile,
+            model,
+            [each.target for each in (task, *other_tasks)],
+            n_epochs * loaders["train"].n_steps,
+        ),
     )
     trainer.smoke_test()
     started = time.monotonic()

@@ -132,7 +132,7 @@ def test_the_bound_follows_what_a_step_took(tmp_path, monkeypatch, caplog):
     """With little memory free, the run cuts its steps by itself, and says so."""
     options = build_options(tmp_path, epochs=1, batch_size=6)
     _, gradients = run(options, monkeypatch)
-    monkeypatch.setattr(memory, "read_free_memory", lambda device: 4e6)
+    monkeypatch.setattr(memory, "read_free_memory", lambda device: 2e6)
     seen = []
     compute_share = loop.Trainer._compute_share
 

@@ -76,8 +76,7 @@ class TrainingStep : public torch::CustomClassHolder {
                  const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
                  const Tensor &vectors, const Tensor &scale,
                  const c10::optional<Tensor> &addition)
-        : workspace_(workspace),
-          pool_(workspace->take()),
+        : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
           network_(tensors, shape, numbers, false),
           addition_(addition) {
@@ -91,11 +90,6 @@ class TrainingStep : public torch::CustomClassHolder {
             make(double());
         else
             make(float());
-    }
-
-    ~TrainingStep() override {
-        step_.reset();
-        workspace_->give_back(pool_);
     }
 
     // energies [n_atoms], and the gradient [n_pairs, 3] of their sum in the vectors
@@ -115,8 +109,7 @@ class TrainingStep : public torch::CustomClassHolder {
     }
 
   private:
-    c10::intrusive_ptr<Workspace> workspace_;
-    Pool *pool_;
+    const std::shared_ptr<Pool> pool_;  // given back in the end, or if building throws
     const Tensors tensors_;
     const Network network_;
     const c10::optional<Tensor> addition_;

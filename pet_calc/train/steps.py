@@ -1,0 +1,92 @@
+"""Who computes a training step: the compiled engine, or PyTorch."""
+
+import logging
+from typing import Literal
+
+import torch
+
+from pet_calc.errors import ConfigError
+from pet_calc.fast.build import TRAINER, find_build_obstacle, is_built
+from pet_calc.fast.training import TrainingEngine, find_training_obstacle
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction, predict
+from pet_calc.model.pet import PET
+from pet_calc.train.state import Task
+
+logger = logging.getLogger(__name__)
+
+# compiling takes about a minute, which so many steps of a small model win back
+LONG_RUN = 300
+
+
+class StepPredictor:
+    """Predicts what a loss is made of; the same numbers either way, to rounding."""
+
+    def __init__(self, engine: TrainingEngine | None = None) -> None:
+        """Predict by the engine, by PyTorch if it is None."""
+        self._engine = engine
+
+    def predict(
+        self, model: PET, batch: Batch, task: Task, *, is_training: bool
+    ) -> Prediction:
+        """Return energies without composition, and forces and stress as in the task.
+
+        Args:
+            model: as it is at the time.
+            batch: the structures.
+            task: which output, and what is derived from it.
+            is_training: attach the results to the graph of the weights.
+        """
+        if self._engine is None or not (task.has_forces or task.has_stress):
+            return predict(
+                model,
+                batch,
+                task.target,
+                with_forces=task.has_forces,
+                with_stress=task.has_stress,
+                with_composition=False,
+                is_training=is_training,
+            )
+        with torch.set_grad_enabled(is_training):
+            prediction = self._engine.predict(
+                model, batch, task.target, with_stress=task.has_stress
+            )
+        return prediction if task.has_forces else prediction._replace(forces=None)
+
+    def count_bytes(self) -> int:
+        """Return the memory of the engine's steps, which PyTorch does not count."""
+        return 0 if self._engine is None else self._engine.count_bytes()
+
+
+def choose_predictor(
+    compile: Literal["auto"] | bool, model: PET, targets: list[str], n_steps: int
+) -> StepPredictor:
+    """Return the engine's predictor if it is wanted and can be had; say which it is.
+
+    Args:
+        compile: True, False or ``auto``: if the engine is compiled already, or the
+            run is long enough to compile it for.
+        model: to be trained.
+        targets: names of the energy outputs to be trained.
+        n_steps: of the run.
+
+    Raises:
+        ConfigError: if the engine was asked for and cannot run.
+    """
+    if compile is False:
+        return StepPredictor()
+    found = (find_training_obstacle(model, target) for target in targets)
+    obstacle = next((each for each in found if each is not None), None)
+    is_here = is_built(TRAINER)
+    if obstacle is None and not is_here:
+        obstacle = find_build_obstacle()
+    if obstacle is None and not is_here and compile == "auto" and n_steps < LONG_RUN:
+        obstacle = f"{n_steps} steps are too few to compile it for"
+    if obstacle is None:
+        predictor = StepPredictor(TrainingEngine())
+        logger.info("training steps by the compiled engine")
+        return predictor
+    if compile is True:
+        raise ConfigError(f"compile: true needs the compiled engine, but {obstacle}")
+    logger.info("training steps by PyTorch, not by the compiled engine: %s", obstacle)
+    return StepPredictor()

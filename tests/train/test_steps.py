@@ -1,0 +1,99 @@
+"""Who computes the steps of a run: the compiled engine or PyTorch."""
+
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+from helpers import build_model
+from training_data import build_options, write_frames
+
+from pet_calc.errors import ConfigError
+from pet_calc.train import steps
+from pet_calc.train.run import run_training
+from pet_calc.train.steps import LONG_RUN, choose_predictor
+
+
+def test_auto_compiles_for_long_runs_only(monkeypatch, caplog):
+    monkeypatch.setattr(steps, "is_built", lambda part: False)
+    caplog.set_level(logging.INFO)
+    model = build_model()
+    choose_predictor("auto", model, ["energy"], LONG_RUN - 1)
+    assert "too few to compile" in caplog.text
+    caplog.clear()
+    choose_predictor("auto", model, ["energy"], LONG_RUN)
+    assert "by the compiled engine" in caplog.text
+
+
+def test_auto_takes_what_is_there(monkeypatch, caplog):
+    monkeypatch.setattr(steps, "is_built", lambda part: True)
+    caplog.set_level(logging.INFO)
+    choose_predictor("auto", build_model(), ["energy"], 1)
+    assert caplog.messages == ["training steps by the compiled engine"]
+
+
+def test_without_a_compiler_pytorch_goes_on_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(steps, "is_built", lambda part: False)
+    monkeypatch.setattr(steps, "find_build_obstacle", lambda: "no C++ compiler found")
+    caplog.set_level(logging.INFO)
+    choose_predictor("auto", build_model(), ["energy"], LONG_RUN)
+    assert "by PyTorch" in caplog.text
+    assert "no C++ compiler found" in caplog.text
+    with pytest.raises(ConfigError, match=r"compile: true .* no C\+\+ compiler"):
+        choose_predictor(True, build_model(), ["energy"], LONG_RUN)
+
+
+def test_a_model_that_the_engine_cannot_run(caplog):
+    caplog.set_level(logging.INFO)
+    model = build_model(transformer_type="PostLN")
+    choose_predictor("auto", model, ["energy"], LONG_RUN)
+    assert "PostLN" in caplog.text
+    with pytest.raises(ConfigError, match="PostLN"):
+        choose_predictor(True, model, ["energy"], LONG_RUN)
+    assert choose_predictor(False, model, ["energy"], LONG_RUN).count_bytes() == 0
+
+
+def run_both(tmp_path, **flags):
+    """Reports of the same run by PyTorch and by the engine."""
+    options = build_options(tmp_path, **flags)
+    reports = []
+    for compile in (False, True):
+        train = replace(options.train, compile=compile)
+        output = str(tmp_path / f"compile-{compile}")
+        changed = replace(options, train=train, output=output)
+        reports.append(run_training(changed, show_progress=False))
+    return reports
+
+
+@pytest.mark.parametrize("method", ["lora", "heads", "full"])
+def test_a_run_by_the_engine_equals_one_by_pytorch(tmp_path, method):
+    pytorch, engine = run_both(tmp_path, method=method, epochs=3)
+    assert engine.best_epoch == pytorch.best_epoch
+    assert engine.zero_step == pytest.approx(pytorch.zero_step, rel=1e-9)
+    # Adam divides by the gradient's size, so rounding grows from step to step
+    assert engine.validation == pytest.approx(pytorch.validation, rel=1e-5)
+    assert engine.validation != engine.zero_step
+
+
+def test_replayed_frames_go_through_the_engine_too(tmp_path):
+    replay = (write_frames(tmp_path, 4, seed=5, name="replay.xyz"),)
+    pytorch, engine = run_both(tmp_path, epochs=2, replay=replay)
+    assert engine.validation == pytest.approx(pytorch.validation, rel=1e-5)
+
+
+def test_four_epochs_by_the_engine_equal_two_plus_two_bit_for_bit(tmp_path):
+    options = build_options(tmp_path, train={"compile": True})
+    whole = run_training(options, show_progress=False)
+    halves = replace(options, output=str(tmp_path / "halves"))
+    run_training(halves, show_progress=False, stop_after=2)
+    again = run_training(halves, show_progress=False, is_resumed=True)
+    assert again.validation == whole.validation
+
+
+def test_the_bound_on_memory_counts_the_engine(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run_both(tmp_path, method="full", epochs=1)
+    sizes = [float(found) for found in re.findall(r"memory: ([\d.]+) kB", caplog.text)]
+    pytorch, engine = sizes
+    # without its own buffers the engine would seem to need next to nothing
+    assert engine > 0.1 * pytorch
