@@ -73,6 +73,8 @@ class TargetOptions:
         check_unit(self.forces.unit, "forces.unit", force_factor)
         check_unit(self.stress.unit, "stress.unit", stress_factor)
         check_unit(self.virial.unit, "virial.unit", energy_factor)
+        if self.kind != "energy":
+            self._check_direct()
         if self.forces.sign != 1:
             raise ConfigError("forces.sign: expected 1, got -1; flip them in the file")
         if self.stress.mode == self.virial.mode == "required":
@@ -81,10 +83,29 @@ class TargetOptions:
                 "write `virial: off` or `stress: off`"
             )
 
+    def _check_direct(self) -> None:
+        """Raise for what a target of a direct head cannot have."""
+        if self.kind == "stress" and self.variant:
+            raise ConfigError(
+                f"name: {self.name} is not supported; PET takes only the output named "
+                f"{NON_CONSERVATIVE_STRESS} for a stress"
+            )
+        for name in ("forces", "stress", "virial"):
+            if getattr(self, name).mode == "required":
+                raise ConfigError(
+                    f"{name}: belongs to an energy; the labels of {self.name} are "
+                    "named by its own key"
+                )
+
     @property
     def base_name(self) -> str:
         """Name without the variant: ``energy`` for ``energy/pbe``."""
         return self.name.split("/", 1)[0]
+
+    @property
+    def variant(self) -> str:
+        """What follows the name: ``pbe`` for ``energy/pbe``; empty without one."""
+        return self.name.partition("/")[2]
 
     @property
     def kind(self) -> Literal["energy", "force", "stress"]:
@@ -129,6 +150,16 @@ class DatasetOptions:
         names = [target.name for target in self.targets]
         if len(set(names)) < len(names):
             raise ConfigError(f"targets: expected different names, got {names}")
+
+    @property
+    def energy_targets(self) -> tuple[TargetOptions, ...]:
+        """The targets that are energies; none where a file has other labels only."""
+        return tuple(t for t in self.targets if t.kind == "energy")
+
+    @property
+    def direct_targets(self) -> tuple[TargetOptions, ...]:
+        """The targets of non-conservative heads."""
+        return tuple(t for t in self.targets if t.kind != "energy")
 
     def read_indices(self) -> tuple[int, ...] | None:
         """Return the wanted frame numbers, read from their file if need be."""

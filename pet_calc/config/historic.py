@@ -103,9 +103,11 @@ def _read_type(value: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _only_target(key: str, targets: list[str]) -> str:
-    if len(targets) != 1:
+    # direct heads have no gradients
+    energies = [name for name in targets if not name.startswith("non_conservative_")]
+    if len(energies) != 1:
         raise ConfigError(
             f"{key}: expected in the block of the target that it belongs to, of "
             f"{', '.join(targets)}"
         )
-    return targets[0]
+    return energies[0]

@@ -281,6 +281,30 @@ class RunOptions:
                 targets.setdefault(target.name, target)
         return targets
 
+    @property
+    def energy_targets(self) -> dict[str, TargetOptions]:
+        """The targets that are energies, by name."""
+        return {n: t for n, t in self.targets.items() if t.kind == "energy"}
+
+    @property
+    def direct_targets(self) -> dict[str, TargetOptions]:
+        """The targets of non-conservative heads by kind, ``force`` and ``stress``.
+
+        Raises:
+            ConfigError: if there are two of one kind.
+        """
+        found: dict[str, TargetOptions] = {}
+        for name, target in self.targets.items():
+            if target.kind == "energy":
+                continue
+            if target.kind in found:
+                raise ConfigError(
+                    f"training_set.targets: expected one direct {target.kind}, got "
+                    f"{found[target.kind].name} and {name}"
+                )
+            found[target.kind] = target
+        return found
+
     def with_base(self, base: str) -> "RunOptions":
         """Return a copy that starts from ``base``, all weights if no method is set."""
         method = self.finetune.method

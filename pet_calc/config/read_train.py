@@ -67,6 +67,7 @@ def parse_training(
         hidden = [*UNSUPPORTED_TRAINING, *NO_EFFECT_TRAINING, *TRAINING_KEYS]
         refuse_original_pet(values, known)
         check_keys({k: v for k, v in values.items() if k not in hidden}, known)
+        _drop_direct(values, "per_structure_targets")
         take_unsupported(values, UNSUPPORTED_TRAINING)
         take_without_effect(values, NO_EFFECT_TRAINING)
         update_training(values)
@@ -80,6 +81,16 @@ def parse_training(
         if values.get("weight_decay", 0) is None:
             del values["weight_decay"]
         return TrainOptions(**values), finetune
+
+
+def _drop_direct(values: dict[str, Any], key: str) -> None:
+    """Take direct heads out of a list: their errors know no size of a structure."""
+    if isinstance(values.get(key), list):
+        values[key] = [
+            name
+            for name in values[key]
+            if not str(name).startswith("non_conservative_")
+        ]
 
 
 def _parse_finetune(values: dict[str, Any]) -> FinetuneOptions:

@@ -156,6 +156,8 @@ class CensusCounter:
         if frame.stress is not None:
             counts["labels"]["stress"] += 1
             self._pressures.add(-float(np.trace(frame.stress)) / 3)
+        for label in ("direct_forces", "direct_stress"):
+            counts["labels"][label] += getattr(frame, label) is not None
 
     def build(self) -> LabelCensus:
         """Return what was counted so far."""
@@ -164,11 +166,13 @@ class CensusCounter:
         keys = {key for key_list in self._keys for key in key_list}
         sizes = self._sizes.get() or (0, 0)
         labels = dict.fromkeys(("energy", "forces", "stress"), 0)
+        # the others are shown only where there are some
+        labels |= {label: n for label, n in counts["labels"].items() if n}
         return LabelCensus(
             n_frames=self._n_frames,
             n_atoms=self._n_atoms,
             atoms_range=(int(sizes[0]), int(sizes[1])),
-            n_labeled={**labels, **counts["labels"]},
+            n_labeled=labels,
             origins={label: dict(found) for label, found in self._origins.items()},
             elements={
                 chemical_symbols[z]: int(n) for z, n in _sort(counts["elements"])

@@ -15,6 +15,8 @@ from pet_calc.data.frames import LabeledFrame, Progress
 from pet_calc.data.graph import Graph, build_graph
 from pet_calc.data.locks import lock_file
 from pet_calc.data.store import (
+    HAS_DIRECT_FORCES,
+    HAS_DIRECT_STRESS,
     HAS_ENERGY,
     HAS_FORCES,
     HAS_STRESS,
@@ -39,6 +41,10 @@ class LabelTotals(NamedTuple):
     """Over atoms of frames with forces."""
     stress: float
     """Over frames with a stress."""
+    direct_forces: float = 0.0
+    """Over atoms of frames with forces for a direct head."""
+    direct_stress: float = 0.0
+    """Over frames with a stress for a direct head."""
 
 
 class GraphDataset:
@@ -87,13 +93,14 @@ class GraphDataset:
 
     def measure(self, indices: Iterable[int]) -> LabelTotals:
         """Return what the losses of some frames are averaged over."""
-        energy = forces = stress = 0.0
+        totals = dict.fromkeys(LabelTotals._fields, 0.0)
         for index in indices:
             frame = self.frames[index]
-            energy += frame.weight * (frame.energy is not None)
-            forces += frame.weight * frame.n_atoms * (frame.forces is not None)
-            stress += frame.weight * (frame.stress is not None)
-        return LabelTotals(energy, forces, stress)
+            for name in totals:
+                if getattr(frame, name) is not None:
+                    n_rows = frame.n_atoms if name.endswith("forces") else 1
+                    totals[name] += frame.weight * n_rows
+        return LabelTotals(**totals)
 
     def _compute(self, indices: list[int], n_workers: int) -> Iterator[Graph]:
         if n_workers < 2 or len(indices) < _FEW:
@@ -149,6 +156,10 @@ class StreamedDataset(GraphDataset):
             energy=float(weights[(flags & HAS_ENERGY) > 0].sum()),
             forces=float((weights * n_atoms)[(flags & HAS_FORCES) > 0].sum()),
             stress=float(weights[(flags & HAS_STRESS) > 0].sum()),
+            direct_forces=float(
+                (weights * n_atoms)[(flags & HAS_DIRECT_FORCES) > 0].sum()
+            ),
+            direct_stress=float(weights[(flags & HAS_DIRECT_STRESS) > 0].sum()),
         )
 
 

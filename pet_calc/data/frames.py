@@ -57,6 +57,10 @@ class LabeledFrame:
     """[n_atoms, 3]."""
     stress: Array | None = None
     """[3, 3], positive in tension."""
+    direct_forces: Array | None = None
+    """[n_atoms, 3], of a direct head that has labels of its own."""
+    direct_stress: Array | None = None
+    """[3, 3], likewise."""
     charge: int = 0
     """Total charge."""
     spin_multiplicity: int = 1
@@ -107,6 +111,8 @@ class LabeledFrame:
         frame.energy = labels.energy
         frame.forces = labels.forces
         frame.stress = labels.stress
+        frame.direct_forces = labels.direct_forces
+        frame.direct_stress = labels.direct_stress
         frame.charge = labels.charge
         frame.spin_multiplicity = labels.spin_multiplicity
         frame.weight = labels.weight
@@ -305,6 +311,8 @@ def _check_configured_keys(present: list[str], keys: LabelKeys, files: str) -> N
         "forces": keys.forces,
         "stress": keys.stress,
         "virial": keys.virial,
+        "direct forces": keys.direct_forces,
+        "direct stress": keys.direct_stress,
         "charge": keys.charge,
         "spin_multiplicity": keys.spin_multiplicity,
         "weight": keys.weight,

@@ -11,7 +11,7 @@ from ase import Atoms
 from torch import Tensor
 
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.labels import NO_LABELS
+from pet_calc.data.labels import NO_LABELS, Array
 from pet_calc.data.neighbors import compute_pairs, find_reverse, mask_cell
 from pet_calc.errors import DataError
 from pet_calc.model.batch import Batch
@@ -146,7 +146,43 @@ def collate_labels(
     The energy stays float64 whatever ``dtype``: totals reach 1e5 eV.
     """
     frames = [graph.frame for graph in graphs]
+    return _collate_labels(
+        frames,
+        [frame.energy for frame in frames],
+        [frame.forces for frame in frames],
+        [frame.stress for frame in frames],
+        dtype,
+        device,
+    )
 
+
+def collate_direct_labels(
+    graphs: Sequence[Graph],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Labels | None:
+    """Return the labels of direct heads that have their own, None if there are none.
+
+    They have no energies.
+    """
+    frames = [graph.frame for graph in graphs]
+    forces = [frame.direct_forces for frame in frames]
+    stress = [frame.direct_stress for frame in frames]
+    if all(label is None for label in (*forces, *stress)):
+        return None
+    energies = [None] * len(frames)
+    return _collate_labels(frames, energies, forces, stress, dtype, device)
+
+
+def _collate_labels(
+    frames: Sequence[LabeledFrame],
+    all_energies: Sequence[float | None],
+    all_forces: Sequence[Array | None],
+    all_stress: Sequence[Array | None],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Labels:
     def to_reals(values: Any, real_dtype: torch.dtype = dtype) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.float64)).to(
             device=device, dtype=real_dtype
@@ -157,18 +193,18 @@ def collate_labels(
 
     n_atoms = [frame.n_atoms for frame in frames]
     forces = [
-        np.zeros((frame.n_atoms, 3)) if frame.forces is None else frame.forces
-        for frame in frames
+        np.zeros((size, 3)) if label is None else label
+        for size, label in zip(n_atoms, all_forces, strict=True)
     ]
-    stress = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
-    has_forces = np.repeat([frame.forces is not None for frame in frames], n_atoms)
+    stress = [np.zeros((3, 3)) if label is None else label for label in all_stress]
+    has_forces = np.repeat([label is not None for label in all_forces], n_atoms)
     return Labels(
-        energy=to_reals([f.energy or 0.0 for f in frames], torch.float64),
-        has_energy=to_mask([frame.energy is not None for frame in frames]),
+        energy=to_reals([label or 0.0 for label in all_energies], torch.float64),
+        has_energy=to_mask([label is not None for label in all_energies]),
         forces=to_reals(np.concatenate(forces)),
         has_forces=to_mask(has_forces),
         stress=to_reals(np.stack(stress)),
-        has_stress=to_mask([frame.stress is not None for frame in frames]),
+        has_stress=to_mask([label is not None for label in all_stress]),
         weights=to_reals([frame.weight for frame in frames]),
         n_atoms=torch.tensor(n_atoms, dtype=torch.int64, device=device),
     )

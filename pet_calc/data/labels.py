@@ -25,6 +25,12 @@ PLACES = ("results", "info", "arrays")
 # REF_* first: the plain names may hold what another calculator has left there
 ENERGY_NAMES = ("REF_energy", "energy")
 FORCES_NAMES = ("REF_forces", "REF_force", "forces", "force")
+DIRECT_FORCES_NAMES = (
+    "non_conservative_force",
+    "non_conservative_forces",
+    *FORCES_NAMES,
+)
+DIRECT_STRESS_NAMES = ("non_conservative_stress", "REF_stress", "stress")
 STRESS_TIERS = (
     ("REF_stress", ("REF_virial", "REF_virials")),
     ("stress", ("virial", "virials")),
@@ -54,6 +60,10 @@ class LabelKeys:
     """Total charge, a whole number."""
     spin_multiplicity: Key = None
     """2S + 1, a whole number."""
+    direct_forces: Key = False
+    """As the forces, of a direct head that has labels of its own."""
+    direct_stress: Key = False
+    """As the stress, likewise."""
     weight: str | None = None
     """Weight of the frame in the loss; None gives every frame the same."""
     extras: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +84,10 @@ class LabelUnits:
     """Unit of the stress; None means energy/length^3."""
     virial: str | None = None
     """Unit of the virial, an energy; None means that of the energy."""
+    direct_forces: str | None = None
+    """Unit of a direct head's forces; None means energy/length."""
+    direct_stress: str | None = None
+    """Unit of a direct head's stress; None means energy/length^3."""
     stress_sign: Literal[1, -1] = 1
     """-1 for a stress positive in compression (VASP)."""
     virial_sign: Literal[1, -1] | None = None
@@ -96,6 +110,12 @@ class LabelUnits:
             * (stress_factor(self.stress) if self.stress else stress),
             virial=virial_sign
             * (energy_factor(self.virial) if self.virial else energy),
+            direct_forces=(
+                force_factor(self.direct_forces) if self.direct_forces else forces
+            ),
+            direct_stress=(
+                stress_factor(self.direct_stress) if self.direct_stress else stress
+            ),
         )
 
 
@@ -112,6 +132,8 @@ class UnitFactors(NamedTuple):
     forces: float
     stress: float
     virial: float
+    direct_forces: float
+    direct_stress: float
 
 
 @dataclass
@@ -121,6 +143,8 @@ class FrameLabels:
     energy: float | None = None
     forces: Array | None = None
     stress: Array | None = None
+    direct_forces: Array | None = None
+    direct_stress: Array | None = None
     charge: int = 0
     spin_multiplicity: int = 1
     weight: float = 1.0
@@ -159,6 +183,7 @@ def extract_labels(
             labels.forces = numbers * factors.forces
             labels.origins["forces"] = forces.origin
     _extract_stress(atoms, keys, factors, source, labels)
+    _extract_direct(atoms, keys, factors, source, labels)
     _extract_state(atoms, keys, source, labels)
     for name, key in keys.extras.items():
         extra = _find(atoms, key, (), ())
@@ -265,6 +290,31 @@ def _extract_stress(
         labels.stress = tensor
         labels.origins["stress"] = origin
         break  # the stress itself comes before the virial
+
+
+def _extract_direct(
+    atoms: Atoms,
+    keys: LabelKeys,
+    factors: UnitFactors,
+    source: str,
+    labels: FrameLabels,
+) -> None:
+    """Read the labels of direct heads."""
+    forces = _find(
+        atoms, keys.direct_forces, DIRECT_FORCES_NAMES, ("results", "arrays")
+    )
+    if forces is not None:
+        numbers = _to_floats(forces, (len(atoms), 3), source)
+        if _note_if_not_finite(numbers, "direct forces", labels):
+            labels.direct_forces = numbers * factors.direct_forces
+            labels.origins["direct_forces"] = forces.origin
+    stress = _find(atoms, keys.direct_stress, DIRECT_STRESS_NAMES, ("results", "info"))
+    # of one that is not periodic in three directions `_extract_stress` has its note
+    if stress is not None and all(atoms.pbc):
+        tensor = _to_tensor(stress, source, labels)
+        if _note_if_not_finite(tensor, "direct stress", labels):
+            labels.direct_stress = tensor * factors.direct_stress
+            labels.origins["direct_stress"] = stress.origin
 
 
 def _find_stress_and_virial(

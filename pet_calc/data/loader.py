@@ -9,7 +9,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pet_calc.data.dataset import GraphDataset, LabelTotals
-from pet_calc.data.graph import Graph, Labels, collate, collate_labels
+from pet_calc.data.graph import (
+    Graph,
+    Labels,
+    collate,
+    collate_direct_labels,
+    collate_labels,
+)
 from pet_calc.errors import ConfigError, PetCalcError
 from pet_calc.model.batch import Batch
 
@@ -25,6 +31,8 @@ class MicroBatch(NamedTuple):
     """What the labels belong to, as ``LabeledFrame.target``; the same for all."""
     indices: tuple[int, ...]
     """Of the frames in the data set."""
+    direct: Labels | None = None
+    """Of direct heads that have labels of their own; None without any."""
 
     @property
     def n_tokens(self) -> int:
@@ -233,6 +241,7 @@ class _StepMaker(Dataset):
                         collate_labels(graphs, dtype=self.dtype),
                         target,
                         tuple(index for index, _ in entries[run]),
+                        collate_direct_labels(graphs, dtype=self.dtype),
                     )
                 )
         return Step(parts, self.dataset.measure(indices))
@@ -249,6 +258,8 @@ def _move(step: Step, device: torch.device) -> Step:
         part._replace(
             batch=Batch(*(tensor.to(device) for tensor in part.batch)),
             labels=Labels(*(tensor.to(device) for tensor in part.labels)),
+            direct=part.direct
+            and Labels(*(tensor.to(device) for tensor in part.direct)),
         )
         for part in step.parts
     ]

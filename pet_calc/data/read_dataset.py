@@ -12,8 +12,13 @@ from pet_calc.config.data_options import DatasetOptions, TargetOptions
 from pet_calc.data.census import CensusCounter
 from pet_calc.data.files import expand_paths
 from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames
-from pet_calc.data.label_options import build_label_keys, build_label_units
-from pet_calc.data.store import HAS_FORCES, HAS_STRESS, open_or_build_store
+from pet_calc.data.label_options import (
+    NO_ENERGY,
+    build_label_keys,
+    build_label_units,
+    first_energy,
+)
+from pet_calc.data.store import ARRAY_BITS, open_or_build_store
 from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import DataError
 
@@ -71,7 +76,9 @@ def read_dataset(
     main_target: str = "",
     progress: Progress | None = None,
 ) -> Frames:
-    """Return the frames of a data set, once for each of its targets.
+    """Return the frames of a data set, once for each of its energies.
+
+    Labels of direct heads come with the frames of the main target.
 
     Args:
         dataset: what to read.
@@ -85,11 +92,20 @@ def read_dataset(
     """
     is_stored = rule.settle(list_files([dataset])).when == "always"
     parts: list[Frames] = []
-    for target in dataset.targets:
-        name = "" if target.name == main_target or not main_target else target.name
-        read = _read_stored if is_stored else _read_into_memory
-        frames = _choose(read(dataset, target, name, rule, progress), dataset)
-        _check_required(dataset, target, frames)
+    for target in dataset.energy_targets or (NO_ENERGY,):
+        is_main = target.name == main_target or not main_target or target is NO_ENERGY
+        reading = Reading(
+            dataset,
+            target,
+            "" if is_main else target.name,
+            dataset.direct_targets if is_main else (),
+        )
+        if is_stored:
+            frames = _read_stored(reading, rule, progress)
+        else:
+            frames = _read_into_memory(reading, progress)
+        frames = _choose(frames, dataset)
+        _check_required(reading, frames)
         parts.append(frames)
     return join_frames(parts)
 
@@ -107,7 +123,8 @@ def read_for_check(
         counter: counts all frames on the way.
     """
     size = sum(Path(file).stat().st_size for file in list_files([dataset])) / 1e9
-    frames = _iterate(dataset, dataset.targets[0], dataset.weight, None)
+    reading = Reading(dataset, first_energy(dataset))
+    frames = _iterate(reading, dataset.weight, None)
     if counter is not None:
         frames = counter.watch(frames)
     if size < STORE_ABOVE_GB:
@@ -165,37 +182,40 @@ def sample_stored(frames: Frames, n_frames: int) -> Frames:
     return [frames[i] for i in sorted({*spread.tolist(), *first.values()})]
 
 
-def has_label(frames: Frames, label: Literal["forces", "stress"]) -> bool:
-    """Return whether any frame has the label."""
+def has_label(frames: Frames, label: str) -> bool:
+    """Return whether any frame has forces, stress, direct_forces or direct_stress."""
     if isinstance(frames, StoredFrames):
-        bit = HAS_FORCES if label == "forces" else HAS_STRESS
-        return bool((frames.read_column("flags") & bit).any())
+        return bool((frames.read_column("flags") & ARRAY_BITS[label]).any())
     return any(getattr(frame, label) is not None for frame in frames)
 
 
-def _read_into_memory(
-    dataset: DatasetOptions,
-    target: TargetOptions,
-    name: str,
-    _: StoreRule,
-    progress: Progress | None,
-) -> Frames:
-    frames = list(_iterate(dataset, target, dataset.weight, progress))
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a data set at a time."""
+
+    dataset: DatasetOptions
+    target: TargetOptions
+    """The energy."""
+    name: str = ""
+    """``LabeledFrame.target`` of the frames."""
+    direct: tuple[TargetOptions, ...] = ()
+    """Direct heads whose labels come along."""
+
+
+def _read_into_memory(reading: Reading, progress: Progress | None) -> Frames:
+    frames = list(_iterate(reading, reading.dataset.weight, progress))
     for frame in frames:
-        frame.target = name
+        frame.target = reading.name
     return frames
 
 
 def _read_stored(
-    dataset: DatasetOptions,
-    target: TargetOptions,
-    name: str,
-    rule: StoreRule,
-    progress: Progress | None,
+    reading: Reading, rule: StoreRule, progress: Progress | None
 ) -> Frames:
+    dataset, target, direct = reading.dataset, reading.target, reading.direct
     files = expand_paths(list(dataset.read_from), dataset.index)
-    keys = build_label_keys(dataset, target)
-    units = build_label_units(dataset, target)
+    keys = build_label_keys(dataset, target, direct=direct)
+    units = build_label_units(dataset, target, direct=direct)
     store = open_or_build_store(
         rule.root,
         Path(files[0][0]).stem,
@@ -206,21 +226,19 @@ def _read_stored(
         },
         [file for file, _ in files],
         # the weight is no part of the store, which serves runs of other weights too
-        lambda: _iterate(dataset, target, 1.0, progress),
+        lambda: _iterate(reading, 1.0, progress),
     )
-    return StoredFrames.of_store(store, weight=dataset.weight, target=name)
+    return StoredFrames.of_store(store, weight=dataset.weight, target=reading.name)
 
 
 def _iterate(
-    dataset: DatasetOptions,
-    target: TargetOptions,
-    weight: float,
-    progress: Progress | None,
+    reading: Reading, weight: float, progress: Progress | None
 ) -> Iterator[LabeledFrame]:
+    dataset, target, direct = reading.dataset, reading.target, reading.direct
     frames = iterate_frames(
         list(dataset.read_from),
-        keys=build_label_keys(dataset, target),
-        units=build_label_units(dataset, target),
+        keys=build_label_keys(dataset, target, direct=direct),
+        units=build_label_units(dataset, target, direct=direct),
         index=dataset.index,
         weight=weight,
     )
@@ -241,18 +259,24 @@ def _choose(frames: Frames, dataset: DatasetOptions) -> Frames:
     return take_frames(frames, indices)
 
 
-def _check_required(
-    dataset: DatasetOptions, target: TargetOptions, frames: Frames
-) -> None:
+def _check_required(reading: Reading, frames: Frames) -> None:
     """Raise if a label that was asked for is in no frame."""
+    dataset, target = reading.dataset, reading.target
+    for other in reading.direct:
+        name = "direct_forces" if other.kind == "force" else "direct_stress"
+        if not has_label(frames, name):
+            raise DataError(
+                f"{', '.join(dataset.read_from)}: no frame has labels for "
+                f"{other.name}; set its key, or remove the target"
+            )
     has_stress = has_label(frames, "stress")
     asked = {
         "forces": (target.forces, has_label(frames, "forces")),
         "stress": (target.stress, has_stress),
         "virial": (target.virial, has_stress),
     }
-    for name, (label, is_there) in asked.items():
-        if label.mode == "required" and not is_there:
+    for name, (asked_for, is_there) in asked.items():
+        if asked_for.mode == "required" and not is_there:
             raise DataError(
                 f"{', '.join(dataset.read_from)}: {name} were asked for, but no frame "
                 f"has any; set the key, or `{name}: off`"

@@ -25,7 +25,7 @@ def split_in_two(part: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
 
 def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
     """Return frames ``first`` to ``end`` (excluded); all lie one after the other."""
-    batch, labels = part.batch, part.labels
+    batch = part.batch
     bounds = torch.tensor([first, end], device=batch.system_of_atom.device)
     atom_start, atom_end = torch.searchsorted(batch.system_of_atom, bounds).tolist()
     bounds = torch.tensor([atom_start, atom_end], device=batch.centers.device)
@@ -45,16 +45,21 @@ def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
             charges=batch.charges[frames],
             spin_multiplicities=batch.spin_multiplicities[frames],
         ),
-        Labels(
-            energy=labels.energy[frames],
-            has_energy=labels.has_energy[frames],
-            forces=labels.forces[atoms],
-            has_forces=labels.has_forces[atoms],
-            stress=labels.stress[frames],
-            has_stress=labels.has_stress[frames],
-            weights=labels.weights[frames],
-            n_atoms=labels.n_atoms[frames],
-        ),
+        _take_labels(part.labels, frames, atoms),
         part.target,
         part.indices[first:end],
+        None if part.direct is None else _take_labels(part.direct, frames, atoms),
+    )
+
+
+def _take_labels(labels: Labels, frames: slice, atoms: slice) -> Labels:
+    return Labels(
+        energy=labels.energy[frames],
+        has_energy=labels.has_energy[frames],
+        forces=labels.forces[atoms],
+        has_forces=labels.has_forces[atoms],
+        stress=labels.stress[frames],
+        has_stress=labels.has_stress[frames],
+        weights=labels.weights[frames],
+        n_atoms=labels.n_atoms[frames],
     )

@@ -35,8 +35,16 @@ FORMAT_VERSION = 1
 FRAMES_NAME, INDEX_NAME, HEADER_NAME = "frames.bin", "index.bin", "header.json"
 
 HAS_ENERGY, HAS_FORCES, HAS_STRESS = 1, 2, 4
+HAS_DIRECT_FORCES, HAS_DIRECT_STRESS = 64, 128
 # bits of the periodic directions
 _PBC = (8, 16, 32)
+# labels that are arrays, in the order in which they are stored after the cell
+ARRAY_BITS = {
+    "forces": HAS_FORCES,
+    "stress": HAS_STRESS,
+    "direct_forces": HAS_DIRECT_FORCES,
+    "direct_stress": HAS_DIRECT_STRESS,
+}
 
 ROW = np.dtype(
     [
@@ -112,7 +120,7 @@ class FrameStore:
             raise _damaged(self.folder / FRAMES_NAME, f"at {source}")
         kind = self.kinds[row["kind"]]
         reals = np.frombuffer(record, "<f8", (size - n_atoms) // 8).copy()
-        positions, cell, forces, stress = _cut_reals(reals, n_atoms, flags)
+        positions, cell, labels = _cut_reals(reals, n_atoms, flags)
         return LabeledFrame(
             numbers=np.frombuffer(record, np.uint8, n_atoms, size - n_atoms).astype(
                 np.int64
@@ -121,8 +129,7 @@ class FrameStore:
             cell=cell,
             pbc=np.array([bool(flags & bit) for bit in _PBC]),
             energy=float(row["energy"]) if flags & HAS_ENERGY else None,
-            forces=forces,
-            stress=stress,
+            **labels,
             charge=int(row["charge"]),
             spin_multiplicity=int(row["spin_multiplicity"]),
             weight=float(row["weight"]),
@@ -261,34 +268,38 @@ def _pack(frame: LabeledFrame) -> tuple[bytes, int]:
     flags = sum(bit for bit, on in zip(_PBC, frame.pbc, strict=True) if on)
     parts: list[npt.NDArray[np.float64]] = [frame.positions, frame.cell]
     flags |= HAS_ENERGY * (frame.energy is not None)
-    if frame.forces is not None:
-        flags |= HAS_FORCES
-        parts.append(frame.forces)
-    if frame.stress is not None:
-        flags |= HAS_STRESS
-        parts.append(frame.stress)
+    for name, bit in ARRAY_BITS.items():
+        label = getattr(frame, name)
+        if label is not None:
+            flags |= bit
+            parts.append(label)
     reals = np.concatenate([np.asarray(part, "<f8").ravel() for part in parts])
     return reals.tobytes() + frame.numbers.astype(np.uint8).tobytes(), flags
 
 
 def _count_bytes(n_atoms: int, flags: int) -> int:
     n_reals = 3 * n_atoms + 9
-    n_reals += 3 * n_atoms if flags & HAS_FORCES else 0
-    n_reals += 9 if flags & HAS_STRESS else 0
+    for name, bit in ARRAY_BITS.items():
+        n_reals += 3 * _count_rows(name, n_atoms) if flags & bit else 0
     return 8 * n_reals + n_atoms
+
+
+def _count_rows(label: str, n_atoms: int) -> int:
+    """Return how many rows of three numbers a label has."""
+    return n_atoms if label.endswith("forces") else 3
 
 
 def _cut_reals(
     reals: npt.NDArray[np.float64], n_atoms: int, flags: int
-) -> tuple[Any, Any, Any, Any]:
-    """Return positions, cell, forces and stress."""
-    positions, cell, rest = np.split(reals, [3 * n_atoms, 3 * n_atoms + 9])
-    forces = stress = None
-    if flags & HAS_FORCES:
-        forces, rest = rest[: 3 * n_atoms].reshape(-1, 3), rest[3 * n_atoms :]
-    if flags & HAS_STRESS:
-        stress = rest.reshape(3, 3)
-    return positions.reshape(-1, 3), cell.reshape(3, 3), forces, stress
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return positions, cell, and the labels that there are by name."""
+    rows = reals.reshape(-1, 3)
+    positions, cell, rest = np.split(rows, [n_atoms, n_atoms + 3])
+    labels = {}
+    for name, bit in ARRAY_BITS.items():
+        if flags & bit:
+            labels[name], rest = np.split(rest, [_count_rows(name, n_atoms)])
+    return positions, cell, labels
 
 
 def _describe_kind(frame: LabeledFrame) -> str:

@@ -157,6 +157,16 @@ class TargetSpec:
         return cls(name=name, block_name=f"{name}___0", description=description)
 
     @classmethod
+    def for_forces(cls, name: str) -> "TargetSpec":
+        """Return the spec of direct forces in eV/Å."""
+        return cls(name, "force", "eV/A", "atom", f"{name}___0", [3])
+
+    @classmethod
+    def for_stress(cls, name: str = NON_CONSERVATIVE_STRESS) -> "TargetSpec":
+        """Return the spec of a direct stress in eV/Å^3."""
+        return cls(name, "pressure", "eV/A^3", "system", f"{name}___0", [3, 3])
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TargetSpec":
         """Build from a plain mapping as ``to_dict`` writes it."""
         return cls(**values)

@@ -21,6 +21,8 @@ from pet_calc.evaluate.metrics import Metrics, format_errors
 from pet_calc.evaluate.predict import predict_frames
 from pet_calc.model.hypers import ENERGY
 from pet_calc.model.pet import PET
+from pet_calc.train.direct import label_direct
+from pet_calc.train.direct_heads import DirectHeads, find_direct_heads
 from pet_calc.train.forgetting import measure_retained
 from pet_calc.train.generate import generate_frames
 from pet_calc.train.setup import Prepared
@@ -73,11 +75,19 @@ def read_base_domain(
     domain.replayed = read("replay_set", replay.labels == "file")
     _warn_of_overlap(domain, training)
 
+    heads = _find_trained_heads(prepared)
+
     def label(frames: Sequence[LabeledFrame]) -> list[LabeledFrame]:
-        return label_by_model(prepared.model, prepared.base_output, frames, progress)
+        model, output = prepared.model, prepared.base_output
+        labelled = label_by_model(model, output, frames, progress)
+        label_direct(model, heads, labelled)
+        return labelled
 
     if replay.labels == "base":
         domain.replayed = label(domain.replayed)
+    else:
+        # those of the files, whatever the base's heads say
+        label_direct(prepared.model, DirectHeads(), domain.replayed)
     if replay.generate:
         made = generate_frames(
             training,
@@ -126,7 +136,7 @@ def read_base_set(
     rule = StoreRule(Path(), "never")
     frames: list[LabeledFrame] = []
     for dataset in datasets:
-        names = [target.name for target in dataset.targets]
+        names = [target.name for target in dataset.energy_targets]
         if names not in ([prepared.source], [ENERGY]):
             raise ConfigError(
                 f"{name}.targets: expected {prepared.source}, the output of the base "
@@ -175,6 +185,17 @@ def label_by_model(
             )
         )
     return labelled
+
+
+def _find_trained_heads(prepared: Prepared) -> DirectHeads:
+    """Return the direct heads that say what the base's do; not those that are new."""
+    trained = prepared.direct
+    found = find_direct_heads(prepared.model, prepared.source)
+    forces, stress = trained.forces or found.forces, trained.stress or found.stress
+    return DirectHeads(
+        None if forces in trained.new else forces,
+        None if stress in trained.new else stress,
+    )
 
 
 def _check_labels(

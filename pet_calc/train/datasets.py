@@ -60,7 +60,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
 
     Raises:
         DataError: for files, frames or labels that cannot be used.
-        ConfigError: for a target that is not an energy.
+        ConfigError: for targets that cannot be trained together.
     """
     main = choose_target(options).name
     sets = [options.training_set, options.validation_set, options.test_set]
@@ -101,7 +101,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
             setattr(frames, name, join_frames(found))
     for name in ("train", "validation"):
         part = getattr(frames, name)
-        missing = {target if target != main else "" for target in options.targets}
+        missing = {t if t != main else "" for t in options.energy_targets}
         for frame in part:
             if not missing:
                 break
@@ -136,15 +136,32 @@ def choose_target(options: RunOptions) -> TargetOptions:
     """Return the main target of a run: the first, whose frames have no target's name.
 
     Raises:
-        ConfigError: if one of the targets is not an energy.
+        ConfigError: if there is no energy, or a direct head comes with another one.
     """
-    others = [t.name for t in options.targets.values() if t.kind != "energy"]
-    if others:
+    direct = options.direct_targets.values()
+    energies = list(options.energy_targets.values())
+    if not energies:
         raise ConfigError(
-            f"training_set.targets: only energies can be trained, got {others[0]}; "
-            "direct forces and stress are trained on the labels of an energy"
+            f"training_set.targets: expected an energy beside "
+            f"{', '.join(target.name for target in direct)}, got none; direct heads "
+            "are trained with one (its `forces` and `stress` may be off)"
         )
-    return next(iter(options.targets.values()))
+    main = energies[0]
+    for target in direct:
+        if target.variant not in ("", main.variant):
+            raise ConfigError(
+                f"training_set.targets: expected {target.base_name} of {main.name}, "
+                f"the first energy, got {target.name}; name that energy first"
+            )
+    for dataset in options.training_set:
+        names = [target.name for target in dataset.energy_targets]
+        if dataset.direct_targets and names and main.name not in names:
+            raise ConfigError(
+                f"training_set.targets: {dataset.direct_targets[0].name} stands with "
+                f"{', '.join(names)}, but direct heads go with {main.name}, the first "
+                "energy"
+            )
+    return main
 
 
 def find_of_target(frames: Frames, name: str) -> Indices:

@@ -1,108 +1,58 @@
-"""Direct ("non-conservative") heads of the base, trained on the forces and stress.
+"""Training and measuring of direct ("non-conservative") force and stress heads.
 
 They answer without a derivative, from one more pass through the network a step, which
 costs about a third of the pass that forces are derived in.
 """
 
-import logging
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pet_calc.config import LossOptions
-from pet_calc.data.dataset import LabelTotals
-from pet_calc.data.loader import MicroBatch
+from pet_calc.config import LossOptions, RunOptions
+from pet_calc.data.dataset import GraphDataset, LabelTotals
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.graph import Labels
+from pet_calc.data.loader import BatchLoader, MicroBatch
 from pet_calc.evaluate.metrics import Metrics
+from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
-from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
-)
 from pet_calc.model.pet import PET
+from pet_calc.train.direct_heads import DirectHeads
 from pet_calc.train.loss import compute_loss
 from pet_calc.train.share import compute_share
 
-logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DirectHeads:
-    """Names of the direct outputs that train with an energy output, None without."""
-
-    forces: str | None = None
-    stress: str | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Those that there are."""
-        return [name for name in (self.forces, self.stress) if name is not None]
-
-
-def set_up_direct_heads(
-    model: PET,
-    source: str,
-    target: str,
-    *,
-    has_forces: bool,
-    has_stress: bool,
-    keeps_others: bool,
-) -> DirectHeads:
-    """Return the direct heads to train for ``target``; adds them in place if need be.
-
-    The heads of ``source`` are those of its variant (``non_conservative_force/pbe``
-    for ``energy/pbe``), else those without one. They are trained under their own
-    names, unless these belong to an output that stays in the model: then the forces
-    get heads of their own, which start from the base's. A stress of its own is not
-    possible: PET files have one direct stress only, so it stays the base's.
-
-    Args:
-        model: with ``source``, and ``target`` added already.
-        source: energy output of the base that ``target`` starts from, or itself.
-        target: energy output that is trained.
-        has_forces: whether there are forces to train on.
-        has_stress: whether there are stresses to train on.
-        keeps_others: whether the base's other outputs stay.
-    """
-    forces = stress = None
-    variant = target.partition("/")[2]
-    found = _find(model, source, NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
-    if found is not None and has_forces:
-        forces = found
-        own = found.partition("/")[0] + (f"/{variant}" if variant else "")
-        if keeps_others and own != found:
-            forces = own
-            _copy_output(model, found, own)
-    found = _find(model, source, NON_CONSERVATIVE_STRESS)
-    if found is not None and has_stress:
-        if keeps_others and found.partition("/")[2] != variant:
-            logger.warning(
-                "output %s stays that of %s, with the weights that it has: there is "
-                "one direct stress in a model, none of its own for %s",
-                found,
-                source,
-                target,
-            )
-        else:
-            stress = found
-    heads = DirectHeads(forces, stress)
-    if heads.names:
-        logger.info("direct heads that train: %s", ", ".join(heads.names))
-    return heads
+def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOptions:
+    """Return the loss of direct heads: their targets' own, else that of the energy."""
+    loss = energy_loss
+    for kind, target in options.direct_targets.items():
+        term = options.train.loss_of(target.name).value
+        name = "forces" if kind == "force" else "stress"
+        loss = replace(loss, **{name: term})
+    # no energy is predicted: its term stays out
+    return replace(loss, value=replace(loss.value, weight=0.0))
 
 
 class DirectTask:
     """Training and measuring of direct heads."""
 
     def __init__(self, heads: DirectHeads, loss: LossOptions) -> None:
-        """Take the loss of the energy output: its terms for forces and stress hold."""
+        """Take the heads, and the loss of ``build_direct_loss``."""
         self.heads = heads
-        # no energy is predicted: its term stays out
-        self.loss = replace(loss, value=replace(loss.value, weight=0.0))
+        self.loss = loss
         self._metrics = Metrics()
+
+    @property
+    def own_quantities(self) -> list[str]:
+        """Names in the errors of what has labels of its own."""
+        kinds = {"direct_forces": self.heads.forces, "direct_stress": self.heads.stress}
+        own = self.heads.own_labels
+        return [quantity for quantity, name in kinds.items() if name in own]
 
     def compute_share(
         self, model: PET, part: MicroBatch, totals: LabelTotals
@@ -110,21 +60,47 @@ class DirectTask:
         """Return what a part of a step contributes to the step's loss, in float64."""
         prediction = predict_direct(model, part.batch, self.heads, is_training=True)
         volumes = torch.det(part.batch.cells.to(torch.float64)).abs()
-        parts = compute_loss(prediction, part.labels, volumes, self.loss)
-        return compute_share(parts, part.labels, totals, self.loss)
+        labels = self._choose_labels(part)
+        parts = compute_loss(prediction, labels, volumes, self.loss)
+        return compute_share(parts, labels, self._choose_totals(totals), self.loss)
 
     def add_errors(self, model: PET, part: MicroBatch) -> None:
         """Count the errors of a part."""
-        no_energy = torch.zeros_like(part.labels.has_energy)
-        self._metrics.add(
-            predict_direct(model, part.batch, self.heads),
-            part.labels._replace(has_energy=no_energy),
-        )
+        prediction = predict_direct(model, part.batch, self.heads)
+        self._metrics.add(prediction, self._choose_labels(part))
 
     def pop_metrics(self) -> Metrics:
         """Return the errors of forces and stress that were counted, and start over."""
         metrics, self._metrics = self._metrics, Metrics()
         return metrics
+
+    def _choose_labels(self, part: MicroBatch) -> Labels:
+        """Return each head's labels: its own, or the energy's forces and stress."""
+        labels, own = part.labels, part.direct
+        labels = labels._replace(has_energy=torch.zeros_like(labels.has_energy))
+        if self.heads.forces in self.heads.own_labels:
+            none = torch.zeros_like(labels.has_forces)
+            labels = (
+                labels._replace(has_forces=none)
+                if own is None
+                else labels._replace(forces=own.forces, has_forces=own.has_forces)
+            )
+        if self.heads.stress in self.heads.own_labels:
+            none = torch.zeros_like(labels.has_stress)
+            labels = (
+                labels._replace(has_stress=none)
+                if own is None
+                else labels._replace(stress=own.stress, has_stress=own.has_stress)
+            )
+        return labels
+
+    def _choose_totals(self, totals: LabelTotals) -> LabelTotals:
+        """Return what the losses are averaged over: that of the labels chosen."""
+        if self.heads.forces in self.heads.own_labels:
+            totals = totals._replace(forces=totals.direct_forces)
+        if self.heads.stress in self.heads.own_labels:
+            totals = totals._replace(stress=totals.direct_stress)
+        return totals
 
 
 def predict_direct(
@@ -150,23 +126,41 @@ def predict_direct(
     return Prediction(zeros, zeros, forces, stress)
 
 
-def _find(model: PET, source: str, *bases: str) -> str | None:
-    """Return the first output of these names, of the variant of ``source`` or none."""
-    variant = source.partition("/")[2]
-    endings = [f"/{variant}", ""] if variant else [""]
-    names = [base + ending for ending in endings for base in bases]
-    return next((name for name in names if name in model.targets), None)
+def label_direct(
+    model: PET, heads: DirectHeads, frames: Sequence[LabeledFrame]
+) -> None:
+    """Give frames the labels that the direct heads predict, in place.
 
-
-def _copy_output(model: PET, source: str, name: str) -> None:
-    """Add the output ``name`` as a copy of ``source``, in place, unless it is there."""
-    if name in model.targets:
+    Where no head predicts them and there are none, they are the forces and stress.
+    """
+    for frame in frames:
+        if frame.direct_forces is None:
+            frame.direct_forces = frame.forces
+        if frame.direct_stress is None:
+            frame.direct_stress = frame.stress
+    if not heads.names or not frames:
         return
-    spec = model.targets[source]
-    block_name = spec.block_name.replace(source, name, 1)
-    # fresh heads draw start values, which the copies replace at once
-    with torch.random.fork_rng(devices=[]):
-        model.add_target(
-            replace(spec, name=name, block_name=block_name),
-            inherit_from=source,
-        )
+    weight = model.edge_embedder.weight
+    dataset = GraphDataset(frames, model.pair_cutoff)
+    size = DEFAULT_BATCH_TOKENS
+    loader = BatchLoader(
+        dataset, size, by="tokens", dtype=torch.float64, device=weight.device
+    )
+    for step in loader.iterate_steps():
+        for part in step.parts:
+            prediction = predict_direct(model, part.batch, heads)
+            sizes = part.labels.n_atoms.tolist()
+            if prediction.forces is not None:
+                forces = _to_numpy(prediction.forces)
+                ends = np.cumsum(sizes)[:-1]
+                for i, own in zip(part.indices, np.split(forces, ends), strict=True):
+                    frames[i].direct_forces = own
+            if prediction.stress is not None:
+                stress = _to_numpy(prediction.stress)
+                for i, tensor in zip(part.indices, stress, strict=True):
+                    if frames[i].pbc.all():
+                        frames[i].direct_stress = tensor
+
+
+def _to_numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().to(torch.float64).numpy()

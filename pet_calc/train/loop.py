@@ -357,7 +357,8 @@ class Trainer:
             return values["loss"]
         suffix = self.options.best_model_metric.split("_", 1)[0]
         product = 1.0
-        for name in ("energy", "forces", "stress"):
+        own = self.direct.own_quantities if self.direct is not None else []
+        for name in ("energy", "forces", "stress", *own):
             product *= values.get(f"{name}_{suffix}", 1.0)
         return product if math.isfinite(product) else math.inf
 

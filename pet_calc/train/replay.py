@@ -1,7 +1,7 @@
 """Replay: every step also trains on structures of the base's own domain."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.data.read_dataset import has_label
 from pet_calc.model.pet import PET
+from pet_calc.train.direct import DirectTask, build_direct_loss
+from pet_calc.train.direct_heads import find_direct_heads
 from pet_calc.train.loaders import build_loaders
 from pet_calc.train.loop import Task
 from pet_calc.train.loss import compute_loss
@@ -33,7 +35,8 @@ class ReplayTask:
     learns them depends on what is kept. With one output the replayed labels are put
     to that one: forces of another level differ little beside what would be forgotten.
     With the base's head kept next to a new one, the labels belong to that head, which
-    itself stays as it is: they hold the trunk that both share.
+    itself stays as it is: they hold the trunk that both share. Direct heads go with the
+    output that learns.
     """
 
     task: Task
@@ -44,6 +47,8 @@ class ReplayTask:
     """[n_species] float64 in eV: the base's energies per element."""
     weight: float
     """Factor of the loss."""
+    direct: DirectTask | None = None
+    """The direct heads that learn likewise."""
 
     def find_step(self, number: int) -> Step:
         """Return the frames for a step of the training.
@@ -69,7 +74,10 @@ class ReplayTask:
         labels = labels._replace(energy=energy)
         volumes = torch.det(batch.cells.to(torch.float64)).abs()
         parts = compute_loss(prediction, labels, volumes, self.task.loss)
-        return self.weight * compute_share(parts, labels, totals, self.task.loss)
+        share = compute_share(parts, labels, totals, self.task.loss)
+        if self.direct is not None:
+            share = share + self.direct.compute_share(model, part, totals)
+        return self.weight * share
 
 
 def build_replay(
@@ -95,6 +103,12 @@ def build_replay(
     device = model.edge_embedder.weight.device
     # method heads: the base's own head would not move, nor what it says
     is_shared = prepared.keeps_source and options.finetune.method != "heads"
+    heads = prepared.direct
+    if is_shared:
+        heads = find_direct_heads(model, prepared.source)
+    # the frames have labels for them, see `label_direct`
+    heads = replace(heads, own_labels=tuple(heads.names))
+    direct = DirectTask(heads, build_direct_loss(options, task.loss))
     replay = ReplayTask(
         Task(
             prepared.source if is_shared else task.target,
@@ -105,12 +119,13 @@ def build_replay(
         build_loaders(datasets, options, device, ranks)["train"],
         prepared.base_offsets,
         options.train.replay.weight,
+        direct if heads.names else None,
     )
     logger.info(
         "replay: %d frames, a batch of them in every step (which then takes about "
         "twice as long), for output %s with the base's energies per element, weight %g",
         len(frames),
-        replay.task.target,
+        ", ".join([replay.task.target, *heads.names]),
         replay.weight,
     )
     return replay

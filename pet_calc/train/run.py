@@ -43,7 +43,8 @@ from pet_calc.train.datasets import (
     find_of_target,
     read_run_frames,
 )
-from pet_calc.train.direct import DirectTask
+from pet_calc.train.direct import DirectTask, build_direct_loss
+from pet_calc.train.direct_heads import scale_new_heads
 from pet_calc.train.forgetting import measure_forgetting
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
@@ -174,7 +175,7 @@ def _run(
         metadata=describe_run(options, target, prepared, frames, domain)
         if ranks.is_main
         else {},
-        direct=DirectTask(prepared.direct, task.loss)
+        direct=DirectTask(prepared.direct, build_direct_loss(options, task.loss))
         if prepared.direct.names
         else None,
         replay=build_replay(prepared, options, task, domain.replayed, ranks),
@@ -253,12 +254,15 @@ def _set_all_offsets(
             graphs=graphs.select(indices.tolist()) if few is own else None,
             new_elements=prepared.new_numbers if not name else [],
         )
+    if options.train.scale_targets and prepared.direct.new:
+        few = sample_stored(frames.train, MOST_OFFSET_FRAMES)
+        scale_new_heads(prepared.model, prepared.direct, few)
 
 
 def _name_targets(options: RunOptions) -> dict[str, TargetOptions]:
-    """Return the targets by the name that their frames have; the main one has none."""
+    """Return the energies by the name that their frames have; the main one has none."""
     main = choose_target(options).name
-    return {"" if n == main else n: t for n, t in options.targets.items()}
+    return {"" if n == main else n: t for n, t in options.energy_targets.items()}
 
 
 def _check_data(prepared: Prepared, options: RunOptions, frames: RunFrames) -> None:
@@ -311,9 +315,10 @@ def _resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
     """Return the options with what depends on method and model size filled in."""
     train, method = options.train, options.finetune.method
     loss = dict(train.loss)
-    for target in options.targets:
-        if target not in loss:
-            loss[target] = LossOptions(LossTerm(weight=default_energy_weight(method)))
+    for name, target in options.targets.items():
+        is_energy = target.kind == "energy"
+        weight = default_energy_weight(method) if is_energy else LossTerm.weight
+        loss.setdefault(name, LossOptions(LossTerm(weight=weight)))
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
     n_epochs = train.num_epochs or default_num_epochs(method)
     filled = replace(train, num_epochs=n_epochs, learning_rate=rate, loss=loss)
@@ -355,7 +360,7 @@ def _write_results(
             trainer.model,
             base_fingerprint=prepared.base_fingerprint,
             base_name=Path(options.finetune.base or "").name,
-            targets=[*options.targets, *prepared.direct.names],
+            targets=[*options.energy_targets, *prepared.direct.names],
             new_elements=prepared.new_numbers,
             metadata=best.metadata,
         )

@@ -32,7 +32,11 @@ from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import PETHypers, TargetSpec, choose_energy_target
 from pet_calc.model.pet import PET
 from pet_calc.train.datasets import RunFrames
-from pet_calc.train.direct import DirectHeads, set_up_direct_heads
+from pet_calc.train.direct_heads import (
+    DirectHeads,
+    add_wanted_heads,
+    set_up_direct_heads,
+)
 from pet_calc.train.new_elements import add_new_elements
 
 logger = logging.getLogger(__name__)
@@ -125,8 +129,15 @@ def build_model(
     device = choose_device(options.device)
     if base is None:
         model = _build_fresh(options, frames.all())
+        direct = add_wanted_heads(model, "", options.direct_targets, seed=options.seed)
         prepared = Prepared(
-            model, None, "", True, tuple(options.targets), target=target.name
+            model,
+            None,
+            "",
+            True,
+            (*options.energy_targets, *direct.new),
+            target=target.name,
+            direct=direct,
         )
         check_elements(frames.all(), model.atomic_types)
     else:
@@ -146,9 +157,14 @@ def build_model(
 def set_trainable(prepared: Prepared, options: RunOptions) -> None:
     """Inject LoRA if asked for and choose what trains, in place; log the table."""
     model, finetune = prepared.model, options.finetune
-    targets, direct = list(options.targets), prepared.direct.names
+    targets, direct = list(options.energy_targets), prepared.direct.names
     if finetune.method == "lora":
         head_mode = _resolve_head_mode(finetune, bool(prepared.new_targets))
+        if head_mode == "freeze" and prepared.direct.new:
+            raise ConfigError(
+                f"finetune.head_mode: frozen, {', '.join(prepared.direct.new)} would "
+                "keep its random weights; write train"
+            )
         if finetune.head_mode == "auto" and prepared.new_targets:
             targets = list(prepared.new_targets)
         config = finetune.lora
@@ -193,7 +209,7 @@ def _build_fresh(options: RunOptions, frames: Iterable[LabeledFrame]) -> PET:
         numbers = tuple(sorted({int(z) for f in frames for z in f.numbers}))
     specs = [
         TargetSpec.for_energy(target.name, description=target.description)
-        for target in options.targets.values()
+        for target in options.energy_targets.values()
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -220,7 +236,7 @@ def _build_from_base(
     known = dict(model.targets)
     sources = {
         wanted.name: _add_target(model, options, wanted, known)
-        for wanted in options.targets.values()
+        for wanted in options.energy_targets.values()
     }
     new = tuple(name for name, source in sources.items() if name != source)
     source = sources[target.name]
@@ -231,7 +247,7 @@ def _build_from_base(
         base,
         fingerprint,
         target.name in new,
-        new,
+        (*new, *direct.new),
         target=target.name,
         source=source,
         base_offsets=table.composition[:, 0].clone(),
@@ -279,17 +295,24 @@ def _choose_outputs(
     """
     finetune, loss = options.finetune, options.train.loss_of(target)
     keeps_others = finetune.keep_head or finetune.method == "heads"
+    wanted = options.direct_targets
     direct = DirectHeads()
+    if finetune.direct_heads == "drop" and wanted:
+        raise ConfigError(
+            "finetune.direct_heads: expected train, got drop: "
+            f"{', '.join(t.name for t in wanted.values())} are targets of the training"
+        )
     if finetune.direct_heads == "train":
         direct = set_up_direct_heads(
             model,
             source,
             target,
+            wanted=add_wanted_heads(model, source, wanted, seed=options.seed),
             has_forces=loss.forces.weight > 0 and has_label(frames, "forces"),
             has_stress=loss.stress.weight > 0 and has_label(frames, "stress"),
             keeps_others=keeps_others,
         )
-    trained = (*options.targets, *direct.names)
+    trained = (*options.energy_targets, *direct.names)
     others = [name for name in model.targets if name not in trained]
     if finetune.keep_head and not others:
         raise ConfigError(

@@ -194,12 +194,12 @@ def test_a_level_without_labels_is_named(tmp_path):
         run_training(options, show_progress=False)
 
 
-def test_a_target_that_is_no_energy_is_refused(tmp_path):
+def test_a_direct_head_of_another_level_than_the_first_is_refused(tmp_path):
     options = write_options(tmp_path, write_base(tmp_path))
     direct = TargetOptions(name="non_conservative_force")
-    datasets = (
-        options.training_set[0],
-        replace(options.training_set[1], targets=(direct,)),
-    )
-    with pytest.raises(ConfigError, match=r"only energies .* non_conservative_force"):
-        run_training(replace(options, training_set=datasets), show_progress=False)
+    first, second = options.training_set
+    second = replace(second, targets=(*second.targets, direct))
+    with pytest.raises(ConfigError, match=r"stands with energy/b, .* go with energy/a"):
+        run_training(
+            replace(options, training_set=(first, second)), show_progress=False
+        )
