@@ -32,12 +32,25 @@ from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_energy_target_info
 
 from pet_calc import PETCalculator
+from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
+from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 
-# d_pet, layers, cutoff, adaptive neighbours: published sizes, and metatrain's default
+# d_pet, layers, cutoff, adaptive neighbours: published sizes, metatrain's default, and
+# one to try a script with
 SHAPES = {
     "default": {},
+    "tiny": {
+        "cutoff": 4.0,
+        "d_pet": 8,
+        "d_node": 16,
+        "d_head": 8,
+        "d_feedforward": 8,
+        "num_heads": 2,
+        "num_gnn_layers": 2,
+        "num_attention_layers": 1,
+    },
     "XS": {
         "cutoff": 7.5,
         "num_neighbors_adaptive": 8,
@@ -61,6 +74,7 @@ SHAPES = {
 }
 ELEMENTS = [1, 6, 7, 8, 13, 14, 29]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CHECKPOINT = "model.ckpt"
 
 
 def build_cases():
@@ -107,30 +121,43 @@ def build_peer(shape, dtype):
     return PeerPET(hypers, info).to(dtype)
 
 
-def build_engines(arguments, folder):
-    """Calculators by name, all with the same weights."""
-    dtype = DTYPES[arguments.dtype]
-    peer = build_peer(arguments.shape, dtype)
-    checkpoint = folder / "model.ckpt"
-    torch.save(peer.get_checkpoint(), checkpoint)
-    exported = folder / "peer.pt"
-    peer.export().save(exported)
-    device = arguments.device
-    engines = {
-        "metatrain": MetatomicCalculator(exported, device=device),
-        "model": PETCalculator(checkpoint, device=device, compile=False),
-    }
-    if device == "cpu":
-        engines["engine"] = PETCalculator(checkpoint, compile=True)
-        if dtype == torch.float32:
-            engines["mixed"] = PETCalculator(checkpoint, precision="mixed")
-    if arguments.export:
-        from pet_calc.export import export_model
+def write_models(shape, dtype, folder):
+    """Write one network as metatrain's export, as checkpoint, and as our export."""
+    peer = build_peer(shape, DTYPES[dtype])
+    torch.save(peer.get_checkpoint(), folder / CHECKPOINT)
+    peer.export().save(folder / "peer.pt")
+    model = load_checkpoint(folder / CHECKPOINT).build_model()
+    export_model(model, folder / "ours.pt", check=False)
 
-        model = PETCalculator(checkpoint, device="cpu").model
-        ours = export_model(model, folder / "ours.pt", check=False)
-        engines["our export"] = MetatomicCalculator(ours, device=device)
-    return engines, PETCalculator(checkpoint, device=device, compile=False).model
+
+def list_engines(dtype, device):
+    """Names of the engines that can run."""
+    names = ["metatrain", "model"]
+    if device == "cpu":
+        names += ["engine", "mixed"] if dtype == "float32" else ["engine"]
+    return [*names, "our export"]
+
+
+def build_engine(name, folder, device):
+    """A calculator of the network that ``write_models`` has left in a folder."""
+    checkpoint = folder / CHECKPOINT
+    if name in ("metatrain", "our export"):
+        file = "peer.pt" if name == "metatrain" else "ours.pt"
+        return MetatomicCalculator(folder / file, device=device)
+    if name == "mixed":
+        return PETCalculator(checkpoint, device=device, precision="mixed")
+    return PETCalculator(checkpoint, device=device, compile=name == "engine")
+
+
+def build_engines(arguments, folder):
+    """Calculators by name, all with the same weights, and the bare model."""
+    device = arguments.device
+    write_models(arguments.shape, arguments.dtype, folder)
+    names = list_engines(arguments.dtype, device)
+    if not arguments.export:
+        names.remove("our export")
+    engines = {name: build_engine(name, folder, device) for name in names}
+    return engines, engines["model"].model
 
 
 def evaluate(atoms):
@@ -246,6 +273,23 @@ def list_products(hypers, n_atoms, n_edges):
     return shapes
 
 
+def add_common_options(parser, *, rounds=9):
+    """Add what all of these scripts can be told."""
+    parser.add_argument("--shape", choices=list(SHAPES), default="XS")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=rounds)
+
+
+def describe(arguments):
+    """What a table was made with."""
+    return (
+        f"PET {arguments.shape}, {arguments.dtype}, {arguments.device}, "
+        f"{arguments.threads} threads, {read_processor()}, torch {torch.__version__}"
+    )
+
+
 def read_processor():
     """Name of the processor, where the system tells."""
     try:
@@ -258,11 +302,7 @@ def read_processor():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=list(SHAPES), default="XS")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=9)
+    add_common_options(parser)
     parser.add_argument("--cases", nargs="*", help="names of structures; default all")
     parser.add_argument("--export", action="store_true", help="our exported file too")
     parser.add_argument("--md", type=int, metavar="STEPS", help="MD, 5 times so long")
@@ -274,9 +314,8 @@ def main():
     if unknown:
         parser.error(f"no case {unknown}; there are {', '.join(cases)}")
     print(
-        f"PET {arguments.shape}, {arguments.dtype}, {arguments.device}, "
-        f"{arguments.threads} threads, {read_processor()}, torch {torch.__version__}, "
-        f"{arguments.rounds} rounds; ms, and times metatrain's speed in brackets\n"
+        f"{describe(arguments)}, {arguments.rounds} rounds; "
+        "ms, and times metatrain's speed in brackets\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         engines, model = build_engines(arguments, Path(folder))

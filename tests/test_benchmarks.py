@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from training_data import write_base, write_frames
 
@@ -58,3 +61,56 @@ def test_the_table_of_fine_tunings_is_made_row_by_row(tmp_path, monkeypatch):
     command[command.index("--steps") + 1] = "30"
     with pytest.raises(SystemExit, match="holds a row with other options"):
         run("LoRA r=4, replay")
+
+
+def run_script(name, *words):
+    """Run a script as a user does; return the cells of its table's rows."""
+    root = str(BENCHMARKS.parent)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", "--shape", "tiny", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.slow
+def test_times_against_size_are_fitted_and_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "scaling.png"
+    engines = ["metatrain", "model"]
+    _, *rows, fit = run_script(
+        *("size_scaling", "--max-atoms", "130", "--rounds", "1"),
+        *("--engines", *engines, "--plot", str(picture)),
+    )
+    assert [row[0] for row in rows] == ["64", "128"]
+    # two sizes: the fit goes through both points, but for the rounding of the table
+    for column in (1, 2):
+        small, large = (float(row[column]) for row in rows)
+        assert float(fit[column]) == pytest.approx(np.log2(large / small), abs=0.05)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_overhead_is_shown_beside_the_bare_network():
+    _, *rows = run_script("overhead", "--rounds", "1")
+    names = [row[0] for row in rows]
+    assert names[:2] == ["model, bare", "model, calculator"]
+    assert "model, bare, LoRA merged" in names
+    assert rows[0][2:] == ["+0.00", "1.00"]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_process_of_its_own():
+    tasks = ["single point, model", "step, lora"]
+    _, *rows = run_script("peak_memory", "--atoms", "64", "--tasks", *tasks)
+    assert [row[0] for row in rows] == tasks
+    for row in rows:
+        # torch alone is more than 100 MB, and a step of anything takes some
+        assert float(row[1]) > 100
+        assert float(row[2]) > 1
