@@ -128,6 +128,20 @@ def test_the_engine_follows_the_weights_and_the_sizes():
     assert engine.count_bytes() > 0
 
 
+def test_memory_is_used_again_from_step_to_step():
+    model = build_model()
+    engine = TrainingEngine()
+    batch = build_batch(build_structures(), model)
+    sizes = []
+    for _ in range(4):
+        result = engine.predict(model, batch, "energy")
+        torch.autograd.grad(result.forces.sum(), model.edge_embedder.weight)
+        del result
+        sizes.append(engine.count_bytes())
+    # the first step finds out what it has to borrow
+    assert sizes[1] == sizes[2] == sizes[3]
+
+
 def test_two_steps_at_once_do_not_share_their_memory():
     model = build_model()
     engine = TrainingEngine()

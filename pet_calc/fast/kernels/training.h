@@ -17,6 +17,8 @@
 #include "gradients.h"
 #include "row_tangents.h"
 
+#include <utility>
+
 namespace pet_calc::fast {
 
 // Something in the network, and how it changes along the direction.
@@ -89,7 +91,7 @@ class TrainingPass {
         both_ = take(e_, 2 * d_);
         logs_ = take(e_, 1);
         of_edge_values_ = take(e_, 1);
-        bias_of_dots_ = at::zeros({3 * d_}, tokens_.options());
+        no_bias_ = at::zeros({3 * d_}, tokens_.options());
         at::log_out(logs_, in_.factors.clamp_min(MIN_CUTOFF_FACTOR).unsqueeze(1));
         blocks_ = Blocks<A>{n_,      net_.n_heads,          d_ / net_.n_heads, A(net_.attention_scale),
                             starts_, weight_starts_.data(), p(logs_)};
@@ -106,7 +108,8 @@ class TrainingPass {
         out_ = {at::zeros({n_}, options), at::zeros({e_, 4}, options), at::zeros({e_}, options)};
         forward();
         backward();
-        return out_;
+        // not kept: the caller's graph holds this pass, which must not hold its results
+        return std::exchange(out_, Output());
     }
 
     // Adds the gradient in the weights.
@@ -670,7 +673,7 @@ class TrainingPass {
         Tensor of_active_dot = borrow(active_, e_, d_);
         Tensor of_x = borrow(hidden_, e_, d_), of_x_dot = borrow(hidden_dot_, e_, d_);
         multiply_back(edge_, layer.compress, of_active_dot);
-        silu_back_dot<A>(p(tape.embedded.value), p(bias_of_dots_), p(tape.embedded.dot),
+        silu_back_dot<A>(p(tape.embedded.value), p(no_bias_), p(tape.embedded.dot),
                          p(tape.of_active), p(of_active_dot), p(of_x), p(of_x_dot), e_, d_);
         add_to_rows(layer.table, in_.kinds, of_x_dot);
         if (Tensor *basis = gradients_->find(layer.basis)) {
@@ -699,7 +702,7 @@ class TrainingPass {
     Tensor tokens_, node_, edge_, nodes_, message_;           // streams
     Tensor rows_, edge_rows_, node_rows_, wide_rows_, both_;  // what products leave
     Tensor hidden_, hidden_dot_, active_, active_dot_;        // to borrow
-    Tensor bias_of_dots_;
+    Tensor no_bias_;
     std::vector<GnnTape> gnn_;
     std::vector<HeadTape> node_heads_, edge_heads_;
     Gradients *gradients_ = nullptr;
