@@ -36,7 +36,8 @@ from training_step import METHODS, build_structures, prepare_ours, prepare_peer
 
 REPEATS = 3
 POINT, STEP = "single point, ", "step, "
-PEER, COMPILED = "metatrain, full", ", compiled"
+PEER = "metatrain, full"
+HOW = (", activation checkpointing", ", compiled")
 
 
 def list_tasks(arguments):
@@ -44,7 +45,7 @@ def list_tasks(arguments):
     tasks = [POINT + name for name in list_engines(arguments.dtype, arguments.device)]
     if arguments.device == "cpu" and arguments.dtype == "float32":
         tasks += [STEP + name for name in (PEER, *METHODS)]
-        tasks += [STEP + name + COMPILED for name in METHODS]
+        tasks += [STEP + name + how for name in METHODS for how in HOW]
     return tasks
 
 
@@ -64,9 +65,14 @@ def prepare(task, arguments, folder):
     method = task.removeprefix(STEP)
     if method == PEER:
         return prepare_peer("full", arguments.shape, frames)
-    is_compiled = method.endswith(COMPILED)
-    method = method.removesuffix(COMPILED)
-    return prepare_ours(method, folder / CHECKPOINT, frames, compile=is_compiled)
+    method, _, how = method.partition(", ")
+    return prepare_ours(
+        method,
+        folder / CHECKPOINT,
+        frames,
+        compile=how == "compiled",
+        recomputes=how == "activation checkpointing",
+    )
 
 
 def read_memory(device):

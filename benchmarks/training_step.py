@@ -33,6 +33,7 @@ from pet_calc.fast.training import TrainingEngine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
+from pet_calc.train.recompute import recompute_layers
 
 RANK = 8
 METHODS = ("full", "heads", "lora")
@@ -96,7 +97,7 @@ def prepare_peer(method, shape, frames):
     return step
 
 
-def prepare_ours(method, checkpoint, frames, *, compile):
+def prepare_ours(method, checkpoint, frames, *, compile, recomputes=False):
     """A function that makes one step of our model, by PyTorch or by the engine."""
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
     if method == "lora":
@@ -105,6 +106,8 @@ def prepare_ours(method, checkpoint, frames, *, compile):
     elif method == "heads":
         freeze_for_heads(model)
     model.train()
+    if recomputes:
+        recompute_layers(model)
     batch = build_batch(frames, model.pair_cutoff)
     engine = TrainingEngine() if compile else None
     optimizer = torch.optim.Adam(

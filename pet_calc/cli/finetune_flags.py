@@ -160,6 +160,11 @@ _OPTIONS = (
         help="Processes that compute neighbour lists.  [by cores]",
     ),
     compile_option(),
+    click.option(
+        "--activation-checkpointing",
+        is_flag=True,
+        help="Compute layers again for the gradient: less memory, more time.",
+    ),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(
         "--loss-weights",

@@ -155,6 +155,9 @@ class TrainOptions:
     compile: Literal["auto"] | bool = "auto"
     """Whether steps are computed by an engine compiled for this machine (CPU); auto: if
     it is there, or the run has 300 steps or more."""
+    activation_checkpointing: bool = False
+    """Whether layers are computed again for the gradient and not kept for it: less
+    memory, more time, the same numbers; by PyTorch, not by the compiled engine."""
     mixed_precision: bool = False
     """Whether matrix products run in bfloat16."""
     loss: dict[str, LossOptions] = field(default_factory=dict)
@@ -187,6 +190,11 @@ class TrainOptions:
         check_range(self, "weight_decay", 0.0, float("inf"))
         check_range(self, "ema_decay", 0.0, 1.0)
         check_range(self, "num_workers", 0, float("inf"))
+        if self.activation_checkpointing and self.compile is True:
+            raise ConfigError(
+                "activation_checkpointing: expected this or compile: true, got both; "
+                "the compiled engine keeps its layers"
+            )
 
     @property
     def is_by_pairs(self) -> bool:

@@ -97,6 +97,7 @@ class FinetuneFlags:
     pairs_per_batch: int | None = None
     num_workers: int | None = None
     compile: Literal["auto"] | bool = TrainOptions.compile
+    activation_checkpointing: bool = False
     learning_rate: float | None = None
     loss_weights: tuple[float, float, float] | None = None
     """Of energy, forces and stress."""
@@ -174,6 +175,7 @@ def build_finetune_options(
             pairs_per_batch=flags.pairs_per_batch,
             num_workers=flags.num_workers,
             compile=flags.compile,
+            activation_checkpointing=flags.activation_checkpointing,
             learning_rate=flags.learning_rate,
             ema_decay=flags.ema,
             loss=loss,

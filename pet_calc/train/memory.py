@@ -118,6 +118,44 @@ def add_gradient(loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
             parameter.grad.add_(gradient)
 
 
+class _Ledger:
+    """Bytes that are kept at a time; tensors that share memory count once."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._now = 0
+        self._n_users: dict[int, int] = {}
+
+    def add(self, place: int, n_bytes: int) -> None:
+        """Count a tensor at an address."""
+        n_users = self._n_users.get(place, 0)
+        self._n_users[place] = n_users + 1
+        if n_users == 0:
+            self._now += n_bytes
+            self.peak = max(self.peak, self._now)
+
+    def remove(self, place: int, n_bytes: int) -> None:
+        """Count it no longer."""
+        self._n_users[place] -= 1
+        if self._n_users[place] == 0:
+            del self._n_users[place]
+            self._now -= n_bytes
+
+
+class _Kept:
+    """A tensor that is kept for the backward pass, as long as it is."""
+
+    def __init__(self, tensor: Tensor, ledger: _Ledger) -> None:
+        self.tensor = tensor
+        storage = tensor.untyped_storage()
+        self._entry = storage.data_ptr(), storage.nbytes()
+        self._ledger = ledger
+        ledger.add(*self._entry)
+
+    def __del__(self) -> None:
+        self._ledger.remove(*self._entry)
+
+
 @contextmanager
 def measure_memory(device: torch.device) -> Iterator[dict[str, float]]:
     """Measure in the block; afterwards ``["bytes"]`` is what it took at its peak.
@@ -134,16 +172,14 @@ def measure_memory(device: torch.device) -> Iterator[dict[str, float]]:
         torch.cuda.synchronize(device)
         found["bytes"] = float(torch.cuda.max_memory_allocated(device) - before)
         return
-    sizes: dict[int, int] = {}
+    ledger = _Ledger()
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def note(tensor: Tensor) -> _Kept:
+        return _Kept(tensor, ledger)
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
         yield found
-    found["bytes"] = _PEAK_OVER_SAVED * sum(sizes.values())
+    found["bytes"] = _PEAK_OVER_SAVED * ledger.peak
 
 
 def choose_bound(

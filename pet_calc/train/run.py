@@ -51,6 +51,7 @@ from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
 from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run
 from pet_calc.train.ranks import Ranks, join_ranks
+from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.replay import build_replay
 from pet_calc.train.report import RunReport
 from pet_calc.train.setup import (
@@ -163,6 +164,10 @@ def _run(
         rate,
         "; ".join(each.describe() for each in (task, *other_tasks)),
     )
+    is_recomputed = options.train.activation_checkpointing
+    if is_recomputed:
+        recompute_layers(model)
+        logger.info("layers are computed again for the gradient, to save memory")
     trainer = Trainer(
         model,
         task,
@@ -184,7 +189,7 @@ def _run(
         ranks=ranks,
         other_tasks={other.target: other for other in other_tasks},
         predictor=choose_predictor(
-            options.train.compile,
+            not is_recomputed and options.train.compile,
             model,
             [each.target for each in (task, *other_tasks)],
             n_epochs * loaders["train"].n_steps,
