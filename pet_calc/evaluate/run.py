@@ -1,6 +1,6 @@
 """Evaluate a model on the frames of files, from first to last."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,11 +13,12 @@ from pet_calc.data.census import CensusCounter, LabelCensus
 from pet_calc.data.files import expand_paths, hash_file
 from pet_calc.data.frames import Progress, iterate_frames
 from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.errors import PetCalcError
 from pet_calc.evaluate.loading import choose_device, load_merged_model
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor
 from pet_calc.evaluate.prediction_file import PredictionWriter, open_predictions
-from pet_calc.evaluate.shared import predict_shared, tell_all
+from pet_calc.evaluate.shared import FAILED, predict_shared, tell_all
 from pet_calc.fast.switch import Compile
 from pet_calc.model.hypers import choose_energy_target
 
@@ -102,11 +103,16 @@ def run_evaluation(
         compile=options.compile,
         precision=options.precision,
     )
-    opened: AbstractContextManager[PredictionWriter | None] = nullcontext()
-    if output is not None and share[0] == 0:
-        run = _identify(options, target, str(model.edge_embedder.weight.dtype))
-        opened = open_predictions(output, run, is_resumed=is_resumed)
-    with opened as writer:
+    with ExitStack() as stack:
+        writer: PredictionWriter | None = None
+        if output is not None and share[0] == 0:
+            run = _identify(options, target, str(model.edge_embedder.weight.dtype))
+            opened = open_predictions(output, run, is_resumed=is_resumed)
+            try:
+                writer = stack.enter_context(opened)
+            except PetCalcError:
+                tell_all(FAILED, share)
+                raise
         metrics = Metrics() if writer is None else writer.metrics
         n_done = tell_all(0 if writer is None else writer.n_frames, share)
         # the frames before are counted in the census, but not evaluated

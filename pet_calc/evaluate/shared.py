@@ -12,7 +12,11 @@ from itertools import islice
 import torch.distributed as dist
 
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.errors import ConfigError
 from pet_calc.evaluate.predict import BatchPredictor, PredictedBatch
+
+FAILED = -1
+"""What the first process tells the others if it cannot begin."""
 
 # atoms in a block: about what fits in a batch
 _BLOCK_ATOMS = 1000
@@ -50,11 +54,18 @@ def predict_shared(
 
 
 def tell_all(number: int, share: tuple[int, int]) -> int:
-    """Return the first process's number in every process."""
-    if share[1] == 1:
+    """Return the first process's number in every process.
+
+    Raises:
+        ConfigError: in the others, if it is ``FAILED``.
+    """
+    rank, size = share
+    if size == 1:
         return number
     told: list[int] = [number]
     dist.broadcast_object_list(told)
+    if rank > 0 and told[0] == FAILED:
+        raise ConfigError("the first process could not begin; its message says why")
     return told[0]
 
 

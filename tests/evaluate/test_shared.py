@@ -20,7 +20,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 EVAL = ["-m", "pet_calc.cli.main", "eval"]
 
 
-def run(*command):
+def run(*command, status=0):
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         capture_output=True,
@@ -28,7 +28,7 @@ def run(*command):
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == status, done.stderr[-3000:]
     return done
 
 
@@ -93,3 +93,14 @@ def test_two_processes_go_on_where_one_stopped(inputs, tmp_path, monkeypatch):
     assert two.with_name("two.xyz.partial").exists()
     assert evaluate(TORCHRUN, inputs, two, "--resume") == text
     assert_same(one, two)
+
+
+@pytest.mark.slow
+def test_where_the_first_process_cannot_begin_none_of_them_hangs(inputs, tmp_path):
+    (tmp_path / "two.xyz.partial").write_text("of unknown origin")
+    flags = ["-o", tmp_path / "two.xyz", "--resume", "--device", "cpu"]
+    done = run(*TORCHRUN, *EVAL, *inputs, *flags, status=1)
+    assert "error: " in done.stderr
+    assert "two.xyz.partial.json that says how far it got" in done.stderr
+    assert "error: the first process could not begin" in done.stderr
+    assert "[rank1]: Traceback" not in done.stderr
