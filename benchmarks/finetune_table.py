@@ -59,6 +59,8 @@ SETS = {
         "rmd17_ethanol_test.xyz@:100",
         "rmd17_ethanol_test.xyz@500:700",
     ),
+    # in this repository: --data data/gfn2, or data/dft
+    "glycol": ("train.xyz@:", "val.xyz@:", "test.xyz@:"),
     # groups follow each other in the file: every tenth frame is one of each
     "Si": (
         "mlearn_Si_train.xyz@:",

@@ -2,27 +2,24 @@
 
     .venv/bin/python data/base_card.py data/build/base2/best_model_base_stage2.ckpt
 
-Needs data/build (see data/README.md). Writes pet-gfn1-xs.ckpt, .md, .yaml and .csv into
-pet_calc/assets: the weights without training state, the card, and options and log of
-both stages.
+Needs data/build (see data/README.md) with what base_dynamics.py found. Writes
+pet-gfn1-xs.ckpt, .md, .yaml and .csv into pet_calc/assets: the weights without training
+state, the card, and options and log of both stages.
 """
 
 import argparse
+import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from ase import units
-from ase.build import molecule
 from ase.data import chemical_symbols
 from ase.io import read
-from ase.md.velocitydistribution import Stationary
-from ase.md.verlet import VelocityVerlet
+from base_dynamics import BROKEN, RESULT, TIMESTEP_FS, format_table
 from scipy.spatial.transform import Rotation
 
-from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint, save_checkpoint
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.evaluate.loading import load_merged_model
@@ -33,8 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "pet_calc" / "assets"
 NAME = "pet-gfn1-xs"
 N_ROTATIONS = 20
-MD_STEPS, MD_TIMESTEP_FS = 2000, 0.5
-MD_MOLECULES = ("CH3CH2OH", "C6H6", "CH3CONH2", "CH3COOH", "C2H6SO")
 EQUIVARIANCE_FRAMES = 40
 
 
@@ -72,9 +67,8 @@ def write_card(path, record):
     n_parameters = sum(p.numel() for p in model.parameters())
     provenance = record.metadata["provenance"]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    dynamics = "\n".join(
-        f"| {name} | {run_dynamics(path, name)} |" for name in MD_MOLECULES
-    )
+    runs = json.loads(RESULT.read_text())
+    dynamics, time_ps = format_table(runs), runs[0]["time_ps"]
     return f"""# {NAME}
 
 A small PET for organic molecules of {elements}: {n_parameters:,} parameters, cutoff
@@ -103,13 +97,13 @@ PET is not exactly invariant. Over {N_ROTATIONS} random rotations of
 and a force component by {force_spread:.1f} meV/Å (standard deviations, mean over
 molecules).
 
-## Short dynamics
+## Dynamics of held-out systems
 
-NVE, {MD_STEPS * MD_TIMESTEP_FS / 1000:.0f} ps from 300 K, {MD_TIMESTEP_FS} fs a step,
-float64; the molecules may be in the training set.
+{time_ps:.0f} ps each, {TIMESTEP_FS} fs a step, from minima; no system is in the
+training set (`data/base_dynamics.py`). A bond is broken where it was longer than
+{BROKEN} sums of covalent radii. NVE: drift in meV/atom/ps. NVT (Langevin): mean
+temperature.
 
-| molecule | result |
-|---|---|
 {dynamics}
 
 ## Not to be trusted
@@ -166,25 +160,6 @@ def measure_equivariance(path, frames):
         ]
         force_spreads.append(np.sqrt(np.var(back, axis=0).mean()))
     return 1000 * np.mean(energy_spreads), 1000 * np.mean(force_spreads)
-
-
-def run_dynamics(path, name):
-    """Return drift and largest bond change of a short NVE run, as text."""
-    atoms = molecule(name)
-    atoms.calc = PETCalculator(path, dtype="float64")
-    speeds = np.sqrt(units.kB * 300 / atoms.get_masses())
-    directions = np.random.default_rng(0).standard_normal((len(atoms), 3))
-    atoms.set_velocities(speeds[:, None] * directions)
-    Stationary(atoms)
-    dynamics = VelocityVerlet(atoms, MD_TIMESTEP_FS * units.fs)
-    energies = []
-    dynamics.attach(lambda: energies.append(atoms.get_total_energy()), interval=20)
-    dynamics.run(MD_STEPS)
-    time_ps = np.arange(len(energies)) * 20 * MD_TIMESTEP_FS / 1000
-    drift = 1000 * np.polyfit(time_ps, energies, 1)[0] / len(atoms)
-    spread = np.ptp(atoms.positions, axis=0).max()
-    state = "intact" if spread < 12 else "broken apart"
-    return f"{state}, drift {drift:+.3f} meV/atom/ps"
 
 
 if __name__ == "__main__":
