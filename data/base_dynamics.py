@@ -4,8 +4,8 @@
 
 Ten molecules of the test set and a water cluster, far apart in one structure, so that
 one evaluation serves all: NVE and NVT (Langevin) at 300 and 600 K. Needs data/build
-(see data/README.md). About 10 minutes a run on one core; writes data/build/dynamics.json,
-from which base_card.py makes a table.
+(see data/README.md). About 10 minutes a run on one core. base_card.py makes a table of
+what it writes, data/build/dynamics.json.
 """
 
 import argparse

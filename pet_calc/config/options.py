@@ -154,7 +154,7 @@ class TrainOptions:
     """Epochs without a better validation after which to stop; null for never."""
     compile: Literal["auto"] | bool = "auto"
     """Whether steps are computed by an engine compiled for this machine (CPU); auto: if
-    it is there, or the run has 300 steps or more."""
+    it is there, or the run takes more than two minutes."""
     activation_checkpointing: bool = False
     """Whether layers are computed again for the gradient and not kept for it: less
     memory, more time, the same numbers; by PyTorch, not by the compiled engine."""

@@ -73,10 +73,9 @@ class Trainer:
         show_progress: bool = True,
         ranks: Ranks | None = None,
         other_tasks: dict[str, Task] | None = None,
-        predictor: StepPredictor | None = None,
     ) -> None:
         self.model = model
-        self._predictor = predictor or StepPredictor()
+        self.predictor = StepPredictor()
         self.task = task
         self.other_tasks = other_tasks or {}
         self.ranks = ranks or Ranks()
@@ -109,6 +108,17 @@ class Trainer:
             self._average = WeightAverage(model, decay)
         self._stop = StopSignal()
 
+    def estimate_seconds(self) -> float:
+        """Return how long all steps would take, by trying one and throwing it away."""
+        step = next(self.train_loader.iterate_steps(0))
+        for _ in range(2):  # the first one warms up
+            started = time.monotonic()
+            self._accumulate(step)
+            seconds = time.monotonic() - started
+        self._optimizer.zero_grad(set_to_none=True)
+        (total,) = self.ranks.sum([seconds], self._device)
+        return self._count_steps() * total / self.ranks.size
+
     def smoke_test(self) -> None:
         """Take one training step's forward and backward, and throw it away.
 
@@ -121,7 +131,7 @@ class Trainer:
         step = next(self.train_loader.iterate_steps(0))
         with measure_memory(self._device) as memory:
             loss = self._accumulate(step)
-        memory["bytes"] += self._predictor.count_bytes()
+        memory["bytes"] += self.predictor.count_bytes()
         self.ranks.sum_gradients(self._parameters)
         (loss,) = self.ranks.sum([loss], self._device)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -310,7 +320,7 @@ class Trainer:
         step = replay.find_step(self.progress.step)
 
         def compute(part: MicroBatch) -> float:
-            share = replay.compute_share(self._predictor, self.model, part, step.totals)
+            share = replay.compute_share(self.predictor, self.model, part, step.totals)
             if share.requires_grad:
                 add_gradient(share, self._parameters)
             return float(share.detach())
@@ -379,7 +389,7 @@ class Trainer:
         """Return prediction, labels, and what they contribute to the step's loss."""
         batch = part.batch
         task = self.other_tasks[part.target] if part.target else self.task
-        prediction = self._predictor.predict(
+        prediction = self.predictor.predict(
             self.model, batch, task, is_training=is_training
         )
         labels = self._subtract_composition(batch, part.labels, task.target)
@@ -427,6 +437,7 @@ class Trainer:
             "zero_metrics": self.zero_metrics,
             "best_metrics": self.best_metrics,
             "n_epochs": self.n_epochs,
+            "is_compiled": self.predictor.is_compiled,
         }
         checkpoint = Checkpoint.from_model(self.model, metadata=self.metadata)
         save_checkpoint(self.folder / LAST_NAME, checkpoint, training_state=state)
@@ -442,6 +453,13 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.zero_metrics = dict(state["zero_metrics"])
         self.best_metrics = dict(state["best_metrics"])
+        was_compiled = state.get("is_compiled", False)
+        if was_compiled != self.predictor.is_compiled:
+            logger.warning(
+                "the run began with steps by %s: from here on its numbers may differ "
+                "in the last digits from those of an uninterrupted one",
+                "the compiled engine" if was_compiled else "PyTorch",
+            )
         if state["n_epochs"] != self.n_epochs:
             logger.warning(
                 "the run was planned for %d epochs and goes on to %d: the learning "

@@ -188,12 +188,12 @@ def _run(
         show_progress=show_progress,
         ranks=ranks,
         other_tasks={other.target: other for other in other_tasks},
-        predictor=choose_predictor(
-            not is_recomputed and options.train.compile,
-            model,
-            [each.target for each in (task, *other_tasks)],
-            n_epochs * loaders["train"].n_steps,
-        ),
+    )
+    trainer.predictor = choose_predictor(
+        not is_recomputed and options.train.compile,
+        model,
+        [each.target for each in (task, *other_tasks)],
+        trainer.estimate_seconds,
     )
     trainer.smoke_test()
     started = time.monotonic()

@@ -1,6 +1,7 @@
 """Who computes a training step: the compiled engine, or PyTorch."""
 
 import logging
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,8 +16,8 @@ from pet_calc.train.state import Task
 
 logger = logging.getLogger(__name__)
 
-# compiling takes about a minute, which so many steps of a small model win back
-LONG_RUN = 300
+# seconds by PyTorch from which a run wins back the minute that compiling takes
+LONG_RUN = 150.0
 
 
 class StepPredictor:
@@ -53,13 +54,21 @@ class StepPredictor:
             )
         return prediction if task.has_forces else prediction._replace(forces=None)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the engine computes the steps."""
+        return self._engine is not None
+
     def count_bytes(self) -> int:
         """Return the memory of the engine's steps, which PyTorch does not count."""
         return 0 if self._engine is None else self._engine.count_bytes()
 
 
 def choose_predictor(
-    compile: Literal["auto"] | bool, model: PET, targets: list[str], n_steps: int
+    compile: Literal["auto"] | bool,
+    model: PET,
+    targets: list[str],
+    estimate: Callable[[], float],
 ) -> StepPredictor:
     """Return the engine's predictor if it is wanted and can be had; say which it is.
 
@@ -68,7 +77,7 @@ def choose_predictor(
             run is long enough to compile it for.
         model: to be trained.
         targets: names of the energy outputs to be trained.
-        n_steps: of the run.
+        estimate: returns how many seconds the run would take without the engine.
 
     Raises:
         ConfigError: if the engine was asked for and cannot run.
@@ -77,11 +86,12 @@ def choose_predictor(
         return StepPredictor()
     found = (find_training_obstacle(model, target) for target in targets)
     obstacle = next((each for each in found if each is not None), None)
-    is_here = is_built(TRAINER)
-    if obstacle is None and not is_here:
+    if obstacle is None and not is_built(TRAINER):
         obstacle = find_build_obstacle()
-    if obstacle is None and not is_here and compile == "auto" and n_steps < LONG_RUN:
-        obstacle = f"{n_steps} steps are too few to compile it for"
+        if obstacle is None and compile == "auto":
+            seconds = estimate()
+            if seconds < LONG_RUN:
+                obstacle = f"a run of about {seconds:.0f} s is too short to compile for"
     if obstacle is None:
         predictor = StepPredictor(TrainingEngine())
         logger.info("training steps by the compiled engine")

@@ -14,21 +14,25 @@ from pet_calc.train.run import run_training
 from pet_calc.train.steps import LONG_RUN, choose_predictor
 
 
+def refuse_to_estimate():
+    raise AssertionError("nobody needs to know how long the run takes")
+
+
 def test_auto_compiles_for_long_runs_only(monkeypatch, caplog):
     monkeypatch.setattr(steps, "is_built", lambda part: False)
     caplog.set_level(logging.INFO)
     model = build_model()
-    choose_predictor("auto", model, ["energy"], LONG_RUN - 1)
-    assert "too few to compile" in caplog.text
+    choose_predictor("auto", model, ["energy"], lambda: LONG_RUN - 1.0)
+    assert "149 s is too short to compile" in caplog.text
     caplog.clear()
-    choose_predictor("auto", model, ["energy"], LONG_RUN)
+    choose_predictor("auto", model, ["energy"], lambda: LONG_RUN)
     assert "by the compiled engine" in caplog.text
 
 
 def test_auto_takes_what_is_there(monkeypatch, caplog):
     monkeypatch.setattr(steps, "is_built", lambda part: True)
     caplog.set_level(logging.INFO)
-    choose_predictor("auto", build_model(), ["energy"], 1)
+    choose_predictor("auto", build_model(), ["energy"], refuse_to_estimate)
     assert caplog.messages == ["training steps by the compiled engine"]
 
 
@@ -36,21 +40,24 @@ def test_without_a_compiler_pytorch_goes_on_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(steps, "is_built", lambda part: False)
     monkeypatch.setattr(steps, "find_build_obstacle", lambda: "no C++ compiler found")
     caplog.set_level(logging.INFO)
-    choose_predictor("auto", build_model(), ["energy"], LONG_RUN)
+    choose_predictor("auto", build_model(), ["energy"], refuse_to_estimate)
     assert "by PyTorch" in caplog.text
     assert "no C++ compiler found" in caplog.text
     with pytest.raises(ConfigError, match=r"compile: true .* no C\+\+ compiler"):
-        choose_predictor(True, build_model(), ["energy"], LONG_RUN)
+        choose_predictor(True, build_model(), ["energy"], refuse_to_estimate)
 
 
 def test_a_model_that_the_engine_cannot_run(caplog):
     caplog.set_level(logging.INFO)
     model = build_model(transformer_type="PostLN")
-    choose_predictor("auto", model, ["energy"], LONG_RUN)
+    choose_predictor("auto", model, ["energy"], refuse_to_estimate)
     assert "PostLN" in caplog.text
     with pytest.raises(ConfigError, match="PostLN"):
-        choose_predictor(True, model, ["energy"], LONG_RUN)
-    assert choose_predictor(False, model, ["energy"], LONG_RUN).count_bytes() == 0
+        choose_predictor(True, model, ["energy"], refuse_to_estimate)
+    assert (
+        choose_predictor(False, model, ["energy"], refuse_to_estimate).count_bytes()
+        == 0
+    )
 
 
 def run_both(tmp_path, **flags):
@@ -97,3 +104,18 @@ def test_the_bound_on_memory_counts_the_engine(tmp_path, caplog):
     pytorch, engine = sizes
     # without its own buffers the engine would seem to need next to nothing
     assert engine > 0.1 * pytorch
+
+
+def test_a_run_resumed_without_the_engine_says_so(tmp_path, caplog):
+    options = build_options(tmp_path, train={"compile": True})
+    run_training(options, show_progress=False, stop_after=2)
+    slow = replace(options, train=replace(options.train, compile=False))
+    run_training(slow, show_progress=False, is_resumed=True)
+    assert "began with steps by the compiled engine" in caplog.text
+
+
+def test_a_run_is_timed_before_it_starts_and_nothing_of_it_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "is_built", lambda part: False)
+    timed = run_training(build_options(tmp_path), show_progress=False)
+    plain = build_options(tmp_path, output="plain", train={"compile": False})
+    assert run_training(plain, show_progress=False).validation == timed.validation
