@@ -8,7 +8,6 @@ import pytest
 from pet_calc.config import (
     LossOptions,
     LossTerm,
-    TrainOptions,
     parse_options,
     read_options,
 )
@@ -381,9 +380,3 @@ def test_nobelium_is_not_false(read):
 def test_one_loss_type_holds_for_every_target_and_gradient():
     loss = read_training(loss="masked_huber").train.loss_of("energy")
     assert {loss.value.type, loss.forces.type, loss.stress.type} == {"huber"}
-
-
-def test_the_engine_cannot_recompute_layers():
-    with pytest.raises(ConfigError, match="leave out compile: true"):
-        TrainOptions(compile=True, activation_checkpointing=True)
-    assert TrainOptions(activation_checkpointing=True).compile == "auto"

@@ -65,33 +65,56 @@ constexpr int64_t choose_width(int64_t d) {
     return width;
 }
 
+// sums that are added to in turn, since each addition waits for the last one of its own
+constexpr int64_t N_SUMS = 4;
+
 // out [D] = sum over rows of factors[stride * t] * rows[t, D]
 template <int64_t D, typename A>
 inline void combine(const A *factors, int64_t stride, const A *rows, int64_t n_rows, A *out) {
-    constexpr int64_t W = choose_width(D);
+    constexpr int64_t W = choose_width(D), N = D / W;
+    constexpr int64_t M = N >= N_SUMS ? 1 : N_SUMS / N;
     using V = typename Lanes<A, W>::type;
-    V sum[D / W] = {};
-    for (int64_t t = 0; t < n_rows; t++) {
+    V sum[M][N] = {};
+    int64_t t = 0;
+    for (; t + M <= n_rows; t += M) {
+#pragma GCC unroll 4
+        for (int64_t m = 0; m < M; m++) {
+            A factor = factors[stride * (t + m)];
+            const V *row = reinterpret_cast<const V *>(rows + (t + m) * D);
+#pragma GCC unroll 8
+            for (int64_t k = 0; k < N; k++) sum[m][k] += factor * row[k];
+        }
+    }
+    for (; t < n_rows; t++) {
         A factor = factors[stride * t];
         const V *row = reinterpret_cast<const V *>(rows + t * D);
 #pragma GCC unroll 8
-        for (int64_t k = 0; k < D / W; k++) sum[k] += factor * row[k];
+        for (int64_t k = 0; k < N; k++) sum[0][k] += factor * row[k];
     }
-    for (int64_t k = 0; k < D / W; k++) reinterpret_cast<V *>(out)[k] = sum[k];
+#pragma GCC unroll 8
+    for (int64_t k = 0; k < N; k++) {
+        V total = sum[0][k];
+#pragma GCC unroll 4
+        for (int64_t m = 1; m < M; m++) total += sum[m][k];
+        reinterpret_cast<V *>(out)[k] = total;
+    }
 }
 
 // out [padded] = row [D] . turned [D, padded]
 template <int64_t D, typename A>
 inline void multiply_turned(const A *row, const A *turned, int64_t padded, A *out) {
     using V = typename Lanes<A, LANES>::type;
+    static_assert(D % N_SUMS == 0);
     for (int64_t start = 0; start < padded; start += LANES) {
-        V even = {}, odd = {};
+        V sum[N_SUMS] = {};
 #pragma GCC unroll 8
-        for (int64_t k = 0; k < D; k += 2) {
-            even += row[k] * *reinterpret_cast<const V *>(turned + k * padded + start);
-            odd += row[k + 1] * *reinterpret_cast<const V *>(turned + (k + 1) * padded + start);
+        for (int64_t k = 0; k < D; k += N_SUMS) {
+#pragma GCC unroll 4
+            for (int64_t m = 0; m < N_SUMS; m++)
+                sum[m] += row[k + m] *
+                          *reinterpret_cast<const V *>(turned + (k + m) * padded + start);
         }
-        *reinterpret_cast<V *>(out + start) = even + odd;
+        *reinterpret_cast<V *>(out + start) = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 }
 
