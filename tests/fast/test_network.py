@@ -150,6 +150,24 @@ def test_a_half_list_is_an_error():
         FastNetwork(model, "energy").compute(batch, vectors)
 
 
+@pytest.mark.parametrize("hypers", [{}, ADAPTIVE], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_a_pair_that_rounding_puts_beyond_reach_one_way_is_no_edge(dtype, hypers):
+    model = build_model(dtype=dtype, **hypers)
+    fast = FastNetwork(model, "energy")
+    batch = build_batch([Atoms("O2", [[0, 0, 0], [3.5, 0, 0]])], model)
+    both, one, none = (compute_edge_vectors(batch) for _ in range(3))
+    both[0, 0], both[1, 0] = 4.0, -4.0  # the cutoff
+    one[0, 0], one[1, 0] = 4.0, -4.0 * (1 + torch.finfo(dtype).eps)
+    none[0, 0], none[1, 0] = 5.0, -5.0
+    expected = fast.compute(batch, none)[0]
+    for vectors in (both, one, one.flip(0)):
+        energies, gradient = fast.compute(batch, vectors)
+        # an edge there has no weight
+        torch.testing.assert_close(energies, expected, rtol=1e-6, atol=0)
+        assert float(gradient.abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("hypers", "message"),
     [({"transformer_type": "PostLN"}, "PostLN"), ({"num_heads": 8}, "1 wide")],

@@ -125,6 +125,13 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
                           ? A(0.5) * (selection.radii[i] + selection.radii[neighbors[p]])
                           : A(cutoff.radius);
             if (selection.distances[p] > reach) continue;
+            A other = selection.distances[reverse[p]];
+            if (other > reach) {
+                // by rounding, which may differ between the two
+                TORCH_CHECK(other <= reach + A(sizeof(A) == 8 ? 1e-9 : 1e-4),
+                            "pair i->j is within reach, but j->i is not");
+                continue;
+            }
             new_index[p] = selection.kept.size();
             selection.kept.push_back(p);
         }
@@ -132,9 +139,8 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
     }
     selection.reverse.resize(selection.kept.size());
     for (size_t e = 0; e < selection.kept.size(); e++) {
-        int64_t other = new_index[reverse[selection.kept[e]]];
-        TORCH_CHECK(other >= 0, "pair i->j is within reach, but j->i is not");
-        selection.reverse[e] = other;
+        selection.reverse[e] = new_index[reverse[selection.kept[e]]];
+        TORCH_CHECK(selection.reverse[e] >= 0, "the list of pairs is not one of pairs and their reverses");
     }
 }
 
