@@ -1,14 +1,14 @@
 """PET behind metatomic's interface, as TorchScript compiles it."""
 
-from typing import Dict, List, Optional, cast
+from typing import Dict, List, Optional
 
 import torch
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import ModelOutput, NeighborListOptions, System
-from torch import Tensor, nn
+from torch import Tensor
 
 from pet_calc.checkpoint.layout import build_components, build_properties
-from pet_calc.model.baseline import TargetTable
+from pet_calc.export.engine import EngineInterface
 from pet_calc.model.batch import Batch
 from pet_calc.model.edges import compute_edge_vectors, find_reverse_pairs
 from pet_calc.model.hypers import (
@@ -23,55 +23,24 @@ from pet_calc.model.pet import PET
 MARGINS = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
-class CompositionTable(nn.Module):
-    """Composition energies in float64 that ``Module.to(dtype)`` cannot touch.
-
-    The buffer holds the bits of the numbers as int64: ``to(dtype)`` casts floating
-    tensors only, and TorchScript does not keep ``TargetTable``'s own protection.
-    """
-
-    bits: Tensor
-
-    def __init__(self, table: TargetTable) -> None:
-        super().__init__()
-        values = table.composition.detach().to(torch.float64).contiguous()
-        # a clone: tensors that share storage would be saved with one dtype
-        self.register_buffer("bits", values.view(torch.int64).clone())
-
-    def forward(self, species: Tensor) -> Tensor:
-        """Return the composition part per atom, [n_atoms, n_values] float64."""
-        if self.bits.dtype != torch.int64:
-            raise RuntimeError(
-                "the tables of this model were cast to another dtype; load the file "
-                "again and move it with .to(device) only"
-            )
-        # TorchScript does not know Tensor.view(dtype)
-        bits = self.bits.index_select(0, species)
-        return torch.view_copy(bits, dtype=torch.float64)
-
-
-class ExportedPET(nn.Module):
+class ExportedPET(EngineInterface):
     """A PET behind metatomic's interface: systems in, tensor maps out."""
 
     _target_of: Dict[str, str]
+    _obstacles: Dict[str, str]
     _shapes: Dict[str, List[int]]
     _component_names: Dict[str, List[str]]
     _property_names: Dict[str, List[str]]
     _property_values: Dict[str, List[List[int]]]
 
     def __init__(self, model: PET) -> None:
-        super().__init__()
-        self.pet = model
-        self.compositions = nn.ModuleDict()
-        self._target_of = {}
+        super().__init__(model)
         self._shapes = {}
         self._component_names = {}
         self._property_names = {}
         self._property_values = {}
         for name, spec in model.targets.items():
-            table = cast(TargetTable, model.baseline.tables[name])
-            self.compositions[name] = CompositionTable(table)
-            self._target_of[name_output(spec)] = name
+            self._add_output(name_output(spec), name)
             self._shapes[name] = [*spec.components, spec.n_properties]
             components = build_components(spec)
             self._component_names[name] = [axis.names[0] for axis in components]
@@ -156,12 +125,6 @@ class ExportedPET(nn.Module):
                 summed = summed.index_select(0, system_index)
             results[name] = self._build_map(target, summed.to(dtype), samples)
         return results
-
-    def _composition(self, target: str, species: Tensor) -> Tensor:
-        for name, table in self.compositions.items():
-            if name == target:
-                return table(species)
-        raise RuntimeError("the model has no target " + target)
 
     def _build_map(self, target: str, values: Tensor, samples: Labels) -> TensorMap:
         """Return ``values`` with the axes that the target has."""

@@ -1,0 +1,131 @@
+"""What an exported file tells the compiled engine, besides being a metatomic model.
+
+Programs with the engine inside, such as the LAMMPS plugin, call these methods of the
+file; programs that know metatomic only never do. Nothing is stored twice: the weights
+are folded when they are asked for.
+"""
+
+from typing import Dict, Tuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from pet_calc.export.composition import CompositionTable
+from pet_calc.fast.network import find_obstacle, selects_pairs
+from pet_calc.model.baseline import TargetTable
+from pet_calc.model.edges import compute_distances
+from pet_calc.model.fold import describe_numbers, describe_shape, fold_weights
+from pet_calc.model.pet import PET
+
+
+class EngineInterface(nn.Module):
+    """Methods for the compiled engine, which TorchScript keeps in the file.
+
+    Outputs go by metatomic's names. Lengths and energies are in the model's units.
+    """
+
+    _target_of: Dict[str, str]
+    _obstacles: Dict[str, str]
+
+    def __init__(self, model: PET) -> None:
+        super().__init__()
+        self.pet = model
+        self.compositions = nn.ModuleDict()
+        self._target_of = {}
+        self._obstacles = {}
+        self._shape = describe_shape(model.hypers)
+        dtype = model.edge_embedder.weight.dtype
+        self._numbers = describe_numbers(model.hypers, dtype)
+
+    def _add_output(self, name: str, target: str) -> None:
+        """Note an output, and why the engine cannot run it: an empty text if it can."""
+        self._target_of[name] = target
+        table = cast(TargetTable, self.pet.baseline.tables[target])
+        self.compositions[target] = CompositionTable(table)
+        obstacle = find_obstacle(self.pet, target)
+        if obstacle is None and not self.pet.targets[target].is_energy:
+            obstacle = f"{target} is not an energy"
+        if obstacle is None and not selects_pairs(self.pet.hypers):
+            obstacle = "the model has the older grid of adaptive radii"
+        self._obstacles[target] = obstacle or ""
+
+    @torch.jit.export
+    def describe_engine(
+        self, output: str
+    ) -> Tuple[str, Dict[str, int], Dict[str, float]]:
+        """Return why the engine cannot run an output (empty if it can), and the shape.
+
+        The whole numbers and switches are those of ``describe_shape`` with
+        ``has_zbl`` and ``is_conditioned``, the real numbers ``describe_numbers``.
+        """
+        target = self._target_of[output]
+        shape = self._shape.copy()
+        shape["has_zbl"] = int(target in self.pet._zbl_targets)
+        shape["is_conditioned"] = int(self.pet.system_conditioning is not None)
+        return self._obstacles[target], shape, self._numbers
+
+    @torch.jit.export
+    def fold_weights(
+        self, weights: Dict[str, Tensor], output: str
+    ) -> Dict[str, Tensor]:
+        """Return the engine's tensors of an output, computed in float64.
+
+        Args:
+            weights: the parameters of ``pet`` by name, which TorchScript cannot list.
+            output: its name.
+
+        Returns:
+            The tensors of ``pet_calc.model.fold``, with ``species`` (index by atomic
+            number, -1 where unknown), ``scale`` and ``composition`` [n_species].
+        """
+        target = self._target_of[output]
+        folded = fold_weights(weights, self._shape, target, torch.float64)
+        index = self.pet.species_to_species_index
+        species = torch.arange(int(index.max()) + 1, device=index.device)
+        ones = torch.ones(
+            (species.shape[0], 1), dtype=torch.float64, device=index.device
+        )
+        folded["species"] = index
+        folded["scale"] = self.pet.baseline.scale(target, ones, species).squeeze(1)
+        folded["composition"] = self._composition(target, species).squeeze(1)
+        return folded
+
+    @torch.jit.export
+    def embed_conditions(self, charge: float, spin_multiplicity: float) -> Tensor:
+        """Return what is added to the node tokens of a system, [1, d_node]."""
+        conditioning = self.pet.system_conditioning
+        if conditioning is None:
+            raise RuntimeError("the model does not read charge and spin")
+        weight = self.pet.edge_embedder.weight
+        values = torch.tensor([charge, spin_multiplicity], device=weight.device)
+        rounded = values.round()
+        if not torch.equal(rounded, values):
+            raise ValueError("charge and spin of a system must be whole numbers")
+        whole = rounded.to(torch.int64)
+        first = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        return conditioning(whole[:1], whole[1:], first)
+
+    @torch.jit.export
+    def compute_repulsion(
+        self, numbers: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor
+    ) -> Tensor:
+        """Return the ZBL repulsion per atom, [n_atoms].
+
+        Args:
+            numbers: [n_atoms] int64, atomic numbers.
+            centers: [n_pairs] int64.
+            neighbors: [n_pairs] int64.
+            vectors: [n_pairs, 3], to which gradients flow.
+        """
+        zbl = self.pet.zbl
+        if zbl is None:
+            return torch.zeros_like(numbers, dtype=vectors.dtype)
+        species = self.pet.species_to_species_index.index_select(0, numbers)
+        distances = compute_distances(vectors)
+        return zbl(distances, numbers, species, centers, neighbors).squeeze(1)
+
+    def _composition(self, target: str, species: Tensor) -> Tensor:
+        for name, table in self.compositions.items():
+            if name == target:
+                return table(species)
+        raise RuntimeError("the model has no target " + target)
