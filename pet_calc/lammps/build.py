@@ -1,4 +1,4 @@
-"""Compile the plugin into the user's cache."""
+"""Compile the plugin, with the engine in it, into the user's cache."""
 
 import json
 import logging
@@ -7,10 +7,18 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from pet_calc.errors import ConfigError
-from pet_calc.fast.compiler import describe_compiler, find_compiler, run_compiler
+from pet_calc.fast.compiler import (
+    KERNELS,
+    describe_compiler,
+    find_compiler,
+    find_openmp,
+    list_kernel_flags,
+    run_compiler,
+)
 from pet_calc.lammps.locate import (
     PLUGIN_NAME,
     SOURCES,
@@ -37,6 +45,9 @@ LIBRARIES = (
 )
 # linked as well where torch has them: without it a GPU stays invisible to C++
 GPU_LIBRARIES = ("torch_cuda", "c10_cuda")
+# the compiled engine's class, without its registration for Python
+ENGINE = KERNELS / "engine.cpp"
+PACKAGE = Path(__file__).parents[1]
 RECORD = "build.json"
 PRODUCT = "the LAMMPS plugin"
 # what the plugin answers to a pair_style without a model
@@ -118,23 +129,49 @@ def _check_torch(toolchain: Toolchain) -> None:
 
 def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
     """Compile and link in ``folder``; return the link command."""
-    flags = ["-O2", "-std=c++17", "-fPIC", "-D_GLIBCXX_USE_CXX11_ABI=1"]
+    flags = ["-O2", "-std=c++17", "-fPIC"]
     flags += [
         "-DLAMMPS_SMALLBIG",
         f"-DPET_CALC_LAMMPS_VERSION={toolchain.lammps_version}",
     ]
-    flags += [f"-I{SOURCES}"]
+    # the second for the engine's headers, as fast/kernels/engine.h
+    flags += [f"-I{SOURCES}", f"-I{PACKAGE}"]
     # -isystem: their warnings are not ours
+    includes = ["-D_GLIBCXX_USE_CXX11_ABI=1"]
     for include in toolchain.include_folders:
-        flags += ["-isystem", str(include)]
-    objects = []
-    sources = [path for path in list_sources() if path.suffix == ".cpp"]
-    for k, source in enumerate(sources, start=1):
-        logger.info("compiling %s (%d of %d)", source.name, k, len(sources))
-        target = folder / f"{source.stem}.o"
-        run_compiler([compiler, *flags, "-c", str(source), "-o", str(target)], PRODUCT)
-        objects.append(str(target))
-    command = [compiler, "-shared", "-o", str(folder / PLUGIN_NAME), *objects]
+        includes += ["-isystem", str(include)]
+    jobs = [(path, flags) for path in list_sources() if path.suffix == ".cpp"]
+    # last: where several objects have an inline function, the linker takes the first,
+    # and arithmetic without infinities is for the kernels only
+    jobs.append((ENGINE, list_kernel_flags(compiler)))
+    objects = [str(folder / f"{k}-{path.stem}.o") for k, (path, _) in enumerate(jobs)]
+
+    def compile_source(k: int) -> None:
+        source, own = jobs[k]
+        logger.info("compiling %s", source.name)
+        command = [compiler, *own, *includes, "-c", str(source), "-o", objects[k]]
+        run_compiler(command, PRODUCT)
+
+    # two at a time: some take 1.6 GB of memory. The last takes longest, so it is first.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting = [pool.submit(compile_source, k) for k in reversed(range(len(jobs)))]
+        try:
+            for job in as_completed(waiting):
+                job.result()
+        except ConfigError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    command = _link(toolchain, compiler, objects, folder / PLUGIN_NAME)
+    for path in objects:
+        os.remove(path)
+    return command
+
+
+def _link(
+    toolchain: Toolchain, compiler: str, objects: list[str], target: Path
+) -> list[str]:
+    """Link the plugin; return the command."""
+    command = [compiler, "-shared", "-o", str(target), *objects]
     # all of them, in our own search path: metatomic's own misses its dependencies
     command.append("-Wl,--no-as-needed,--disable-new-dtags")
     names = list(LIBRARIES)
@@ -144,9 +181,8 @@ def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
     for library_folder in toolchain.library_folders:
         command += [f"-L{library_folder}", f"-Wl,-rpath,{library_folder}"]
     command += [f"-l{name}" for name in names]
+    command.append(find_openmp(toolchain.library_folders[0]))
     run_compiler(command, PRODUCT)
-    for path in objects:
-        os.remove(path)
     return command
 
 

@@ -7,7 +7,6 @@ Uses the standard library only and imports none of the packages: LAMMPS calls
 import hashlib
 import json
 import logging
-import platform
 import re
 import tempfile
 from importlib import metadata
@@ -104,8 +103,9 @@ def compute_key(toolchain: Toolchain) -> str:
     parts = {
         "versions": toolchain.versions,
         "folders": [str(folder) for folder in toolchain.library_folders],
-        "machine": platform.machine(),
         "sources": {path.name: _hash(path) for path in list_sources()},
+        # the engine inside is compiled for this processor
+        "engine": compiler.compute_kernel_digest(),
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """The cache, and what is said when something is missing. Nothing is compiled here."""
 
 import ctypes
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +9,7 @@ from importlib import metadata
 import pytest
 
 from pet_calc.errors import ConfigError
+from pet_calc.fast import compiler
 from pet_calc.lammps import build, locate
 
 pytestmark = pytest.mark.lammps
@@ -35,6 +37,20 @@ def test_another_version_is_another_plugin(change):
     other = toolchain._replace(versions={**toolchain.versions, change: "9.9.9"})
     assert locate.compute_key(other) != locate.compute_key(toolchain)
     assert locate.compute_key(toolchain) == locate.compute_key(locate.find_toolchain())
+
+
+def test_other_kernels_or_another_processor_are_another_plugin(monkeypatch, tmp_path):
+    toolchain = locate.find_toolchain()
+    key = locate.compute_key(toolchain)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "_read_features", lambda: "an older processor")
+        assert locate.compute_key(toolchain) != key
+    kernels = shutil.copytree(compiler.KERNELS, tmp_path / "kernels")
+    monkeypatch.setattr(compiler, "KERNELS", kernels)
+    assert locate.compute_key(toolchain) == key
+    with (kernels / "rows.h").open("a") as file:
+        file.write("// changed")
+    assert locate.compute_key(toolchain) != key
 
 
 def test_another_compiler_compiles_again(plugin, no_compilation, monkeypatch):

@@ -19,6 +19,7 @@
 #include <metatensor/torch.hpp>
 #include <metatomic/torch.hpp>
 
+#include "compiled.h"
 #include "neighbors.h"
 #include "network.h"
 
@@ -110,12 +111,16 @@ struct Engine::Implementation {
   std::map<std::string, double> inputs;    // what the model reads besides the atoms
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat64;
+  std::optional<CompiledPet> compiled;    // empty: TorchScript runs the network
+  std::string obstacle;                   // why it is empty
 
   void load();
   void choose_output();
   void choose_direct_outputs();
   void choose_device();
   void read_inputs();
+  void choose_route();
+  std::string build_compiled();
   metatomic_torch::System build_system(const Structure &structure,
                                        const torch::Tensor &positions,
                                        const torch::Tensor &cell);
@@ -254,6 +259,40 @@ void Engine::Implementation::read_inputs() {
                              " does not read charge and spin; remove these keywords");
 }
 
+void Engine::Implementation::choose_route() {
+  if (settings.engine == Route::OFF)
+    obstacle = "engine off";
+  else if (!device.is_cpu())
+    obstacle = "it is for the CPU";
+  else if (!force_output.empty())
+    obstacle = "it has no direct forces";
+  else if (settings.check_consistency)
+    obstacle = "it passes by what check_consistency checks";
+  else
+    obstacle = build_compiled();
+  if (settings.engine == Route::ON && !compiled)
+    throw std::runtime_error("engine on: the compiled engine cannot run " +
+                             settings.model_path + ": " + obstacle);
+}
+
+// Returns why there is no compiled network; empty if there is one now.
+std::string Engine::Implementation::build_compiled() {
+  try {
+    return with_short_errors("it does not take this file", [&]() -> std::string {
+      const auto module = model->attr("module").toModule();
+      const std::string found = CompiledPet::find_obstacle(module, output);
+      if (!found.empty()) return found;
+      const bool has_our_units = capabilities->outputs().at(output)->unit() == ENERGY_UNIT &&
+                                 lists.at(0)->cutoff() == lists.at(0)->engine_cutoff(LENGTH_UNIT);
+      if (!has_our_units) return "the model's units are not eV and angstrom";
+      compiled.emplace(module, output, dtype, settings.charge, settings.spin_multiplicity);
+      return "";
+    });
+  } catch (const std::exception &failure) {
+    return failure.what();
+  }
+}
+
 metatomic_torch::System Engine::Implementation::build_system(const Structure &structure,
                                                              const torch::Tensor &positions,
                                                              const torch::Tensor &cell) {
@@ -335,6 +374,7 @@ torch::IValue Engine::Implementation::run_model(const Structure &structure,
 }
 
 Result Engine::Implementation::evaluate(const Structure &structure) {
+  if (compiled) return compiled->evaluate(structure, pairs.front());
   const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
   // from_blob only reads here, since `to` copies
   auto *positions_data = const_cast<double *>(structure.positions.data());
@@ -411,6 +451,7 @@ Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation
   self_->choose_output();
   self_->read_inputs();
   self_->choose_device();
+  self_->choose_route();
 }
 
 Engine::~Engine() = default;
@@ -465,6 +506,11 @@ std::string Engine::describe() const {
   if (!self_->force_output.empty()) text << ", forces from " << self_->force_output;
   for (const auto &[name, value] : self_->inputs) text << ", " << name << " " << value;
   return text.str();
+}
+
+std::string Engine::describe_route() const {
+  if (self_->compiled) return "the network is run by the compiled engine";
+  return "the network is run by TorchScript, not by the compiled engine: " + self_->obstacle;
 }
 
 }    // namespace pet_calc

@@ -15,6 +15,9 @@
 
 namespace pet_calc {
 
+// Whether the compiled engine runs the network: where it can, or else an error, or never.
+enum class Route { AUTO, ON, OFF };
+
 // What `pair_style metatomic` was given.
 struct Settings {
   std::string model_path;
@@ -23,6 +26,7 @@ struct Settings {
   std::string variant;            // empty: the output without a variant
   bool check_consistency = false;
   bool non_conservative = false;  // forces and virial from the model's direct outputs
+  Route engine = Route::AUTO;     // compiled engine instead of TorchScript
   int n_threads = 0;              // 0: leave torch's own choice
   int rank_on_node = 0;           // chooses among several GPUs
   double charge = 0.0;            // of the whole system, e; for models that read it
@@ -66,6 +70,7 @@ class Engine {
   double pet_range() const;             // what its layers reach; 0 if it is no PET
   std::string known_elements() const;   // for messages
   std::string describe() const;         // one line for the log
+  std::string describe_route() const;   // likewise: what runs the network, and why
 
  private:
   struct Implementation;

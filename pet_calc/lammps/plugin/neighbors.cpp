@@ -48,8 +48,14 @@ Matrix find_deformation(const Matrix &from, const Matrix &to) {
 
 }    // namespace
 
+bool PairList::refresh(const Structure &structure) {
+  if (is_complete(structure)) return false;
+  find_candidates(structure);
+  return true;
+}
+
 void PairList::update(const Structure &structure) {
-  if (!is_complete(structure)) find_candidates(structure);
+  refresh(structure);
   samples.clear();
   vectors.clear();
   const double *r = structure.positions.data();

@@ -19,10 +19,16 @@ class PairList {
  public:
   PairList(double cutoff, bool is_full) : cutoff_(cutoff), is_full_(is_full) {}
 
-  // Throws std::runtime_error.
+  // Finds the candidates anew where needed; returns whether it did. Throws
+  // std::runtime_error.
+  bool refresh(const Structure &structure);
+  // i, j, cell shift a, b, c of each
+  const std::vector<int32_t> &candidates() const { return candidates_; }
+
+  // Refreshes, and measures which candidates are pairs now.
   void update(const Structure &structure);
 
-  std::vector<int32_t> samples;    // [5 * n_pairs]: i, j, cell shift a, b, c
+  std::vector<int32_t> samples;    // [5 * n_pairs]: as candidates
   std::vector<double> vectors;     // [3 * n_pairs]: r_j + shift @ cell - r_i, Angstrom
 
  private:
@@ -31,7 +37,7 @@ class PairList {
 
   double cutoff_;
   bool is_full_;
-  std::vector<int32_t> candidates_;    // as samples
+  std::vector<int32_t> candidates_;
   // of the structure that the candidates were found in
   std::vector<double> positions_;
   std::array<double, 9> cell_{};

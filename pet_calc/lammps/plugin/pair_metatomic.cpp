@@ -36,8 +36,8 @@ constexpr double EV_IN_HARTREE = 1.0 / 27.211386245988;
 
 const char *const USAGE =
     "pair_style metatomic MODEL.pt [device cpu|cuda|cuda:N|auto] [variant NAME] "
-    "[extensions FOLDER] [check_consistency on|off] [non_conservative on|off] [scale X] "
-    "[interaction_range R] [threads N] [charge Q] [spin 2S+1]";
+    "[extensions FOLDER] [check_consistency on|off] [non_conservative on|off] "
+    "[engine auto|on|off] [scale X] [interaction_range R] [threads N] [charge Q] [spin 2S+1]";
 
 // LAMMPS's atom index within the virial: xx, yy, zz, xy, xz, yz
 constexpr int VIRIAL_ROW[6] = {0, 1, 2, 0, 0, 1};
@@ -125,6 +125,10 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
       settings.check_consistency = utils::logical(FLERR, value, false, lmp);
     else if (keyword == "non_conservative")
       settings.non_conservative = utils::logical(FLERR, value, false, lmp);
+    else if (keyword == "engine")
+      settings.engine = std::strcmp(value, "auto") == 0          ? Route::AUTO
+                        : utils::logical(FLERR, value, false, lmp) ? Route::ON
+                                                                   : Route::OFF;
     else if (keyword == "scale")
       scale_ = utils::numeric(FLERR, value, false, lmp);
     else if (keyword == "uncertainty_threshold" && std::strcmp(value, "off") == 0)
@@ -155,7 +159,9 @@ void PairMetatomic::load(const Settings &settings) {
     message = failure.what();
   }
   stop_all_if_one_failed(message);
-  if (comm->me == 0) utils::logmesg(lmp, "pair metatomic: " + engine_->describe() + "\n");
+  if (comm->me != 0) return;
+  for (const auto &line : {engine_->describe(), engine_->describe_route()})
+    utils::logmesg(lmp, "pair metatomic: " + line + "\n");
 }
 
 void PairMetatomic::read_units() {

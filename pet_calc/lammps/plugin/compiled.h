@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Copyright the pet-calc developers
+
+#ifndef PET_CALC_COMPILED_H
+#define PET_CALC_COMPILED_H
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/script.h>
+
+#include "engine.h"
+#include "fast/kernels/engine.h"
+#include "neighbors.h"
+
+namespace pet_calc {
+
+// A PET in a file of pet-calc, run by the engine of pet_calc/fast/kernels instead of
+// TorchScript. The file folds its weights for it and says what shape they have
+// (pet_calc/export/engine.py).
+class CompiledPet {
+ public:
+  // Why the engine cannot run an output of a file; empty if it can. `module` is what
+  // metatomic's model wraps.
+  static std::string find_obstacle(const torch::jit::Module &module, const std::string &output);
+
+  // Charge and spin count where the model reads them. Throws what torch throws.
+  CompiledPet(const torch::jit::Module &module, const std::string &output, torch::Dtype dtype,
+              double charge, double spin_multiplicity);
+
+  Result evaluate(const Structure &structure, PairList &list);
+
+ private:
+  void read_pairs(const PairList &list);
+  void measure_pairs(const Structure &structure);
+  torch::Tensor add_repulsion(const torch::Tensor &numbers, const torch::Tensor &vectors,
+                              int64_t n_centers, torch::Tensor &energies) const;
+  void add_forces(const torch::Tensor &gradient, Result &result) const;
+
+  torch::jit::Module module_;
+  torch::Dtype dtype_;
+  std::unique_ptr<fast::Engine> engine_;
+  torch::Tensor species_of_number_;    // [largest number + 1]
+  torch::Tensor scale_;                // [n_species]
+  torch::Tensor composition_;          // [n_species], float64
+  torch::Tensor addition_;             // [1, d_node], of charge and spin if they are read
+  bool has_zbl_ = false;
+
+  torch::Tensor centers_, neighbors_, reverse_;    // [n_pairs] int64, sorted by centre
+  std::vector<int32_t> shifts_;                    // [3 * n_pairs]
+  torch::Tensor vectors_;                          // [n_pairs, 3] float64, Angstrom
+};
+
+}    // namespace pet_calc
+
+#endif
