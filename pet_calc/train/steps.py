@@ -93,9 +93,13 @@ def choose_predictor(
             if seconds < LONG_RUN:
                 obstacle = f"a run of about {seconds:.0f} s is too short to compile for"
     if obstacle is None:
-        predictor = StepPredictor(TrainingEngine())
-        logger.info("training steps by the compiled engine")
-        return predictor
+        try:
+            predictor = StepPredictor(TrainingEngine())
+        except ConfigError as error:
+            obstacle = str(error)
+        else:
+            logger.info("training steps by the compiled engine")
+            return predictor
     if compile is True:
         raise ConfigError(f"compile: true needs the compiled engine, but {obstacle}")
     logger.info("training steps by PyTorch, not by the compiled engine: %s", obstacle)

@@ -47,6 +47,19 @@ def test_without_a_compiler_pytorch_goes_on_and_says_so(monkeypatch, caplog):
         choose_predictor(True, build_model(), ["energy"], refuse_to_estimate)
 
 
+def test_a_compiler_that_fails_ends_no_run(monkeypatch, caplog):
+    def fail():
+        raise ConfigError("compiling the trainer failed: no such header")
+
+    monkeypatch.setattr(steps, "TrainingEngine", fail)
+    caplog.set_level(logging.INFO)
+    predictor = choose_predictor("auto", build_model(), ["energy"], lambda: LONG_RUN)
+    assert not predictor.is_compiled
+    assert "by PyTorch, not by the compiled engine: compiling the" in caplog.text
+    with pytest.raises(ConfigError, match="no such header"):
+        choose_predictor(True, build_model(), ["energy"], refuse_to_estimate)
+
+
 def test_a_model_that_the_engine_cannot_run(caplog):
     caplog.set_level(logging.INFO)
     model = build_model(transformer_type="PostLN")
