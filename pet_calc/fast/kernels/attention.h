@@ -58,9 +58,19 @@ struct Lanes {
     typedef A type __attribute__((vector_size(W * sizeof(A)), aligned(sizeof(A)), may_alias));
 };
 
-// the widest registers that D numbers fill without a rest
+// of this processor; compilers make slow code of wider vectors
+#if defined(__AVX512F__)
+constexpr int64_t REGISTER_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int64_t REGISTER_BYTES = 32;
+#else
+constexpr int64_t REGISTER_BYTES = 16;
+#endif
+
+// the widest registers that d numbers fill without a rest
+template <typename A>
 constexpr int64_t choose_width(int64_t d) {
-    int64_t width = LANES;
+    int64_t width = REGISTER_BYTES / sizeof(A);
     while (d % width != 0) width /= 2;
     return width;
 }
@@ -71,7 +81,7 @@ constexpr int64_t N_SUMS = 4;
 // out [D] = sum over rows of factors[stride * t] * rows[t, D]
 template <int64_t D, typename A>
 inline void combine(const A *factors, int64_t stride, const A *rows, int64_t n_rows, A *out) {
-    constexpr int64_t W = choose_width(D), N = D / W;
+    constexpr int64_t W = choose_width<A>(D), N = D / W;
     constexpr int64_t M = N >= N_SUMS ? 1 : N_SUMS / N;
     using V = typename Lanes<A, W>::type;
     V sum[M][N] = {};
@@ -103,9 +113,10 @@ inline void combine(const A *factors, int64_t stride, const A *rows, int64_t n_r
 // out [padded] = row [D] . turned [D, padded]
 template <int64_t D, typename A>
 inline void multiply_turned(const A *row, const A *turned, int64_t padded, A *out) {
-    using V = typename Lanes<A, LANES>::type;
+    constexpr int64_t W = choose_width<A>(LANES);
+    using V = typename Lanes<A, W>::type;
     static_assert(D % N_SUMS == 0);
-    for (int64_t start = 0; start < padded; start += LANES) {
+    for (int64_t start = 0; start < padded; start += W) {
         V sum[N_SUMS] = {};
 #pragma GCC unroll 8
         for (int64_t k = 0; k < D; k += N_SUMS) {

@@ -29,11 +29,14 @@ inline void norm_row_dot(const Norm<A> &norm, const A *x_dot, const A *out, A in
                          A *along, int64_t d) {
     A mean = 0, sum = 0;
     if (norm.subtracts_mean) {
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++) mean += x_dot[k];
         mean /= d;
     }
+#pragma GCC ivdep
     for (int64_t k = 0; k < d; k++) sum += out[k] * (x_dot[k] - mean);
     sum /= d;
+#pragma GCC ivdep
     for (int64_t k = 0; k < d; k++) out_dot[k] = inverse * (x_dot[k] - mean - out[k] * sum);
     *along = sum;
 }
@@ -54,6 +57,7 @@ inline void norm_back_row_dot(const Norm<A> &norm, const A *of_out, const A *of_
                               const A *out, const A *out_dot, A inverse, A along, A *gradient,
                               int64_t d) {
     A m = 0, m_dot = 0, mean = 0, mean_dot = 0;
+#pragma GCC ivdep
     for (int64_t k = 0; k < d; k++) {
         m += out[k] * of_out[k];
         m_dot += out_dot[k] * of_out[k] + out[k] * of_out_dot[k];
@@ -61,6 +65,7 @@ inline void norm_back_row_dot(const Norm<A> &norm, const A *of_out, const A *of_
     m /= d;
     m_dot /= d;
     if (norm.subtracts_mean) {
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++) {
             mean += of_out[k];
             mean_dot += of_out_dot[k];
@@ -69,6 +74,7 @@ inline void norm_back_row_dot(const Norm<A> &norm, const A *of_out, const A *of_
         mean_dot /= d;
     }
     A inverse_dot = -inverse * inverse * along;
+#pragma GCC ivdep
     for (int64_t k = 0; k < d; k++)
         gradient[k] += inverse * (of_out_dot[k] - mean_dot - out_dot[k] * m - out[k] * m_dot) +
                        inverse_dot * (of_out[k] - mean - out[k] * m);
@@ -92,7 +98,9 @@ void pair_norm_dot(const Norm<A> &norm, const A *edge_dot, const int64_t *revers
         std::vector<A> both(2 * d);
         for (int64_t e = begin; e < end; e++) {
             const A *own = edge_dot + e * d, *other = edge_dot + reverse[e] * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) both[k] = own[k];
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) both[d + k] = other[k];
             norm_row_dot(norm, both.data(), out + 2 * e * d, inverse[e], out_dot + 2 * e * d,
                          along + e, 2 * d);
@@ -105,6 +113,7 @@ template <typename A>
 void silu_dot(const A *x, const A *bias, const A *x_dot, A *out_dot, int64_t n_rows, int64_t d) {
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++)
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++)
                 out_dot[row * d + k] = silu_slope(x[row * d + k] + bias[k]) * x_dot[row * d + k];
     });
@@ -117,6 +126,7 @@ void silu_back_dot(const A *x, const A *bias, const A *x_dot, const A *of_out,
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             int64_t start = row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 SiluSlopes<A> slopes(x[start + k] + bias[k]);
                 of_x[start + k] = of_out[start + k] * slopes.first;
@@ -134,6 +144,7 @@ void gate_dot(const A *x, const A *bias, const A *x_dot, A *out_dot, int64_t n_r
         for (int64_t row = begin; row < end; row++) {
             const A *value = x + 2 * row * d, *gate = value + d;
             const A *value_dot = x_dot + 2 * row * d, *gate_dot = value_dot + d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A s = sigmoid(gate[k] + bias[d + k]);
                 out_dot[row * d + k] =
@@ -154,6 +165,7 @@ void gate_back_dot(const A *x, const A *bias, const A *x_dot, const A *of_out,
             const A *of = of_out + row * d, *of_dot = of_out_dot + row * d;
             A *of_value = of_x + start, *of_gate = of_value + d;
             A *of_value_dot = of_x_dot + start, *of_gate_dot = of_value_dot + d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A s = sigmoid(gate[k] + bias[d + k]), v = value[k] + bias[k];
                 A slope = s * (A(1) - s), bend = slope * (A(1) - s - s);
@@ -175,6 +187,7 @@ void embed_edges_dot(const A *geometry_dot, const A *basis, const A *product, co
         for (int64_t e = begin; e < end; e++) {
             const A *g = geometry_dot + 4 * e;
             A g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3];
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A value = g0 * basis[k] + g1 * basis[d + k] + g2 * basis[2 * d + k] +
                           g3 * basis[3 * d + k];
@@ -196,6 +209,7 @@ void last_layer_back_dot(const A *of_values, const A *of_values_dot, const A *x,
         for (int64_t row = begin; row < end; row++) {
             int64_t start = row * d;
             A of = of_values[row], of_dot = of_values_dot[row];
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 SiluSlopes<A> slopes(x[start + k] + bias[k]);
                 A move = x_dot[start + k];

@@ -1,5 +1,8 @@
 // Kernels that work row by row: norms, activations, sums. A is the type that numbers are
 // computed in, S the one in which matrix products read and write them (A or bfloat16).
+//
+// `ivdep` tells the compiler that arrays are worked on in place or apart, but never
+// shifted: it would not vectorise loops over many arrays, exponentials among them.
 
 #pragma once
 
@@ -61,6 +64,7 @@ inline A silu_slope(A x) {
 template <typename A, typename S>
 void convert(const A *a, S *out, int64_t n_rows, int64_t d) {
     for_rows(n_rows, d, [&](int64_t begin, int64_t end) {
+#pragma GCC ivdep
         for (int64_t k = begin * d; k < end * d; k++) out[k] = narrow<S>(a[k]);
     });
 }
@@ -72,6 +76,7 @@ void apply_update(A *stream, const S *update, const A *bias, int64_t n_rows, int
         for (int64_t row = begin; row < end; row++) {
             A *s = stream + row * d;
             const S *u = update + row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++)
                 s[k] = (adds ? s[k] : A(0)) + widen(u[k]) + bias[k];
         }
@@ -92,6 +97,7 @@ void set_update(A *stream, const S *update, const A *bias, int64_t n_rows, int64
 template <typename A, typename S>
 void add_rows(A *stream, const S *update, int64_t n_rows, int64_t d) {
     for_rows(n_rows, d, [&](int64_t begin, int64_t end) {
+#pragma GCC ivdep
         for (int64_t k = begin * d; k < end * d; k++) stream[k] += widen(update[k]);
     });
 }
@@ -107,12 +113,15 @@ struct Norm {
     inline void row(const A *x, S *out, A *inverse, int64_t d) const {
         A mean = 0;
         if (subtracts_mean) {
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) mean += x[k];
             mean /= d;
         }
         A square = 0;
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++) square += (x[k] - mean) * (x[k] - mean);
         A scale = A(1) / std::sqrt(square / d + eps);
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++) out[k] = narrow<S>((x[k] - mean) * scale);
         *inverse = scale;
     }
@@ -138,12 +147,15 @@ struct Norm {
     inline void backward_row(const G *of_out, const S *out, A inverse, A *gradient,
                              int64_t d) const {
         A along = 0, mean = 0;
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++) along += widen(of_out[k]) * widen(out[k]);
         along /= d;
         if (subtracts_mean) {
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) mean += widen(of_out[k]);
             mean /= d;
         }
+#pragma GCC ivdep
         for (int64_t k = 0; k < d; k++)
             gradient[k] += inverse * (widen(of_out[k]) - mean - widen(out[k]) * along);
     }
@@ -156,6 +168,7 @@ void silu_forward(const S *x, const A *bias, S *out, int64_t n_rows, int64_t d) 
         for (int64_t row = begin; row < end; row++) {
             const S *in = x + row * d;
             S *o = out + row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A value = widen(in[k]) + bias[k];
                 o[k] = narrow<S>(value * sigmoid(value));
@@ -171,6 +184,7 @@ void silu_backward(const S *of_out, const S *x, const A *bias, S *of_x, int64_t 
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             const S *in = x + row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A slope = silu_slope(A(widen(in[k])) + bias[k]);
                 of_x[row * d + k] = narrow<S>(widen(of_out[row * d + k]) * slope);
@@ -186,6 +200,7 @@ void gate_forward(const S *x, const A *bias, S *out, int64_t n_rows, int64_t d) 
         for (int64_t row = begin; row < end; row++) {
             const S *value = x + 2 * row * d, *gate = value + d;
             S *o = out + row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++)
                 o[k] = narrow<S>((widen(value[k]) + bias[k]) *
                                  sigmoid(A(widen(gate[k])) + bias[d + k]));
@@ -200,6 +215,7 @@ void gate_backward(const S *of_out, S *x, const A *bias, int64_t n_rows, int64_t
         for (int64_t row = begin; row < end; row++) {
             S *value = x + 2 * row * d, *gate = value + d;
             const S *g = of_out + row * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A s = sigmoid(A(widen(gate[k])) + bias[d + k]);
                 A v = widen(value[k]) + bias[k];
@@ -221,6 +237,7 @@ void embed_edges(const A *table, const int64_t *kinds, const A *geometry, const 
             const A *row = table + kinds[e] * d;
             A g0 = geometry[4 * e], g1 = geometry[4 * e + 1], g2 = geometry[4 * e + 2],
               g3 = geometry[4 * e + 3];
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A value = row[k] + g0 * basis[k] + g1 * basis[d + k] + g2 * basis[2 * d + k] +
                           g3 * basis[3 * d + k];
@@ -239,6 +256,7 @@ void embed_edges_backward(S *of_out, const S *x, const A *basis, A *of_geometry,
     for_rows(n_edges, 8 * d, [&](int64_t begin, int64_t end) {
         for (int64_t e = begin; e < end; e++) {
             A g0 = 0, g1 = 0, g2 = 0, g3 = 0;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A of_x = widen(of_out[e * d + k]) * silu_slope(A(widen(x[e * d + k])));
                 of_out[e * d + k] = narrow<S>(of_x);
@@ -263,7 +281,9 @@ void pair_norm_forward(const Norm<A> &norm, const A *edge, const int64_t *revers
         std::vector<A> both(2 * d);
         for (int64_t e = begin; e < end; e++) {
             const A *own = edge + e * d, *other = edge + reverse[e] * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) both[k] = own[k];
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) both[d + k] = other[k];
             norm.row(both.data(), out + 2 * e * d, inverse + e, 2 * d);
         }
@@ -276,6 +296,7 @@ void add_both_ways(const A *both, const int64_t *reverse, A *edge, int64_t n_edg
     for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
         for (int64_t e = begin; e < end; e++) {
             const A *own = both + 2 * e * d, *other = both + 2 * reverse[e] * d + d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) edge[e * d + k] += own[k] + other[k];
         }
     });
@@ -287,6 +308,7 @@ void pair_norm_backward(const Norm<A> &norm, const S *of_out, const S *out, cons
                         const int64_t *reverse, A *scratch, A *of_edge, int64_t n_edges,
                         int64_t d) {
     for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
+#pragma GCC ivdep
         for (int64_t k = 2 * begin * d; k < 2 * end * d; k++) scratch[k] = 0;
         for (int64_t e = begin; e < end; e++)
             norm.backward_row(of_out + 2 * e * d, out + 2 * e * d, inverse[e],
@@ -302,6 +324,7 @@ void average_with_reverse(A *message, const A *edge, const int64_t *reverse, int
     for_rows(n_edges, d, [&](int64_t begin, int64_t end) {
         for (int64_t e = begin; e < end; e++) {
             const A *other = edge + reverse[e] * d;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++)
                 message[e * d + k] = A(0.5) * (message[e * d + k] + other[k]);
         }
@@ -315,6 +338,7 @@ void last_layer(const S *x, const A *bias, const A *weight, A *values, int64_t n
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             A sum = 0;
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A value = widen(x[row * d + k]) + bias[k];
                 sum += value * sigmoid(value) * weight[k];
@@ -331,6 +355,7 @@ void add_values(const A *of_node, const A *of_edge, A node_bias, A edge_bias,
                 A *of_factors, int64_t n_atoms) {
     for (int64_t i = 0; i < n_atoms; i++) {
         A sum = of_node[i] + node_bias;
+#pragma GCC ivdep
         for (int64_t k = starts[i]; k < starts[i + 1]; k++) {
             of_factors[k] += (of_edge[k] + edge_bias) * scale[i];
             sum += (of_edge[k] + edge_bias) * factors[k];
@@ -345,6 +370,7 @@ void last_layer_backward(const A *of_values, S *x, const A *bias, const A *weigh
                          int64_t n_rows, int64_t d) {
     for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
+#pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
                 A slope = silu_slope(A(widen(x[row * d + k])) + bias[k]);
                 x[row * d + k] = narrow<S>(of_values[row] * weight[k] * slope);
