@@ -97,11 +97,7 @@ void pair_norm_dot(const Norm<A> &norm, const A *edge_dot, const int64_t *revers
     for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
         std::vector<A> both(2 * d);
         for (int64_t e = begin; e < end; e++) {
-            const A *own = edge_dot + e * d, *other = edge_dot + reverse[e] * d;
-#pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) both[k] = own[k];
-#pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) both[d + k] = other[k];
+            gather_pair(edge_dot, reverse, e, d, both.data());
             norm_row_dot(norm, both.data(), out + 2 * e * d, inverse[e], out_dot + 2 * e * d,
                          along + e, 2 * d);
         }

@@ -273,6 +273,16 @@ void embed_edges_backward(S *of_out, const S *x, const A *basis, A *of_geometry,
     });
 }
 
+// both [2 d] = an edge's row next to its reverse's
+template <typename A>
+inline void gather_pair(const A *edge, const int64_t *reverse, int64_t e, int64_t d, A *both) {
+    const A *own = edge + e * d, *other = edge + reverse[e] * d;
+#pragma GCC ivdep
+    for (int64_t k = 0; k < d; k++) both[k] = own[k];
+#pragma GCC ivdep
+    for (int64_t k = 0; k < d; k++) both[d + k] = other[k];
+}
+
 // out [n, 2 d] = norm of each edge's row next to its reverse's
 template <typename A, typename S>
 void pair_norm_forward(const Norm<A> &norm, const A *edge, const int64_t *reverse, S *out,
@@ -280,11 +290,7 @@ void pair_norm_forward(const Norm<A> &norm, const A *edge, const int64_t *revers
     for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
         std::vector<A> both(2 * d);
         for (int64_t e = begin; e < end; e++) {
-            const A *own = edge + e * d, *other = edge + reverse[e] * d;
-#pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) both[k] = own[k];
-#pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) both[d + k] = other[k];
+            gather_pair(edge, reverse, e, d, both.data());
             norm.row(both.data(), out + 2 * e * d, inverse + e, 2 * d);
         }
     });
