@@ -35,6 +35,7 @@ from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
 from pet_calc.export import export_model
+from pet_calc.fast.compiler import multiplies_bfloat16
 from pet_calc.model.edges import compute_edge_vectors
 
 # d_pet, layers, cutoff, adaptive neighbours: published sizes, metatrain's default, and
@@ -134,7 +135,9 @@ def list_engines(dtype, device):
     """Names of the engines that can run."""
     names = ["metatrain", "model"]
     if device == "cpu":
-        names += ["engine", "mixed"] if dtype == "float32" else ["engine"]
+        names.append("engine")
+        if dtype == "float32" and multiplies_bfloat16():
+            names.append("mixed")
     return [*names, "our export"]
 
 

@@ -12,6 +12,7 @@ from pet_calc.fast.build import (
     is_built,
     start_build,
 )
+from pet_calc.fast.compiler import multiplies_bfloat16
 from pet_calc.fast.network import FastNetwork, find_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
@@ -56,6 +57,8 @@ class EngineSwitch:
             and model.edge_embedder.weight.dtype == torch.float64
         ):
             obstacle = "the model is in float64"
+        if is_mixed and obstacle is None and not multiplies_bfloat16():
+            obstacle = "this processor has no products in bfloat16, it would be slower"
         if is_mixed and compile is False:
             obstacle = "compile=False was given"
         if is_mixed or compile is True:

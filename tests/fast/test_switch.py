@@ -132,6 +132,15 @@ def test_wishes_that_the_model_cannot_fulfil_are_errors(tmp_path):
         PETCalculator(path, compile=True)
 
 
+def test_mixed_precision_is_refused_where_it_would_be_slower(monkeypatch):
+    model = build_model(dtype=torch.float32)
+    monkeypatch.setattr(compiler, "read_features", lambda: "sse4_2 avx2 avx512f")
+    with pytest.raises(ConfigError, match="bfloat16"):
+        PETCalculator(model, precision="mixed")
+    monkeypatch.setattr(compiler, "read_features", lambda: "avx2 avx512_bf16")
+    assert compiler.multiplies_bfloat16()
+
+
 def test_the_calculator_gives_the_same_with_and_without():
     model = build_model(num_neighbors_adaptive=6.0)
     atoms = ase.build.bulk("Si", "diamond", 5.4, cubic=True)

@@ -43,7 +43,7 @@ def test_other_kernels_or_another_processor_are_another_plugin(monkeypatch, tmp_
     toolchain = locate.find_toolchain()
     key = locate.compute_key(toolchain)
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "_read_features", lambda: "an older processor")
+        patch.setattr(compiler, "read_features", lambda: "an older processor")
         assert locate.compute_key(toolchain) != key
     kernels = shutil.copytree(compiler.KERNELS, tmp_path / "kernels")
     monkeypatch.setattr(compiler, "KERNELS", kernels)
