@@ -2,7 +2,7 @@
 
 import ase.build
 import numpy as np
-from ase import units
+from ase import Atoms, units
 
 from pet_calc.model.hypers import TargetSpec
 
@@ -49,3 +49,20 @@ def assert_same(one, other, tolerance=1e-10):
         np.testing.assert_allclose(
             values, other[name], rtol=0, atol=tolerance * scale, err_msg=name
         )
+
+
+def build_water(repeat=(3, 2, 2)):
+    """Molecules in cells of 3.1 Å, some across the boundary; narrow: 6.2 Å."""
+    atoms = ase.build.molecule("H2O")
+    atoms.set_cell([3.1, 3.1, 3.1])
+    atoms.pbc = True
+    atoms = atoms.repeat(repeat)
+    atoms.rattle(0.15, seed=3)
+    return atoms
+
+
+def build_triclinic():
+    """A strongly sheared crystal of two elements."""
+    cell = [[4.2, 0.3, -0.2], [1.5, 4.6, 0.4], [-1.1, 1.3, 5.1]]
+    scaled = [[0.02, 0.1, 0.2], [0.5, 0.4, 0.6], [0.9, 0.8, 0.1], [0.3, 0.75, 0.85]]
+    return Atoms("SiO2Si", cell=cell, scaled_positions=scaled, pbc=True)

@@ -9,7 +9,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
-from calculator_cases import DIRECT, build_molecule, heat
+from calculator_cases import (
+    DIRECT,
+    build_molecule,
+    build_triclinic,
+    build_water,
+    heat,
+)
 from helpers import build_model
 from metatomic.torch import AtomisticModel, ModelMetadata
 
@@ -38,22 +44,6 @@ MODELS = {
     "float32": lambda: build_model(dtype=torch.float32, num_neighbors_adaptive=6.0),
 }
 KEYWORDS = {"charged": " charge -2 spin 3", "two": " variant pbe"}
-
-
-def build_water():
-    """Twelve molecules across the boundaries of a cell narrower than two cutoffs."""
-    atoms = ase.build.molecule("H2O")
-    atoms.set_cell([3.1, 3.1, 3.1])
-    atoms.pbc = True
-    atoms = atoms.repeat((3, 2, 2))
-    atoms.rattle(0.15, seed=3)
-    return atoms
-
-
-def build_triclinic():
-    cell = [[4.2, 0.3, -0.2], [1.5, 4.6, 0.4], [-1.1, 1.3, 5.1]]
-    scaled = [[0.02, 0.1, 0.2], [0.5, 0.4, 0.6], [0.9, 0.8, 0.1], [0.3, 0.75, 0.85]]
-    return Atoms("SiO2Si", cell=cell, scaled_positions=scaled, pbc=True)
 
 
 STRUCTURES = {

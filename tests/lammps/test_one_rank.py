@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from calculator_cases import build_bulk, build_molecule
+from calculator_cases import (
+    build_bulk,
+    build_molecule,
+    build_triclinic,
+    build_water,
+)
 from helpers import build_model
 from metatomic_ase import MetatomicCalculator
 
@@ -31,23 +36,6 @@ def build_lora_model():
     return model.eval()
 
 
-def build_water():
-    """Eight molecules in 6.2 Å, some across the boundary."""
-    atoms = ase.build.molecule("H2O")
-    atoms.set_cell([3.1, 3.1, 3.1])
-    atoms.pbc = True
-    atoms = atoms.repeat((2, 2, 2))
-    atoms.rattle(0.15, seed=3)
-    return atoms
-
-
-def build_triclinic():
-    """A strongly sheared crystal of two elements."""
-    cell = [[4.2, 0.3, -0.2], [1.5, 4.6, 0.4], [-1.1, 1.3, 5.1]]
-    scaled = [[0.02, 0.1, 0.2], [0.5, 0.4, 0.6], [0.9, 0.8, 0.1], [0.3, 0.75, 0.85]]
-    return Atoms("SiO2Si", cell=cell, scaled_positions=scaled, pbc=True)
-
-
 def build_slab():
     slab = ase.build.fcc111("Al", (2, 2, 2), a=4.05, vacuum=6.0)
     slab.rattle(0.1, seed=2)
@@ -62,7 +50,7 @@ MODELS = {
     "float32": lambda: build_model(dtype=torch.float32),
 }
 STRUCTURES = {
-    "water": build_water,
+    "water": lambda: build_water((2, 2, 2)),
     "silicon": build_bulk,
     "triclinic": build_triclinic,
     "slab": build_slab,
