@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pet_calc.export.composition import CompositionTable
-from pet_calc.fast.network import find_obstacle, selects_pairs
+from pet_calc.fast.network import find_grid_obstacle, find_obstacle
 from pet_calc.model.baseline import TargetTable
 from pet_calc.model.edges import compute_distances
 from pet_calc.model.fold import describe_numbers, describe_shape, fold_weights
@@ -45,8 +45,7 @@ class EngineInterface(nn.Module):
         obstacle = find_obstacle(self.pet, target)
         if obstacle is None and not self.pet.targets[target].is_energy:
             obstacle = f"{target} is not an energy"
-        if obstacle is None and not selects_pairs(self.pet.hypers):
-            obstacle = "the model has the older grid of adaptive radii"
+        obstacle = obstacle or find_grid_obstacle(self.pet.hypers)
         self._obstacles[target] = obstacle or ""
 
     @torch.jit.export

@@ -82,7 +82,7 @@ class FastNetwork:
         }
         shape = describe_shape(hypers)
         numbers = describe_numbers(hypers, weight.dtype)
-        self._selects_pairs = selects_pairs(hypers)
+        self._selects_pairs = find_grid_obstacle(hypers) is None
         self._engine = torch.classes.pet_calc.Engine(tensors, shape, numbers)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -177,12 +177,14 @@ class FastNetwork:
         return energies, gradient
 
 
-def selects_pairs(hypers: PETHypers) -> bool:
-    """Whether the engine finds the edges: not for the older grid of adaptive radii."""
-    return (
+def find_grid_obstacle(hypers: PETHypers) -> str | None:
+    """Return why the engine cannot find the edges by itself, None if it can."""
+    if (
         hypers.num_neighbors_adaptive is None
         or hypers.adaptive_cutoff_method == "solver"
-    )
+    ):
+        return None
+    return "the model has the older grid of adaptive radii"
 
 
 def compute_atom_inputs(

@@ -14,8 +14,8 @@ from pet_calc.fast.build import TRAINER, load_engine
 from pet_calc.fast.network import (
     compute_atom_inputs,
     compute_repulsion,
+    find_grid_obstacle,
     find_model_obstacle,
-    selects_pairs,
 )
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
@@ -27,10 +27,7 @@ from pet_calc.model.pet import PET
 
 def find_training_obstacle(model: PET, target: str) -> str | None:
     """Return why the engine cannot train this output, None if it can."""
-    obstacle = find_model_obstacle(model, target)
-    if obstacle is None and not selects_pairs(model.hypers):
-        return "the model has the older grid of adaptive radii"
-    return obstacle
+    return find_model_obstacle(model, target) or find_grid_obstacle(model.hypers)
 
 
 class TrainingEngine:
@@ -123,8 +120,7 @@ class _Evaluate(torch.autograd.Function):
         }
         ctx.names = names
         ctx.step = engine.start_step(hypers, inputs, tensors)
-        energies, gradient = ctx.step.evaluate()
-        return energies, gradient
+        return ctx.step.evaluate()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -136,5 +132,4 @@ class _Evaluate(torch.autograd.Function):
             if is_needed
         ]
         found = ctx.step.differentiate(of_energies, of_gradient, wanted)
-        gradients = [found[name] if name in wanted else None for name in ctx.names]
-        return (None, None, None, None, *gradients)
+        return (None, None, None, None, *map(found.get, ctx.names))

@@ -78,20 +78,16 @@ class DirectTask:
         """Return each head's labels: its own, or the energy's forces and stress."""
         labels, own = part.labels, part.direct
         labels = labels._replace(has_energy=torch.zeros_like(labels.has_energy))
-        if self.heads.forces in self.heads.own_labels:
-            none = torch.zeros_like(labels.has_forces)
-            labels = (
-                labels._replace(has_forces=none)
-                if own is None
-                else labels._replace(forces=own.forces, has_forces=own.has_forces)
-            )
-        if self.heads.stress in self.heads.own_labels:
-            none = torch.zeros_like(labels.has_stress)
-            labels = (
-                labels._replace(has_stress=none)
-                if own is None
-                else labels._replace(stress=own.stress, has_stress=own.has_stress)
-            )
+        kinds = (("forces", self.heads.forces), ("stress", self.heads.stress))
+        for kind, head in kinds:
+            if head not in self.heads.own_labels:
+                continue
+            mask = f"has_{kind}"
+            if own is None:
+                chosen = {mask: torch.zeros_like(getattr(labels, mask))}
+            else:
+                chosen = {name: getattr(own, name) for name in (kind, mask)}
+            labels = labels._replace(**chosen)
         return labels
 
     def _choose_totals(self, totals: LabelTotals) -> LabelTotals:
