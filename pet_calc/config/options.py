@@ -145,7 +145,9 @@ class TrainOptions:
     warmup_fraction: float = 0.01
     """Part of the steps in which the rate rises; then it falls as a cosine."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay, in learning rates."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """adam or muon, which learns in fewer steps what is new; not for method lora."""
     grad_clip_norm: float = 1.0
     """Largest norm of the gradient; .inf for no limit."""
     ema_decay: float | None = None
@@ -272,6 +274,11 @@ class RunOptions:
         if replay.weight != ReplayOptions.weight and not self.has_replay:
             raise ConfigError(
                 "replay.weight: has no effect without a replay_set or generated frames"
+            )
+        if self.train.optimizer == "muon" and self.finetune.method == "lora":
+            raise ConfigError(
+                "optimizer: expected adam with method lora, got muon, which is for "
+                "whole matrices"
             )
         _check_device(self.device)
 

@@ -99,7 +99,9 @@ class Trainer:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         if not self._parameters:
             raise ModelError("nothing to train: no parameter is trainable")
-        self._optimizer = build_optimizer(model, options.weight_decay)
+        self._optimizer = build_optimizer(
+            model, options.weight_decay, options.optimizer
+        )
         self._average: WeightAverage | None = None
         decay = options.ema_decay
         if decay is None:

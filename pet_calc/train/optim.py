@@ -1,24 +1,52 @@
 """Optimizer, learning-rate schedule, and the running mean of the weights."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pet_calc.lora.inject import lora_layers
 from pet_calc.lora.rows import is_partly_trained
+from pet_calc.train.muon import Muon, OptimizerPair, find_matrices
 
 # B starts at zero and A at random: with one rate for both, B lags behind. Its rate is
 # this many times higher (LoRA+, arXiv:2402.12354, finds 4 to 16 best).
 LORA_B_RATE = 8.0
 
 
-def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    weight_decay: float,
+    algorithm: Literal["adam", "muon"] = "adam",
+) -> torch.optim.Optimizer | OptimizerPair:
     """Return Adam (AdamW with weight decay) over the trainable parameters.
 
     There is a group for LoRA's B with a higher rate; ``set_learning_rate`` sets both.
+
+    Args:
+        model: with the parameters.
+        weight_decay: decoupled, in learning rates.
+        algorithm: ``muon`` takes Muon for the matrices between layers, for a model
+            without LoRA.
     """
+    if algorithm == "adam":
+        return _build_adam(model, weight_decay, set())
+    parts: dict[int, list[Tensor]] = {}
+    matrices = find_matrices(model)
+    for matrix, n_parts in matrices.items():
+        parts.setdefault(n_parts, []).append(matrix)
+    groups = [
+        {"params": params, "n_parts": n_parts, "rate_factor": 1.0}
+        for n_parts, params in parts.items()
+    ]
+    muon = Muon(groups, weight_decay=weight_decay)
+    return OptimizerPair(muon, _build_adam(model, weight_decay, set(matrices)))
+
+
+def _build_adam(
+    model: nn.Module, weight_decay: float, without: set[Tensor]
+) -> torch.optim.Optimizer:
     factors = [
         layer.lora_B.weight
         for layer in lora_layers(model).values()
@@ -26,7 +54,7 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimi
     ]
     # decay would reach the rows that do not train, too
     partly = [p for p in model.parameters() if is_partly_trained(p)]
-    known = {id(p) for p in [*factors, *partly]}
+    known = {id(p) for p in [*factors, *partly, *without]}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [
         {"params": parameters, "rate_factor": factor}
@@ -40,7 +68,9 @@ def build_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimi
     return torch.optim.Adam(groups)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer | OptimizerPair, rate: float
+) -> None:
     """Set the rate of every group, in place."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
