@@ -65,6 +65,16 @@ def test_every_head_width_equals_the_model(width):
     compare(model, build_batch(build_structures(), model), TOLERANCES[torch.float64])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("width", [24, 40, 264])
+def test_matrices_that_fill_no_whole_panels(width, dtype):
+    # 264 inputs are more than a product sums at once
+    model = build_model(
+        d_pet=24, d_node=width, d_feedforward=2 * width, d_head=width // 2, dtype=dtype
+    )
+    compare(model, build_batch(build_structures(), model), TOLERANCES[dtype])
+
+
 @pytest.mark.parametrize("n_atoms", [1, 2, 40])
 def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
     model = build_model(cutoff=3.0)

@@ -1,5 +1,6 @@
 """Training steps of the compiled engine against PyTorch's double backward."""
 
+import ase.build
 import pytest
 import torch
 from ase import Atoms
@@ -99,6 +100,16 @@ def test_gradients_reach_unmerged_lora(targets, head_mode):
     gradients = compare(model, build_batch(build_structures(), model))
     assert all("lora_" in name for name in gradients)
     assert all(float(value.abs().max()) > 0 for value in gradients.values())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_matrices_are_laid_out_where_there_are_many_rows(dtype):
+    model = build_model(dtype=dtype)
+    bulk = ase.build.bulk("Si", "diamond", 5.4, cubic=True).repeat(2)
+    bulk.rattle(0.1, seed=1)
+    batch = build_batch([bulk], model)
+    assert len(batch.centers) > 512  # ENOUGH_ROWS of weights.h
+    compare(model, batch)
 
 
 def test_gradients_of_heads_alone():

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "registers.h"
 #include "rows.h"
 
 #include <limits>
@@ -50,29 +51,6 @@ inline void transpose(const A *in, A *out, int64_t size, int64_t padded) {
         for (int64_t t = 0; t < size; t++) out[k * padded + t] = in[t * D + k];
         for (int64_t t = size; t < padded; t++) out[k * padded + t] = 0;
     }
-}
-
-// W numbers in registers; aligned as one number, so that it can be read from anywhere
-template <typename A, int64_t W>
-struct Lanes {
-    typedef A type __attribute__((vector_size(W * sizeof(A)), aligned(sizeof(A)), may_alias));
-};
-
-// of this processor; compilers make slow code of wider vectors
-#if defined(__AVX512F__)
-constexpr int64_t REGISTER_BYTES = 64;
-#elif defined(__AVX__)
-constexpr int64_t REGISTER_BYTES = 32;
-#else
-constexpr int64_t REGISTER_BYTES = 16;
-#endif
-
-// the widest registers that d numbers fill without a rest
-template <typename A>
-constexpr int64_t choose_width(int64_t d) {
-    int64_t width = REGISTER_BYTES / sizeof(A);
-    while (d % width != 0) width /= 2;
-    return width;
 }
 
 // sums that are added to in turn, since each addition waits for the last one of its own
@@ -143,7 +121,7 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
             mask[0] = 0;
             for (int64_t t = 1; t < size; t++)
                 mask[t] = blocks.log_factors[blocks.first[atom] + t - 1];
-            // finite, so that it survives fast arithmetic; its exponential is 0
+            // finite, so that it survives fast arithmetic; its exponential is next to 0
             for (int64_t t = size; t < padded; t++) mask[t] = A(-1e30);
             A *kept = weights + blocks.weights[atom];
             for (int64_t head = 0; head < blocks.n_heads; head++) {
@@ -161,7 +139,7 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
                     }
                     A sum = 0;
                     for (int64_t b = 0; b < padded; b++) {
-                        p[b] = std::exp(p[b] - largest);
+                        p[b] = std::exp(std::max(p[b] - largest, -MOST_EXPONENT<A>));
                         sum += p[b];
                     }
                     A inverse = A(1) / sum;

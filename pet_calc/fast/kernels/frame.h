@@ -27,12 +27,23 @@ struct Output {
     Tensor of_factors;   // [n_edges]
 };
 
-inline void multiply(const Tensor &x, const Linear &layer, Tensor out) {
-    if (x.size(0) > 0) at::mm_out(out, x, layer.turned);
+inline void multiply(const Tensor &x, const Tensor &matrix, const Tensor &panels,
+                     Tensor out) {
+    if (x.size(0) == 0) return;
+    if (!panels.defined())
+        at::mm_out(out, x, matrix);
+    else if (x.scalar_type() == at::kDouble)
+        multiply_panels<double>(x, panels, out, false);
+    else
+        multiply_panels<float>(x, panels, out, false);
 }
 
-inline void multiply_back(const Tensor &x, const Linear &layer, Tensor out) {
-    if (x.size(0) > 0) at::mm_out(out, x, layer.weight);
+inline void multiply(const Tensor &x, const Linear &layer, const Tensor &out) {
+    multiply(x, layer.turned, layer.panels, out);
+}
+
+inline void multiply_back(const Tensor &x, const Linear &layer, const Tensor &out) {
+    multiply(x, layer.weight, layer.back_panels, out);
 }
 
 // calls `work` with the width of an attention head as a constant

@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -48,9 +49,15 @@ inline S narrow(A value) {
     }
 }
 
+// Exponentials of more than this are infinite, which fast arithmetic does not know, and
+// those of less than minus this do not count beside 1; vector exponentials would compute
+// either number by number.
+template <typename A>
+constexpr A MOST_EXPONENT = sizeof(A) == 4 ? A(80) : A(700);
+
 template <typename A>
 inline A sigmoid(A x) {
-    return A(1) / (A(1) + std::exp(-x));
+    return A(1) / (A(1) + std::exp(std::min(-x, MOST_EXPONENT<A>)));
 }
 
 // derivative of silu(x) = x sigmoid(x)

@@ -78,7 +78,7 @@ class TrainingStep : public torch::CustomClassHolder {
                  const c10::optional<Tensor> &addition)
         : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
-          network_(tensors, shape, numbers, false),
+          network_(tensors, shape, numbers, {species.size(0), centers.size(0)}),
           addition_(addition) {
         at::NoGradGuard no_grad;
         auto make = [&](auto real) {

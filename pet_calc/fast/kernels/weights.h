@@ -2,22 +2,23 @@
 
 #pragma once
 
+#include "products.h"
 #include "selection.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
 namespace pet_calc::fast {
 
-using at::Tensor;
-
 struct Linear {
-    Tensor weight;  // [out, in]
-    Tensor turned;  // [in, out]: the same, laid out for the forward product if that pays
-    Tensor bias;    // [out], added by the kernel that reads the product
+    Tensor weight;               // [out, in]
+    Tensor turned;               // [in, out]: the same
+    Tensor panels, back_panels;  // of `turned` and of `weight`, where they pay
+    Tensor bias;                 // [out], added by the kernel that reads the product
 };
 
 struct TransformerWeights {
@@ -37,6 +38,9 @@ struct HeadWeights {
     Tensor last, last_bias;
 };
 
+// With fewer rows than this a matrix that is used in four products only is not laid out.
+constexpr int64_t ENOUGH_ROWS = 512;
+
 // FORMAT_VERSION of fold.py
 constexpr int64_t FORMAT_VERSION = 1;
 
@@ -44,8 +48,14 @@ using Tensors = c10::Dict<std::string, Tensor>;
 using Integers = c10::Dict<std::string, int64_t>;
 using Numbers = c10::Dict<std::string, double>;
 
+// Numbers of atoms and edges; as many as there may be, for a network that is kept.
+struct Rows {
+    int64_t nodes = std::numeric_limits<int64_t>::max();
+    int64_t edges = std::numeric_limits<int64_t>::max();
+};
+
 struct Network {
-    bool is_kept;
+    Rows expected;
     int64_t d_pet, d_node, n_heads;
     bool is_feedforward, is_gated, has_wide_node, subtracts_mean;
     double eps, pair_eps, attention_scale;
@@ -56,10 +66,10 @@ struct Network {
     std::vector<Tensor> node_tables;
     Tensor message_table;
 
-    // `is_kept`: for many evaluations
+    // `expected`: how many rows its products will have
     Network(const Tensors &tensors, const Integers &shape, const Numbers &numbers,
-            bool is_kept = true)
-        : is_kept(is_kept),
+            const Rows &expected = {})
+        : expected(expected),
           d_pet(shape.at("d_pet")),
           d_node(shape.at("d_node")),
           n_heads(shape.at("num_heads")),
@@ -83,8 +93,8 @@ struct Network {
             gnn.push_back(read_gnn(tensors, g, shape.at("num_attention_layers")));
         for (int64_t r = 0; r < shape.at("num_readout_layers"); r++) {
             std::string suffix = "." + std::to_string(r);
-            node_heads.push_back(read_head(tensors, "node_head" + suffix));
-            edge_heads.push_back(read_head(tensors, "edge_head" + suffix));
+            node_heads.push_back(read_head(tensors, "node_head" + suffix, expected.nodes));
+            edge_heads.push_back(read_head(tensors, "edge_head" + suffix, expected.edges));
             node_tables.push_back(tensors.at("node_table" + suffix));
         }
         message_table = tensors.at("message_table");
@@ -93,18 +103,26 @@ struct Network {
     }
 
   private:
-    Linear read_linear(const Tensors &tensors, const std::string &name) const {
+    static Linear read_linear(const Tensors &tensors, const std::string &name,
+                              int64_t n_rows) {
         Linear result;
         result.weight = tensors.at(name + ".weight");
         result.turned = result.weight.t();
-        if (is_kept) result.turned = result.turned.contiguous();
+        if (n_rows >= ENOUGH_ROWS) {
+            result.panels = lay_out_panels(result.turned);
+            result.back_panels = lay_out_panels(result.weight);
+            if (!result.panels.defined()) result.turned = result.turned.contiguous();
+        }
         if (tensors.contains(name + ".bias")) result.bias = tensors.at(name + ".bias");
         return result;
     }
 
     GnnWeights read_gnn(const Tensors &tensors, int64_t g, int64_t n_transformers) const {
         std::string prefix = "gnn." + std::to_string(g) + ".";
-        auto linear = [&](const std::string &name) { return read_linear(tensors, prefix + name); };
+        auto linear = [&](const std::string &name, bool is_of_nodes = false) {
+            return read_linear(tensors, prefix + name,
+                               is_of_nodes ? expected.nodes : expected.edges);
+        };
         GnnWeights layer;
         layer.basis = tensors.at(prefix + "basis");
         layer.table = tensors.at(prefix + "table");
@@ -122,20 +140,21 @@ struct Network {
             weights.mlp_in = linear(inner + "mlp_in");
             weights.mlp_out = linear(inner + "mlp_out");
             if (has_wide_node) {
-                weights.contract = linear(inner + "contract");
-                weights.expand = linear(inner + "expand");
-                weights.center_in = linear(inner + "center_in");
-                weights.center_out = linear(inner + "center_out");
+                weights.contract = linear(inner + "contract", true);
+                weights.expand = linear(inner + "expand", true);
+                weights.center_in = linear(inner + "center_in", true);
+                weights.center_out = linear(inner + "center_out", true);
             }
             layer.transformers.push_back(weights);
         }
         return layer;
     }
 
-    HeadWeights read_head(const Tensors &tensors, const std::string &name) const {
+    static HeadWeights read_head(const Tensors &tensors, const std::string &name,
+                                 int64_t n_rows) {
         HeadWeights head;
-        head.first = read_linear(tensors, name + ".0");
-        head.second = read_linear(tensors, name + ".1");
+        head.first = read_linear(tensors, name + ".0", n_rows);
+        head.second = read_linear(tensors, name + ".1", n_rows);
         head.last = tensors.at(name + ".last");
         head.last_bias = tensors.at(name + ".last_bias");
         return head;

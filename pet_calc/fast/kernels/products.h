@@ -1,0 +1,164 @@
+// Products of many rows with the small matrix of a layer.
+//
+// Libraries lay out both factors anew for each product. That pays for large matrices; with
+// 64 columns it takes as long as the product. Here a layer's matrix is laid out once, in
+// panels of as many columns as two registers hold, and rows are read where they are. A tile
+// is a few rows times a panel: it stays in registers from the first term to the last.
+
+#pragma once
+
+#include "registers.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+namespace pet_calc::fast {
+
+using at::Tensor;
+
+constexpr int64_t TILE_VECTORS = 2;
+// with TILE_VECTORS of sums in each row, two for the panel and one for the row, these fill
+// the registers: 32 with AVX-512, else 16
+constexpr int64_t TILE_ROWS = REGISTER_BYTES == 64 ? 12 : 6;
+template <typename A>
+constexpr int64_t PANEL = TILE_VECTORS * REGISTER_BYTES / sizeof(A);
+
+// what is read again and again has to stay in the first cache, of 32 kB and more
+constexpr int64_t MOST_TERMS = 256;
+constexpr int64_t BLOCK_BYTES = 24576;
+// multiplications that are worth a thread
+constexpr int64_t THREAD_WORK = 100000;
+
+template <typename A>
+using Vector = typename Lanes<A, REGISTER_BYTES / sizeof(A)>::type;
+
+// [n_panels, rows, PANEL] of a matrix [rows, columns], zero beyond its columns
+template <typename A>
+Tensor lay_out_panels(const Tensor &matrix) {
+    int64_t n_rows = matrix.size(0), n_columns = matrix.size(1);
+    int64_t down = matrix.stride(0), across = matrix.stride(1);
+    constexpr int64_t width = PANEL<A>;
+    int64_t n_panels = (n_columns + width - 1) / width;
+    Tensor panels = at::zeros({n_panels, n_rows, width}, matrix.options());
+    const A *from = matrix.data_ptr<A>();
+    A *to = panels.data_ptr<A>();
+    for (int64_t q = 0; q < n_panels; q++, to += n_rows * width) {
+        int64_t used = std::min(width, n_columns - q * width);
+        for (int64_t start = 0; start < n_rows; start += width)  // squares stay in the cache
+            for (int64_t i = start; i < std::min(n_rows, start + width); i++)
+                for (int64_t j = 0; j < used; j++)
+                    to[i * width + j] = from[i * down + (q * width + j) * across];
+    }
+    return panels;
+}
+
+// Panels of matrices that products in registers are there for; else undefined.
+inline Tensor lay_out_panels(const Tensor &matrix) {
+    if (matrix.scalar_type() == at::kFloat) return lay_out_panels<float>(matrix);
+    if (matrix.scalar_type() == at::kDouble) return lay_out_panels<double>(matrix);
+    return Tensor();
+}
+
+// What a tile sums over: term k of row r is rows[r * stride + k] times row k of a panel.
+template <typename A>
+struct Terms {
+    const A *rows;
+    int64_t stride;
+    const A *panel;
+    int64_t count;
+};
+
+// out [R, PANEL] = the sum of the terms, or that added to it
+template <typename A, int64_t R, bool adds>
+inline void sum_terms(const Terms<A> &terms, A *out, int64_t stride) {
+    using V = Vector<A>;
+    constexpr int64_t width = sizeof(V) / sizeof(A);
+    V sum[R][TILE_VECTORS] = {};
+    for (int64_t k = 0; k < terms.count; k++) {
+        const A *panel = terms.panel + k * PANEL<A>;
+        V vectors[TILE_VECTORS];
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < TILE_VECTORS; v++)
+            vectors[v] = *reinterpret_cast<const V *>(panel + v * width);
+#pragma GCC unroll 12
+        for (int64_t r = 0; r < R; r++) {
+            A factor = terms.rows[r * terms.stride + k];
+#pragma GCC unroll 2
+            for (int64_t v = 0; v < TILE_VECTORS; v++) sum[r][v] += factor * vectors[v];
+        }
+    }
+#pragma GCC unroll 12
+    for (int64_t r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < TILE_VECTORS; v++) {
+            V *place = reinterpret_cast<V *>(out + r * stride + v * width);
+            if constexpr (adds)
+                *place += sum[r][v];
+            else
+                *place = sum[r][v];
+        }
+}
+
+// the same for a number of rows up to R
+template <typename A, int64_t R, bool adds>
+inline void sum_rows(const Terms<A> &terms, int64_t n_rows, A *out, int64_t stride) {
+    if constexpr (R > 0) {
+        if (n_rows == R)
+            sum_terms<A, R, adds>(terms, out, stride);
+        else
+            sum_rows<A, R - 1, adds>(terms, n_rows, out, stride);
+    }
+}
+
+// the same for a panel of which not all columns are there
+template <typename A>
+void sum_tile(const Terms<A> &terms, int64_t n_rows, int64_t n_columns, bool adds, A *out,
+              int64_t stride) {
+    if (n_columns >= PANEL<A>) {
+        if (adds)
+            sum_rows<A, TILE_ROWS, true>(terms, n_rows, out, stride);
+        else
+            sum_rows<A, TILE_ROWS, false>(terms, n_rows, out, stride);
+        return;
+    }
+    A whole[TILE_ROWS * PANEL<A>];
+    sum_rows<A, TILE_ROWS, false>(terms, n_rows, whole, PANEL<A>);
+    for (int64_t r = 0; r < n_rows; r++)
+        for (int64_t j = 0; j < n_columns; j++)
+            out[r * stride + j] = (adds ? out[r * stride + j] : A(0)) + whole[r * PANEL<A> + j];
+}
+
+// out [n, columns] = x [n, rows] times the matrix [rows, columns] in panels, or that added
+template <typename A>
+void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, bool adds) {
+    int64_t n = x.size(0), n_terms = x.size(1), n_columns = out.size(1);
+    int64_t x_stride = x.stride(0), out_stride = out.stride(0);
+    const A *from = x.data_ptr<A>(), *matrix = panels.data_ptr<A>();
+    A *to = out.data_ptr<A>();
+    int64_t most = std::min(n_terms, MOST_TERMS);
+    int64_t tiles_at_once =
+        std::max<int64_t>(1, BLOCK_BYTES / (most * TILE_ROWS * int64_t(sizeof(A))));
+    int64_t n_tiles = (n + TILE_ROWS - 1) / TILE_ROWS;
+    int64_t grain = std::max<int64_t>(1, THREAD_WORK / (TILE_ROWS * n_terms * n_columns));
+    at::parallel_for(0, n_tiles, grain, [&](int64_t first_tile, int64_t last_tile) {
+        int64_t last = std::min(n, last_tile * TILE_ROWS);
+        for (int64_t t = first_tile; t < last_tile; t += tiles_at_once) {
+            int64_t begin = t * TILE_ROWS;
+            int64_t end = std::min(last, begin + tiles_at_once * TILE_ROWS);
+            for (int64_t k = 0; k < n_terms; k += MOST_TERMS)
+                for (int64_t c = 0; c < n_columns; c += PANEL<A>) {
+                    const A *panel = matrix + c * n_terms + k * PANEL<A>;
+                    int64_t count = std::min(MOST_TERMS, n_terms - k);
+                    for (int64_t r = begin; r < end; r += TILE_ROWS) {
+                        Terms<A> terms{from + r * x_stride + k, x_stride, panel, count};
+                        sum_tile(terms, std::min(TILE_ROWS, end - r), n_columns - c,
+                                 adds || k > 0, to + r * out_stride + c, out_stride);
+                    }
+                }
+        }
+    });
+}
+
+}  // namespace pet_calc::fast
