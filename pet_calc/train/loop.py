@@ -16,7 +16,7 @@ from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
 from pet_calc.config import TrainOptions, default_ema_decay
 from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
-from pet_calc.errors import CheckpointError, DataError, ModelError
+from pet_calc.errors import CheckpointError, ConfigError, DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -435,6 +435,7 @@ class Trainer:
         state = {
             "progress": dict(vars(self.progress)),
             "optimizer": self._optimizer.state_dict(),
+            "algorithm": self.options.optimizer,
             "average": self._average.state_dict() if self._average else None,
             "zero_metrics": self.zero_metrics,
             "best_metrics": self.best_metrics,
@@ -449,6 +450,12 @@ class Trainer:
         state = load_training_state(path)
         if state is None:
             raise CheckpointError(f"{path}: holds no training state to resume from")
+        began_with = state.get("algorithm", "adam")
+        if began_with != self.options.optimizer:
+            raise ConfigError(
+                f"optimizer: expected {began_with}, with which the run in "
+                f"{self.folder} began, got {self.options.optimizer}"
+            )
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])

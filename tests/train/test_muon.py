@@ -108,6 +108,15 @@ def test_a_run_is_resumed_exactly(tmp_path):
         assert torch.equal(value, other.state[name])
 
 
+@pytest.mark.parametrize("first, second", [("adam", "muon"), ("muon", "adam")])
+def test_a_run_goes_on_with_its_own_optimizer(tmp_path, first, second):
+    options = build_options(tmp_path, train={"optimizer": first}, method="full")
+    run_training(options, stop_after=1, show_progress=False)
+    changed = replace(options, train=replace(options.train, optimizer=second))
+    with pytest.raises(ConfigError, match=f"expected {first}, .* got {second}"):
+        run_training(changed, is_resumed=True, show_progress=False)
+
+
 def test_low_rank_factors_are_refused(tmp_path):
     base = write_base(tmp_path)
     with pytest.raises(ConfigError, match="optimizer: expected adam with method lora"):
