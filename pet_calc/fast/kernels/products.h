@@ -138,27 +138,35 @@ void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, b
     const A *from = x.data_ptr<A>(), *matrix = panels.data_ptr<A>();
     A *to = out.data_ptr<A>();
     int64_t most = std::min(n_terms, MOST_TERMS);
-    int64_t tiles_at_once =
-        std::max<int64_t>(1, BLOCK_BYTES / (most * TILE_ROWS * int64_t(sizeof(A))));
-    int64_t n_tiles = (n + TILE_ROWS - 1) / TILE_ROWS;
-    int64_t grain = std::max<int64_t>(1, THREAD_WORK / (TILE_ROWS * n_terms * n_columns));
-    at::parallel_for(0, n_tiles, grain, [&](int64_t first_tile, int64_t last_tile) {
-        int64_t last = std::min(n, last_tile * TILE_ROWS);
-        for (int64_t t = first_tile; t < last_tile; t += tiles_at_once) {
-            int64_t begin = t * TILE_ROWS;
-            int64_t end = std::min(last, begin + tiles_at_once * TILE_ROWS);
+    int64_t rows_at_once =
+        std::max<int64_t>(1, BLOCK_BYTES / (most * TILE_ROWS * int64_t(sizeof(A)))) * TILE_ROWS;
+    auto fill = [&](int64_t first, int64_t last, int64_t first_column, int64_t last_column) {
+        for (int64_t begin = first; begin < last; begin += rows_at_once)
             for (int64_t k = 0; k < n_terms; k += MOST_TERMS)
-                for (int64_t c = 0; c < n_columns; c += PANEL<A>) {
+                for (int64_t c = first_column; c < last_column; c += PANEL<A>) {
                     const A *panel = matrix + c * n_terms + k * PANEL<A>;
                     int64_t count = std::min(MOST_TERMS, n_terms - k);
+                    int64_t end = std::min(last, begin + rows_at_once);
                     for (int64_t r = begin; r < end; r += TILE_ROWS) {
                         Terms<A> terms{from + r * x_stride + k, x_stride, panel, count};
                         sum_tile(terms, std::min(TILE_ROWS, end - r), n_columns - c,
                                  adds || k > 0, to + r * out_stride + c, out_stride);
                     }
                 }
-        }
-    });
+    };
+    int64_t n_tiles = (n + TILE_ROWS - 1) / TILE_ROWS, n_panels = panels.size(0);
+    if (n_tiles >= n_panels) {
+        int64_t grain = 1 + THREAD_WORK / (TILE_ROWS * n_terms * n_columns);
+        at::parallel_for(0, n_tiles, grain, [&](int64_t begin, int64_t end) {
+            fill(begin * TILE_ROWS, std::min(n, end * TILE_ROWS), 0, n_columns);
+        });
+    } else {
+        // few rows: the matrix is most of what is read, so each thread takes a part of it
+        int64_t grain = 1 + THREAD_WORK / (PANEL<A> * n_terms * n);
+        at::parallel_for(0, n_panels, grain, [&](int64_t begin, int64_t end) {
+            fill(0, n, begin * PANEL<A>, std::min(n_columns, end * PANEL<A>));
+        });
+    }
 }
 
 }  // namespace pet_calc::fast
