@@ -98,3 +98,26 @@ def test_a_short_base_run_makes_labelled_frames_and_resumes(tmp_path):
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "1 systems in" in again.stdout
     assert (tmp_path / "base_train.xyz").read_bytes() == before
+
+
+def _identify_material(frame):
+    # held out together: all structures of the same elements
+    elements = sorted(set(frame.get_chemical_symbols()))
+    return "-".join(elements) if len(elements) > 1 else frame.info["system"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "identify"),
+    [("base", lambda f: f.info["system"]), ("materials", _identify_material)],
+    ids=["base", "materials"],
+)
+def test_excerpts_are_labelled_and_share_no_system(kind, identify):
+    parts = [
+        read(DATA / "excerpts" / f"{kind}_{s}.xyz", ":") for s in ("test", "train")
+    ]
+    names = [{identify(frame) for frame in part} for part in parts]
+    assert min(map(len, names)) > 20
+    assert not names[0] & names[1]
+    for frame in parts[0] + parts[1]:
+        assert np.isfinite(frame.get_potential_energy())
+        assert np.isfinite(frame.get_forces()).all()

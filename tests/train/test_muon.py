@@ -108,7 +108,7 @@ def test_a_run_is_resumed_exactly(tmp_path):
         assert torch.equal(value, other.state[name])
 
 
-@pytest.mark.parametrize("first, second", [("adam", "muon"), ("muon", "adam")])
+@pytest.mark.parametrize(("first", "second"), [("adam", "muon"), ("muon", "adam")])
 def test_a_run_goes_on_with_its_own_optimizer(tmp_path, first, second):
     options = build_options(tmp_path, train={"optimizer": first}, method="full")
     run_training(options, stop_after=1, show_progress=False)
