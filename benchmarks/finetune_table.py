@@ -1,7 +1,7 @@
 """Compare ways to fine-tune one base on one public set, with the same steps for all.
 
     python benchmarks/finetune_table.py --data ../shared/data --set acac \
-        --base pet-gfn1-xs --retain base_test.xyz -o /tmp/table
+        --base pet-gfn1-xs --retain data/excerpts/base_test.xyz -o /tmp/table
 
 Rows: the base with new energies per element, a network from scratch of its shape, heads
 alone, LoRA of rank 4, 8 and 32, all weights; the last five without replay and with it.

@@ -78,7 +78,9 @@ by `data/base_card.py`.
 
 {errors}
 
-No molecule, pair or cell of the test set is in the training set. {limit}
+No molecule, pair or cell of the test set is in the training set.
+
+{limit}
 
 ## Rotation
 

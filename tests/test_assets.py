@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from click.testing import CliRunner
 
 from pet_calc import PETCalculator
@@ -32,6 +32,20 @@ def test_three_lines_give_energy_and_forces_of_ethanol():
     assert atoms.get_potential_energy() == pytest.approx(-330.9085, abs=0.5)
     assert np.abs(forces.sum(axis=0)).max() < 1e-10
     assert np.abs(forces).max() < 2.0
+
+
+def test_silicon_keeps_its_lattice_constant():
+    atoms = bulk("Si", "diamond", 5.43)
+    atoms.calc = PETCalculator("pet-sevennet-xs", dtype="float64")
+    energies = []
+    lengths = np.linspace(5.3, 5.6, 7)
+    for length in lengths:
+        atoms.set_cell(np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) * length / 2, True)
+        energies.append(atoms.get_potential_energy())
+    a, b, _ = np.polyfit(lengths, energies, 2)
+    assert a > 0
+    # PBE's 5.469 Å (Materials Project, mp-149), within 1 %
+    assert -b / (2 * a) == pytest.approx(5.469, rel=0.01)
 
 
 def test_commands_take_the_name_of_a_bundled_model():

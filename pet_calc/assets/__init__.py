@@ -3,5 +3,5 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-BUNDLED = {"pet-gfn1-xs": FOLDER / "pet-gfn1-xs.ckpt"}
+BUNDLED = {name: FOLDER / f"{name}.ckpt" for name in ("pet-gfn1-xs", "pet-sevennet-xs")}
 """Path of each bundled checkpoint, by name."""
