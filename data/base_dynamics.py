@@ -4,7 +4,7 @@
 
 Ten molecules of the test set and a water cluster, far apart in one structure, so that
 one evaluation serves all: NVE and NVT (Langevin) at 300 and 600 K. Needs data/build
-(see data/README.md). About 10 minutes a run on one core. base_card.py makes a table of
+(see data/README.md). About 14 minutes a run on one core. base_card.py makes a table of
 what it writes, data/build/dynamics.json.
 """
 

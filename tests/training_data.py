@@ -1,6 +1,7 @@
 """Small labelled data sets and options that the training tests share."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import ase.build
 import ase.io
@@ -10,11 +11,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from helpers import ATOMIC_TYPES, TINY
 
-from pet_calc.checkpoint import Checkpoint, save_checkpoint
+from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.config import TrainOptions
 from pet_calc.config.quick import FinetuneFlags, build_finetune_options
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.train.run import run_training
 
 N_FRAMES = 12
 
@@ -77,3 +79,18 @@ def build_options(folder, *, output="run", base=None, train=None, data=None, **f
     )
     changed: TrainOptions = replace(options.train, **(train or {}))
     return replace(options, train=changed)
+
+
+def check_resume(options, folder):
+    """Check that a run of two halves ends, bit for bit, like one without a stop."""
+    whole = run_training(options, show_progress=False)
+    halves = replace(options, output=str(folder / "halves"))
+    run_training(halves, stop_after=2, show_progress=False)
+    again = run_training(halves, is_resumed=True, show_progress=False)
+    assert again.validation == whole.validation
+    one, other = (
+        load_checkpoint(Path(run.output) / "last_model.ckpt")
+        for run in (options, halves)
+    )
+    for name, value in one.state.items():
+        assert torch.equal(value, other.state[name])

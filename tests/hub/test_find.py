@@ -97,7 +97,10 @@ def test_a_folder_of_the_same_name_does_not_hide_the_model(find):
     [
         ("pet-mad", "nearest: pet-mad-s"),
         ("pet-gfn1-s", "nearest: pet-gfn1-xs"),
-        ("basis", "bundled: pet-gfn1-xs, pet-sevennet-xs; `pet-calc models` lists"),
+        (
+            "basis",
+            "bundled: pet-gfn1-xs, pet-sevennet-xs; `pet-calc models` lists all",
+        ),
         ("runs/pet-mad-s", "runs/pet-mad-s: there is no such file"),
         ("base.ckpt", "base.ckpt: there is no such file"),
         ("pet-mad-s-v1.1.0.ckpt", "without .ckpt, pet-mad-s-v1.1.0 is a model"),

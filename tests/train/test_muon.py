@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import build_model
-from training_data import build_options, write_base
+from training_data import build_options, check_resume, write_base
 
-from pet_calc.checkpoint import load_checkpoint
 from pet_calc.errors import ConfigError
 from pet_calc.train.muon import Muon, find_matrices, orthogonalize
 from pet_calc.train.optim import build_optimizer, set_learning_rate
@@ -95,17 +94,7 @@ def test_every_trainable_parameter_is_in_one_optimizer():
 def test_a_run_is_resumed_exactly(tmp_path):
     train = {"optimizer": "muon", "weight_decay": 0.01}
     options = build_options(tmp_path, train=train, method="full")
-    whole = run_training(options, show_progress=False)
-    halves = replace(options, output=str(tmp_path / "halves"))
-    run_training(halves, stop_after=2, show_progress=False)
-    again = run_training(halves, is_resumed=True, show_progress=False)
-    assert again.validation == whole.validation
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt")
-        for name in ("run", "halves")
-    )
-    for name, value in one.state.items():
-        assert torch.equal(value, other.state[name])
+    check_resume(options, tmp_path)
 
 
 @pytest.mark.parametrize(("first", "second"), [("adam", "muon"), ("muon", "adam")])
