@@ -64,6 +64,9 @@ def command(
       pet-calc eval base.ckpt test.xyz --adapter adapter.safetensors -o predicted.xyz
       torchrun --nproc-per-node 4 --no-python pet-calc eval base.ckpt test.xyz
     """
+    from pet_calc.evaluate.cores import CoreWatch
+
+    watch = CoreWatch()  # torch takes a second to import
     import json
     from functools import partial
     from pathlib import Path
@@ -72,6 +75,7 @@ def command(
     from tqdm import tqdm
 
     from pet_calc.config.quick import LabelFlags
+    from pet_calc.evaluate.loading import choose_device
     from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
     from pet_calc.train.ranks import join_ranks
 
@@ -88,6 +92,8 @@ def command(
             compile=COMPILE_CHOICES[compile_choice],
             precision=precision,
         )
+        if ranks.size == 1 and choose_device(options.device).type == "cpu":
+            watch.warn_if_shared(torch.get_num_threads())
         bar = partial(
             tqdm, unit="frame", disable=quiet or not ranks.is_main, leave=False
         )

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
@@ -32,6 +34,7 @@ from pet_calc.data.read_dataset import (
 )
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import CheckReport, check_set
+from pet_calc.evaluate.cores import CoreWatch
 from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
@@ -124,6 +127,7 @@ def _run(
     run_name: str,
 ) -> RunReport:
     """Do what ``run_training`` says, as one of its processes."""
+    watch = CoreWatch()
     show_progress = show_progress and ranks.is_main
     folder = Path(options.output)
     _check_folder(folder, is_resumed, may_overwrite)
@@ -157,6 +161,8 @@ def _run(
         write_options(options, folder / OPTIONS_NAME)
     device = model.edge_embedder.weight.device
     loaders = build_loaders(datasets, options, device, ranks)
+    if ranks.size == 1 and device.type == "cpu":
+        watch.warn_if_shared(torch.get_num_threads())
     logger.info(
         "training: %d epochs of %d steps, peak learning rate %.2g, loss on %s",
         n_epochs,
