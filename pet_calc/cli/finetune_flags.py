@@ -165,6 +165,11 @@ _OPTIONS = (
         is_flag=True,
         help="Compute layers again for the gradient: less memory, more time.",
     ),
+    click.option(
+        "--mixed-precision",
+        is_flag=True,
+        help="Matrix products in bfloat16, for GPUs and processors that have it.",
+    ),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(
         "--loss-weights",

@@ -161,7 +161,8 @@ class TrainOptions:
     """Whether layers are computed again for the gradient and not kept for it: less
     memory, more time, the same numbers; by PyTorch, not by the compiled engine."""
     mixed_precision: bool = False
-    """Whether matrix products run in bfloat16."""
+    """Whether the matrix products of training steps are in bfloat16, which new GPUs do
+    faster; validation is exact. By PyTorch, not by the compiled engine."""
     loss: dict[str, LossOptions] = field(default_factory=dict)
     """Loss by target; a target that is not named has the defaults."""
     atomic_baseline: BaselineOptions = field(default_factory=BaselineOptions)
@@ -192,11 +193,15 @@ class TrainOptions:
         check_range(self, "weight_decay", 0.0, float("inf"))
         check_range(self, "ema_decay", 0.0, 1.0)
         check_range(self, "num_workers", 0, float("inf"))
-        if self.activation_checkpointing and self.compile is True:
-            raise ConfigError(
-                "activation_checkpointing: expected this or compile: true, got both; "
-                "the compiled engine keeps its layers"
-            )
+        for name, reason in (
+            ("activation_checkpointing", "keeps its layers"),
+            ("mixed_precision", "trains in one precision"),
+        ):
+            if getattr(self, name) and self.compile is True:
+                raise ConfigError(
+                    f"{name}: expected this or compile: true, got both; the compiled "
+                    f"engine {reason}"
+                )
 
     @property
     def is_by_pairs(self) -> bool:

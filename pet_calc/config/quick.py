@@ -98,6 +98,7 @@ class FinetuneFlags:
     num_workers: int | None = None
     compile: Literal["auto"] | bool = TrainOptions.compile
     activation_checkpointing: bool = False
+    mixed_precision: bool = False
     learning_rate: float | None = None
     loss_weights: tuple[float, float, float] | None = None
     """Of energy, forces and stress."""
@@ -176,6 +177,7 @@ def build_finetune_options(
             num_workers=flags.num_workers,
             compile=flags.compile,
             activation_checkpointing=flags.activation_checkpointing,
+            mixed_precision=flags.mixed_precision,
             learning_rate=flags.learning_rate,
             ema_decay=flags.ema,
             loss=loss,

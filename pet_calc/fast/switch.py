@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+from contextlib import nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ from pet_calc.fast.network import FastNetwork, find_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
+from pet_calc.model.precision import Bfloat16Products
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,18 @@ Compile: TypeAlias = bool | Literal["auto"]
 PRECISIONS = ("exact", "mixed")
 # a run of this many evaluations is long enough to compile for
 LONG_RUN = 20
+
+
+def find_mixed_obstacle(model: PET) -> str | None:
+    """Return why a model gains nothing from products in bfloat16, None if it does."""
+    weight = model.edge_embedder.weight
+    if weight.dtype == torch.float64:
+        return "the model is in float64"
+    if weight.device.type == "cpu" and not multiplies_bfloat16():
+        return "this processor has no products in bfloat16, it would be slower"
+    if weight.device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        return f"{torch.cuda.get_device_name(weight.device)} has no bfloat16"
+    return None
 
 
 class EngineSwitch:
@@ -49,18 +63,19 @@ class EngineSwitch:
         self._n_calls = 0
         self._build: subprocess.Popen[bytes] | None = None
         self._is_undecided = False
+        self._precision: type[Bfloat16Products] | type[nullcontext[None]] = nullcontext
         is_mixed = precision == "mixed"
+        is_on_cpu = model.edge_embedder.weight.device.type == "cpu"
+        if is_mixed:
+            obstacle = find_mixed_obstacle(model)
+            if is_on_cpu and compile is False:
+                obstacle = "on the CPU it needs the compiled engine, not compile=False"
+            if obstacle is not None:
+                raise ConfigError(f'precision="mixed": {obstacle}')
+            if not is_on_cpu and compile is not True:
+                self._precision = Bfloat16Products
+                return
         obstacle = find_obstacle(model, target)
-        if (
-            is_mixed
-            and obstacle is None
-            and model.edge_embedder.weight.dtype == torch.float64
-        ):
-            obstacle = "the model is in float64"
-        if is_mixed and obstacle is None and not multiplies_bfloat16():
-            obstacle = "this processor has no products in bfloat16, it would be slower"
-        if is_mixed and compile is False:
-            obstacle = "compile=False was given"
         if is_mixed or compile is True:
             if obstacle is not None:
                 wish = 'precision="mixed"' if is_mixed else "compile=True"
@@ -78,7 +93,10 @@ class EngineSwitch:
         """Return energies, forces and, if asked for, stress, whoever computes them."""
         network = self.get()
         if network is None:
-            return predict(self._model, batch, self._target, with_stress=with_stress)
+            with self._precision():
+                return predict(
+                    self._model, batch, self._target, with_stress=with_stress
+                )
         return network.predict(batch, with_stress=with_stress)
 
     def get(self) -> FastNetwork | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pet_calc.model.pet import PET
+from pet_calc.model.precision import repeat_precision
 
 Outputs = tuple[Tensor, ...]
 
@@ -43,13 +44,15 @@ def _wrap(module: nn.Module) -> Callable[..., Any]:
         is_active = [isinstance(x, Tensor) and x.requires_grad for x in leaves]
         fixed = [None if a else x for a, x in zip(is_active, leaves, strict=True)]
         inputs = [x for a, x in zip(is_active, leaves, strict=True) if a]
+        precision = repeat_precision()
 
         def run(tensors: Sequence[Tensor]) -> Outputs:
             active = iter(tensors)
             filled = [
                 next(active) if a else x for a, x in zip(is_active, fixed, strict=True)
             ]
-            found = compute(*_unflatten(arguments, iter(filled)))
+            with precision():
+                found = compute(*_unflatten(arguments, iter(filled)))
             return (found,) if isinstance(found, Tensor) else tuple(found)
 
         weights = [p for p in module.parameters() if p.requires_grad]

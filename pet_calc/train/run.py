@@ -104,7 +104,6 @@ def run_training(
             the first step wherever possible.
     """
     options.check_ready()
-    _refuse_unsupported(options)
     with join_ranks(options.device) as ranks:
         return _run(
             options,
@@ -200,6 +199,7 @@ def _run(
         model,
         [each.target for each in (task, *other_tasks)],
         trainer.estimate_seconds,
+        is_mixed=options.train.mixed_precision,
     )
     trainer.smoke_test()
     started = time.monotonic()
@@ -435,12 +435,4 @@ def _warn_of_changes(path: Path, options: RunOptions) -> None:
             "resumed with other options than it began with (%s): the result will not "
             "be that of one uninterrupted run",
             ", ".join(changed),
-        )
-
-
-def _refuse_unsupported(options: RunOptions) -> None:
-    """Raise for options that are understood but not built yet."""
-    if options.train.mixed_precision:
-        raise ConfigError(
-            "architecture.training.mixed_precision: not supported yet; leave it out"
         )

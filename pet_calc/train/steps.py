@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 
 from pet_calc.errors import ConfigError
 from pet_calc.fast.build import TRAINER, find_build_obstacle, is_built
+from pet_calc.fast.switch import find_mixed_obstacle
 from pet_calc.fast.training import TrainingEngine, find_training_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
+from pet_calc.model.precision import Bfloat16Products
 from pet_calc.train.state import Task
 
 logger = logging.getLogger(__name__)
@@ -23,9 +26,12 @@ LONG_RUN = 150.0
 class StepPredictor:
     """Predicts what a loss is made of; the same numbers either way, to rounding."""
 
-    def __init__(self, engine: TrainingEngine | None = None) -> None:
-        """Predict by the engine, by PyTorch if it is None."""
+    def __init__(
+        self, engine: TrainingEngine | None = None, *, is_mixed: bool = False
+    ) -> None:
+        """Predict by the engine; without it by PyTorch, in bfloat16 if asked."""
         self._engine = engine
+        self._is_mixed = is_mixed
 
     def predict(
         self, model: PET, batch: Batch, task: Task, *, is_training: bool
@@ -39,15 +45,18 @@ class StepPredictor:
             is_training: attach the results to the graph of the weights.
         """
         if self._engine is None or not (task.has_forces or task.has_stress):
-            return predict(
-                model,
-                batch,
-                task.target,
-                with_forces=task.has_forces,
-                with_stress=task.has_stress,
-                with_composition=False,
-                is_training=is_training,
-            )
+            # errors are those of the model as it will be used
+            is_mixed = self._is_mixed and is_training
+            with Bfloat16Products() if is_mixed else nullcontext():
+                return predict(
+                    model,
+                    batch,
+                    task.target,
+                    with_forces=task.has_forces,
+                    with_stress=task.has_stress,
+                    with_composition=False,
+                    is_training=is_training,
+                )
         with torch.set_grad_enabled(is_training):
             prediction = self._engine.predict(
                 model, batch, task.target, with_stress=task.has_stress
@@ -69,6 +78,8 @@ def choose_predictor(
     model: PET,
     targets: list[str],
     estimate: Callable[[], float],
+    *,
+    is_mixed: bool = False,
 ) -> StepPredictor:
     """Return the engine's predictor if it is wanted and can be had; say which it is.
 
@@ -78,10 +89,18 @@ def choose_predictor(
         model: to be trained.
         targets: names of the energy outputs to be trained.
         estimate: returns how many seconds the run would take without the engine.
+        is_mixed: multiply in bfloat16, which PyTorch does.
 
     Raises:
-        ConfigError: if the engine was asked for and cannot run.
+        ConfigError: if the engine was asked for and cannot run, or bfloat16 was and
+            would gain nothing.
     """
+    if is_mixed:
+        obstacle = find_mixed_obstacle(model)
+        if obstacle is not None:
+            raise ConfigError(f"mixed_precision: {obstacle}; leave it out")
+        logger.info("training steps by PyTorch, matrix products in bfloat16")
+        return StepPredictor(is_mixed=True)
     if compile is False:
         return StepPredictor()
     found = (find_training_obstacle(model, target) for target in targets)

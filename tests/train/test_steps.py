@@ -5,10 +5,13 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers import build_model
-from training_data import build_options, write_frames
+from training_data import build_options, write_base, write_frames
 
+from pet_calc.config import TrainOptions
 from pet_calc.errors import ConfigError
+from pet_calc.fast import switch
 from pet_calc.train import steps
 from pet_calc.train.run import run_training
 from pet_calc.train.steps import LONG_RUN, choose_predictor
@@ -73,6 +76,11 @@ def test_a_model_that_the_engine_cannot_run(caplog):
     )
 
 
+def write_wide_base(folder):
+    """A base with layers that mixed precision changes."""
+    return write_base(folder, d_pet=32, d_node=64, d_head=32, d_feedforward=32)
+
+
 def run_both(tmp_path, **flags):
     """Reports of the same run by PyTorch and by the engine."""
     options = build_options(tmp_path, **flags)
@@ -132,3 +140,33 @@ def test_a_run_is_timed_before_it_starts_and_nothing_of_it_stays(tmp_path, monke
     timed = run_training(build_options(tmp_path), show_progress=False)
     plain = build_options(tmp_path, output="plain", train={"compile": False})
     assert run_training(plain, show_progress=False).validation == timed.validation
+
+
+def test_mixed_precision_trains_and_validates_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(switch, "multiplies_bfloat16", lambda: True)
+    options = build_options(tmp_path, base=write_wide_base(tmp_path), dtype="float32")
+    reports = []
+    for is_mixed in (False, True):
+        train = replace(options.train, compile=False, mixed_precision=is_mixed)
+        output = str(tmp_path / f"mixed-{is_mixed}")
+        changed = replace(options, train=train, output=output)
+        reports.append(run_training(changed, show_progress=False))
+    exact, mixed = reports
+    assert mixed.zero_step == exact.zero_step
+    assert mixed.validation != exact.validation
+    assert mixed.validation == pytest.approx(exact.validation, rel=0.1)
+
+
+def test_mixed_precision_is_refused_where_it_gains_nothing(monkeypatch):
+    def choose(dtype):
+        model = build_model(dtype=dtype)
+        choose_predictor("auto", model, ["energy"], refuse_to_estimate, is_mixed=True)
+
+    monkeypatch.setattr(switch, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="no products in bfloat16"):
+        choose(torch.float32)
+    monkeypatch.setattr(switch, "multiplies_bfloat16", lambda: True)
+    with pytest.raises(ConfigError, match="the model is in float64"):
+        choose(torch.float64)
+    with pytest.raises(ConfigError, match="mixed_precision: expected this or compile"):
+        TrainOptions(mixed_precision=True, compile=True)
