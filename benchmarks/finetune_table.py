@@ -59,7 +59,7 @@ SETS = {
         "rmd17_ethanol_test.xyz@:100",
         "rmd17_ethanol_test.xyz@500:700",
     ),
-    # in this repository: --data data/gfn2, or data/dft
+    # in this repository: --data data/dft
     "glycol": ("train.xyz@:", "val.xyz@:", "test.xyz@:"),
     # groups follow each other in the file: every tenth frame is one of each
     "Si": (

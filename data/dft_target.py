@@ -12,6 +12,7 @@ See data/README.md.
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import time
 from collections import Counter
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=here / "dft", help="folder")
     parser.add_argument("--geometries", type=Path, help="file to keep MD snapshots in")
     parser.add_argument("--limit", type=int, help="stop after this many frames in all")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
@@ -197,14 +199,15 @@ def main() -> None:
     write_atoms(options.out)
     done = _labelled(options.out)
     todo = [f for f in geometries[: options.limit] if f.info["index"] not in done]
-    for frame in tqdm(todo, desc="DFT", unit="frame"):
-        path = options.out / f"{frame.info['split']}.xyz"
-        labelled = label_frame(frame)
-        append_frame(path, labelled)
-        write_summary(options.out, len(geometries))
-        done[labelled.info["index"]] = labelled
-        if len(done) == 12:  # by then both small and large frames are there
-            check_forces(list(done.values()), options.out)
+    with multiprocessing.Pool(options.workers) as pool:
+        results = pool.imap(label_frame, todo)  # in order, whatever finishes first
+        for frame in tqdm(todo, desc="DFT", unit="frame"):
+            labelled = next(results)
+            append_frame(options.out / f"{frame.info['split']}.xyz", labelled)
+            write_summary(options.out, len(geometries))
+            done[labelled.info["index"]] = labelled
+            if len(done) == 12:  # by then both small and large frames are there
+                check_forces(list(done.values()), options.out)
     check_forces(list(done.values()), options.out)
     write_summary(options.out, len(geometries))
 

@@ -1,9 +1,10 @@
 """The main job, end to end: fine-tune, simulate, export, check.
 
 The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
-ethylene glycol and its water complex at the GFN2-xTB level teach it that level through
-LoRA. Then the result runs molecular dynamics in ASE, and as an exported file through
-metatomic-ase and, if it is installed, in LAMMPS.
+ethylene glycol and its water complex from density functional theory, at the
+PBE0-D3(BJ)/def2-TZVP level, teach it that level through LoRA. Then the result runs
+molecular dynamics in ASE, and as an exported file through metatomic-ase and, if it is
+installed, in LAMMPS.
 
     python examples/demo.py            # about five minutes on two cores
 """
@@ -27,7 +28,7 @@ from metatomic_ase import MetatomicCalculator
 from pet_calc import PETCalculator
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data" / "gfn2"
+DATA = ROOT / "data" / "dft"
 OUTPUT = ROOT / "demo-run"
 STEPS, TIMESTEP_FS, TEMPERATURE = 2000, 0.5, 300
 
@@ -41,7 +42,7 @@ def main():
     print("1. Fine-tune the bundled base with LoRA")
     pet_calc(
         f"finetune {train} --val {val} --test {test} --base pet-gfn1-xs -o {run_dir} "
-        "--overwrite --rank 8 --target energy/gfn2 --level GFN2-xTB "
+        "--overwrite --rank 8 --target energy/pbe0 --level 'PBE0-D3(BJ)/def2-TZVP' "
         "--epochs 60 --batch-size 8 --quiet"
     )
     model = run_dir / "best_model.ckpt"
@@ -107,7 +108,7 @@ def run_in_lammps(atoms, exported):
     heat(atoms)
     write(structure, atoms)
     pet_calc(
-        f"lammps input {exported} --structure {structure} --variant gfn2 "
+        f"lammps input {exported} --structure {structure} --variant pbe0 "
         f"--ensemble nve --timestep {TIMESTEP_FS} --steps {STEPS} -o {folder}"
     )
     print("$ cd demo-run/md && pet-calc lammps run in.lmp", flush=True)
@@ -126,7 +127,7 @@ def run_in_lammps(atoms, exported):
 def compare(atoms, checkpoint, exported):
     """Return the largest force difference (eV/Å) between checkpoint and export."""
     ours = PETCalculator(checkpoint).get_forces(atoms.copy())
-    calculator = MetatomicCalculator(exported, variants={"energy": "gfn2"})
+    calculator = MetatomicCalculator(exported, variants={"energy": "pbe0"})
     return np.abs(calculator.get_forces(atoms.copy()) - ours).max()
 
 

@@ -63,11 +63,12 @@ def test_the_table_of_fine_tunings_is_made_row_by_row(tmp_path, monkeypatch):
         run("LoRA r=4, replay")
 
 
-def run_script(name, *words):
+def run_script(name, *words, shape="tiny"):
     """Run a script as a user does; return the cells of its table's rows."""
     root = str(BENCHMARKS.parent)
+    shape_words = ["--shape", shape] if shape else []
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / f"{name}.py", "--shape", "tiny", *words],
+        [sys.executable, BENCHMARKS / f"{name}.py", *shape_words, *words],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
@@ -103,6 +104,22 @@ def test_overhead_is_shown_beside_the_bare_network():
     assert "model, bare, LoRA merged" in names
     assert rows[0][2:] == ["+0.00", "1.00"]
     assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_throughput_is_shown_by_processes(tmp_path):
+    frames = write_frames(tmp_path)
+    _, *rows = run_script(
+        *("processes", "--base", str(write_base(tmp_path)), "--frames", str(frames)),
+        *("--processes", "1", "2", "--rounds", "1", "--batch-size", "4"),
+        shape=None,
+    )
+    settings = [["1", "1"], ["2", "1"], ["1", "2"]]
+    assert [row[:3] for row in rows] == [
+        [task, *setting] for task in ("eval", "finetune") for setting in settings
+    ]
+    # how fast such short runs are is noise
+    assert rows[0][4] == rows[3][4] == "1.00"
 
 
 @pytest.mark.slow

@@ -14,10 +14,6 @@ DFT = DATA / "dft"
 BUILD = DATA / "build"
 SPLITS = ("train", "val", "test", "test_ood")
 
-needs_dft = pytest.mark.skipif(
-    not (DFT / "summary.json").exists(), reason="data/dft is not made yet"
-)
-
 
 def _base_files():
     path = DATA / "base_summary.json"
@@ -27,7 +23,6 @@ def _base_files():
     return files
 
 
-@needs_dft
 def test_dft_files_match_their_checksums():
     files = json.loads((DFT / "summary.json").read_text())["files"]
     for name, entry in files.items():
@@ -36,7 +31,6 @@ def test_dft_files_match_their_checksums():
         assert len(read(DFT / name, ":")) == entry["frames"], name
 
 
-@needs_dft
 def test_every_dft_frame_has_energy_and_balanced_forces():
     for path in DFT.glob("*.xyz"):
         for frame in read(path, ":"):
@@ -45,7 +39,6 @@ def test_every_dft_frame_has_energy_and_balanced_forces():
             assert np.abs(frame.get_forces().sum(0)).max() < 1e-5, path
 
 
-@needs_dft
 def test_dft_splits_share_no_trajectory():
     seen = {}
     for split in SPLITS:
@@ -54,7 +47,6 @@ def test_dft_splits_share_no_trajectory():
             assert seen.setdefault(frame.info["system"], split) == split
 
 
-@needs_dft
 def test_dft_forces_passed_their_finite_difference_check():
     path = DFT / "checks.json"
     if not path.exists():
@@ -62,7 +54,6 @@ def test_dft_forces_passed_their_finite_difference_check():
     assert json.loads(path.read_text())["worst_error"] < 2e-4
 
 
-@needs_dft
 def test_dft_atoms_cover_the_elements_of_the_frames():
     atoms = read(DFT / "atoms.xyz", ":")
     assert {a.info["config_type"] for a in atoms} == {"IsolatedAtom"}

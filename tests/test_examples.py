@@ -27,11 +27,11 @@ def run(name, *arguments, cwd):
 
 def finetune(folder, rank):
     """A short run of the command line on the data of this repository."""
-    data = ROOT / "data" / "gfn2"
+    data = ROOT / "data" / "dft"
     program = Path(sys.executable).with_name("pet-calc")
     words = [
         *("finetune", f"{data / 'train.xyz'}@0:8", "--val", f"{data / 'val.xyz'}@0:2"),
-        *("--base", "pet-gfn1-xs", "--target", "energy/gfn2", "--rank", str(rank)),
+        *("--base", "pet-gfn1-xs", "--target", "energy/pbe0", "--rank", str(rank)),
         *("--epochs", "1", "--quiet", "-o", str(folder)),
     ]
     subprocess.run([program, *words], check=True, capture_output=True)
