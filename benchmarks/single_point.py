@@ -103,7 +103,9 @@ def build_cases():
         "648 water": water.repeat((6, 6, 6)),
     }
     for atoms in cases.values():
-        atoms.rattle(0.05, seed=0)
+        # not seed 0: there the ten steps of the search for an adaptive radius jump to
+        # and fro, and rounding to float32 changes forces by 1e-3, in all programs
+        atoms.rattle(0.05, seed=1)
     return cases
 
 
