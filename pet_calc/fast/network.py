@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pet_calc.fast.build import load_engine
-from pet_calc.lora.inject import has_lora
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
@@ -25,14 +24,7 @@ HEAD_WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128)
 
 
 def find_obstacle(model: PET, target: str) -> str | None:
-    """Return why the engine cannot run the model, None if it can."""
-    if has_lora(model):
-        return "LoRA is not merged"
-    return find_model_obstacle(model, target)
-
-
-def find_model_obstacle(model: PET, target: str) -> str | None:
-    """Return what of the model itself the engine has no code for, None if nothing."""
+    """Return what of the model the engine has no code for, None if nothing."""
     hypers = model.hypers
     weight = model.edge_embedder.weight
     if weight.device.type != "cpu":
@@ -55,8 +47,8 @@ class FastNetwork:
         """Copy the weights, folded.
 
         Args:
-            model: one for which ``find_obstacle`` finds none; later changes of its
-                weights have no effect here.
+            model: one for which ``find_obstacle`` finds none, LoRA merged or not;
+                later changes of its weights have no effect here.
             target: name of an energy output.
             is_mixed: multiply matrices in bfloat16; norms, attention, all sums and
                 the geometry stay in float32.

@@ -15,7 +15,7 @@ from pet_calc.fast.network import (
     compute_atom_inputs,
     compute_repulsion,
     find_grid_obstacle,
-    find_model_obstacle,
+    find_obstacle,
 )
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
@@ -27,7 +27,7 @@ from pet_calc.model.pet import PET
 
 def find_training_obstacle(model: PET, target: str) -> str | None:
     """Return why the engine cannot train this output, None if it can."""
-    return find_model_obstacle(model, target) or find_grid_obstacle(model.hypers)
+    return find_obstacle(model, target) or find_grid_obstacle(model.hypers)
 
 
 class TrainingEngine:

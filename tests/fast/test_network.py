@@ -186,12 +186,22 @@ def test_what_the_engine_cannot_run_is_named(hypers, message):
     assert message in find_obstacle(build_model(**hypers), "energy")
 
 
-def test_unmerged_lora_and_half_precision_are_named():
-    model = build_model()
-    assert find_obstacle(model, "energy") is None
-    inject_lora(model, LoRAConfig(rank=2))
-    assert "LoRA" in find_obstacle(model, "energy")
+def test_half_precision_is_named():
+    assert find_obstacle(build_model(), "energy") is None
     assert "float16" in find_obstacle(build_model().half(), "energy")
+
+
+def test_unmerged_lora_counts():
+    model = build_model()
+    batch = build_batch(build_structures(), model)
+    before = predict(model, batch, with_composition=False).energy
+    inject_lora(model, LoRAConfig(rank=2))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora" in name.lower():
+                weight += 0.3
+    found = compare(model, batch, TOLERANCES[torch.float64])
+    assert not torch.allclose(found.energy, before, rtol=1e-3)
 
 
 def test_the_engine_leaves_the_rounding_of_others_alone():
