@@ -2,7 +2,8 @@
 
 The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
 ethylene glycol and its water complex from density functional theory, at the
-PBE0-D3(BJ)/def2-TZVP level, teach it that level through LoRA. Then the result runs
+PBE0-D3(BJ)/def2-TZVP level, teach it that level through LoRA, and for comparison by
+training its heads, all its weights, and a network from scratch. Then the result runs
 molecular dynamics in ASE, and as an exported file through metatomic-ase and, if it is
 installed, in LAMMPS.
 
@@ -12,6 +13,7 @@ installed, in LAMMPS.
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
+import yaml
 from ase import units
 from ase.io import read, write
 from ase.md.velocitydistribution import Stationary
@@ -26,51 +29,88 @@ from ase.md.verlet import VelocityVerlet
 from metatomic_ase import MetatomicCalculator
 
 from pet_calc import PETCalculator
+from pet_calc.checkpoint import load_checkpoint
+from pet_calc.hub import find_model
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data" / "dft"
 OUTPUT = ROOT / "demo-run"
+EPOCHS, BATCH_SIZE = 40, 8
 STEPS, TIMESTEP_FS, TEMPERATURE = 2000, 0.5, 300
+# once, for all trainings: each alone would be too short to compile for
+COMPILE = "yes" if shutil.which("g++") or shutil.which("c++") else "no"
 
 
 def main():
     started = time.monotonic()
-    train, val, test = (DATA / f"{name}.xyz" for name in ("train", "val", "test"))
-    run_dir, exported = OUTPUT / "glycol", OUTPUT / "glycol.pt"
     OUTPUT.mkdir(exist_ok=True)
 
     print("1. Fine-tune the bundled base with LoRA")
-    pet_calc(
-        f"finetune {train} --val {val} --test {test} --base pet-gfn1-xs -o {run_dir} "
-        "--overwrite --rank 8 --target energy/pbe0 --level 'PBE0-D3(BJ)/def2-TZVP' "
-        "--epochs 60 --batch-size 8 --quiet"
-    )
+    finetune("lora", "--rank 8 ", shows_log=True)
+    run_dir = OUTPUT / "lora"
     model = run_dir / "best_model.ckpt"
 
-    print("\n2. Export it")
+    print("\n2. The same data and steps for other ways to train")
+    finetune("heads")
+    finetune("full")
+    train_from_scratch()
+
+    print("\n3. Export the LoRA model")
+    exported = OUTPUT / "glycol.pt"
     pet_calc(f"export {model} -o {exported}")
 
-    print("\n3. Molecular dynamics in ASE")
-    atoms = read(test, 0)
+    print("\n4. Molecular dynamics in ASE")
+    atoms = read(DATA / "test.xyz", 0)
     drift, speed = run_dynamics(atoms.copy(), PETCalculator(model, dtype="float64"))
     print(
         f"   {STEPS} steps of {TIMESTEP_FS} fs at {TEMPERATURE} K: {speed:.0f} steps/s"
     )
 
-    print("\n4. The exported file through metatomic-ase")
+    print("\n5. The exported file through metatomic-ase")
     difference = compare(atoms, model, exported)
 
-    print("\n5. The same run in LAMMPS")
+    print("\n6. The same run in LAMMPS")
     lammps = run_in_lammps(atoms, exported)
-    report = json.loads((run_dir / "report.json").read_text())
-    print_table(report, drift, difference, lammps, time.monotonic() - started)
+    print_table(model, drift, difference, lammps, time.monotonic() - started)
 
 
-def pet_calc(words):
+def finetune(method, flags="", *, shows_log=False):
+    train, val, test = (DATA / f"{name}.xyz" for name in ("train", "val", "test"))
+    pet_calc(
+        f"finetune {train} --val {val} --test {test} --base pet-gfn1-xs "
+        f"--method {method} {flags}--target energy/pbe0 "
+        f"--level 'PBE0-D3(BJ)/def2-TZVP' --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
+        f"--compile {COMPILE} -o {OUTPUT / method} --overwrite --quiet",
+        shows_log=shows_log,
+    )
+
+
+def train_from_scratch():
+    """Train a network of the base's shape and random weights, by an options file."""
+    shape = load_checkpoint(find_model("pet-gfn1-xs")).hypers.to_dict()
+    training = {"num_epochs": EPOCHS, "batch_size": BATCH_SIZE}
+    training["compile"] = COMPILE == "yes"
+    options = {
+        "architecture": {"name": "pet", "model": shape, "training": training},
+        "training_set": str(DATA / "train.xyz"),
+        "validation_set": str(DATA / "val.xyz"),
+        "test_set": str(DATA / "test.xyz"),
+    }
+    path = OUTPUT / "scratch.yaml"
+    path.write_text(yaml.safe_dump(options, sort_keys=False))
+    words = f"train {path} -o {OUTPUT / 'scratch'} --overwrite --quiet"
+    pet_calc(words, shows_log=False)
+
+
+def pet_calc(words, *, shows_log=True):
     """Run a pet-calc command, showing it as one would type it."""
     print(f"$ pet-calc {words.replace(str(ROOT) + '/', '')}", flush=True)
     program = Path(sys.executable).with_name("pet-calc")
-    subprocess.run([program, *shlex.split(words)], check=True)
+    done = subprocess.run(
+        [program, *shlex.split(words)], capture_output=not shows_log, text=True
+    )
+    if done.returncode != 0:
+        raise SystemExit(done.stderr or done.returncode)
 
 
 def run_dynamics(atoms, calculator):
@@ -131,16 +171,23 @@ def compare(atoms, checkpoint, exported):
     return np.abs(calculator.get_forces(atoms.copy()) - ours).max()
 
 
-def print_table(report, drift, difference, lammps, seconds):
-    before, best, test = (report[k] for k in ("zero_step", "validation", "test"))
+def print_table(model, drift, difference, lammps, seconds):
+    reports = {
+        name: json.loads((OUTPUT / name / "report.json").read_text())
+        for name in ("scratch", "heads", "lora", "full")
+    }
+    names = {"scratch": "from scratch", "lora": "LoRA", "full": "all weights"}
     rows = [
-        ("base, energy offsets fitted (val.)", errors(before)),
-        ("fine-tuned (val.)", errors(best)),
-        ("fine-tuned (test)", errors(test)),
-        ("energy drift, NVE", f"{drift:+.3f} meV/atom/ps"),
-        ("energy drift, NVE in LAMMPS", lammps),
+        ("base, energy offsets fitted (val.)", errors(reports["lora"]["zero_step"])),
+        ("LoRA (val.)", errors(reports["lora"]["validation"])),
+        *(
+            (f"{names.get(name, name)} (test)", errors(report["test"]))
+            for name, report in reports.items()
+        ),
+        ("LoRA, energy drift, NVE", f"{drift:+.3f} meV/atom/ps"),
+        ("LoRA, energy drift, NVE in LAMMPS", lammps),
         ("exported file, largest force difference", f"{difference:.1e} eV/Å"),
-        ("model", str((OUTPUT / "glycol" / "best_model.ckpt").relative_to(ROOT))),
+        ("model", str(model.relative_to(ROOT))),
         ("time", f"{seconds:.0f} s"),
     ]
     width = max(len(name) for name, _ in rows)
