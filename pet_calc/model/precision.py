@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-# layers with fewer inputs or outputs stay exact: the geometry, LoRA's factors and the
-# last layer of a head cost nothing, and their rounding would go straight into energies
+# layers with fewer inputs or outputs stay exact: the geometry, LoRA of a small rank and
+# the last layer of a head cost nothing, and their rounding would show in the energies
 NARROW = 32
 
 
@@ -17,8 +17,8 @@ class Bfloat16Products(TorchFunctionMode):
     """Within this context, linear layers multiply in bfloat16.
 
     Their results are float32 again, so that the residual stream, norms, attention, the
-    geometry and all sums keep float32. So do the layers in the gradients, as often as
-    they are differentiated, also after the context's end. float64 is left alone.
+    geometry and all sums keep float32. Gradients of these layers, of any order,
+    multiply in bfloat16 too, also after the context's end. float64 is left alone.
     """
 
     _n_entered: ClassVar[int] = 0
