@@ -32,14 +32,16 @@ def main():
     counts = arguments.processes
     settings = [(n, 1) for n in counts] + [(1, n) for n in counts if n > 1]
     with tempfile.TemporaryDirectory(prefix="pet-calc-") as folder:
-        short, long = write_copies(arguments.frames, Path(folder), arguments.copies)
+        frames = ase.io.read(arguments.frames, ":")
+        files = write_copies(frames, Path(folder), arguments.copies)
+        n_more = arguments.copies * len(frames)
         rates = {(task, s): [] for task in ("eval", "finetune") for s in settings}
         for _ in range(arguments.rounds):
             for setting in settings:
-                rate = time_evaluation(arguments.base, short, long, setting)
-                rates["eval", setting].append(rate)
-                rate = time_training(arguments, Path(folder), setting)
-                rates["finetune", setting].append(rate)
+                seconds = time_evaluation(arguments.base, files, setting)
+                rates["eval", setting].append(n_more / seconds)
+                seconds = time_training(arguments, Path(folder), setting)
+                rates["finetune", setting].append(len(frames) / seconds)
     print(f"{arguments.base}, {arguments.frames.name}, {read_processor()}\n")
     print("| command | processes | threads each | frames per s | times one |")
     print("|---|---|---|---|---|")
@@ -63,9 +65,8 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def write_copies(path, folder, n_copies):
+def write_copies(frames, folder, n_copies):
     """Return two files: with the frames twice, and with them so many times more."""
-    frames = ase.io.read(path, ":")
     files = folder / "short.xyz", folder / "long.xyz"
     for file, n_times in zip(files, (2, 2 + n_copies), strict=True):
         for _ in range(n_times):
@@ -73,21 +74,20 @@ def write_copies(path, folder, n_copies):
     return files
 
 
-def time_evaluation(base, short, long, setting):
-    """Return frames per second, start-up apart."""
+def time_evaluation(base, files, setting):
+    """Return by how many seconds the second file takes longer than the first."""
     seconds = []
-    for file in (short, long):
+    for file in files:
         output = file.with_suffix(".out.xyz")
         output.unlink(missing_ok=True)
         started = time.perf_counter()
         run("eval", base, file, "-o", output, "--compile", "yes", setting=setting)
         seconds.append(time.perf_counter() - started)
-    n_more = count_frames(long) - count_frames(short)
-    return n_more / (seconds[1] - seconds[0])
+    return seconds[1] - seconds[0]
 
 
 def time_training(arguments, folder, setting):
-    """Return frames per second from the second epoch on, validation included."""
+    """Return the seconds of an epoch after the first, validation included."""
     output = folder / "run"
     words = ["finetune", arguments.frames, "--val", f"{arguments.frames}@::10"]
     words += ["--base", arguments.base, "-o", output, "--overwrite"]
@@ -96,12 +96,7 @@ def time_training(arguments, folder, setting):
     run(*words, setting=setting)
     lines = (output / "log.jsonl").read_text().splitlines()
     seconds = [json.loads(line)["seconds"] for line in lines]
-    n_frames = (N_EPOCHS - 1) * count_frames(arguments.frames)
-    return n_frames / (seconds[-1] - seconds[-N_EPOCHS])
-
-
-def count_frames(path):
-    return sum(1 for _ in ase.io.iread(path, ":"))
+    return (seconds[-1] - seconds[-N_EPOCHS]) / (N_EPOCHS - 1)
 
 
 def run(*words, setting):

@@ -16,9 +16,7 @@ class CoreWatch:
     """Looks at the cores that this process may use from now on.
 
     OpenMP's threads wait for each other after every loop. One that has lost its core
-    to another program holds up all, for the milliseconds until it gets one back. Beside
-    two busy processes on two cores, an evaluation of ethanol took 2.7 ms with one
-    thread and 500 ms with two.
+    to another program holds up all, for the milliseconds until it gets one back.
     """
 
     def __init__(self) -> None:
