@@ -168,12 +168,14 @@ def take_frames(frames: Frames, indices: Any) -> Frames:
 
 
 def sample_stored(frames: Frames, n_frames: int) -> Frames:
-    """Return ``n_frames`` of stored frames, in memory; all of those that are not.
+    """Return at most ``n_frames`` of stored frames, in memory; all that are not stored.
 
     They are evenly spread, and with them comes a frame of each set of elements.
     """
-    if not isinstance(frames, StoredFrames) or len(frames) <= n_frames:
+    if not isinstance(frames, StoredFrames):
         return frames
+    if len(frames) <= n_frames:
+        return list(frames)
     spread = np.linspace(0, len(frames) - 1, n_frames).round().astype(np.int64)
     first = {
         tuple(kind["elements"]): int(indices[0])

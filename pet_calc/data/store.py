@@ -61,6 +61,7 @@ ROW = np.dtype(
         ("crc", "<u4"),  # of the bytes in frames.bin
     ]
 )
+_COLUMNS = ROW.names or ()
 
 
 class FrameStore:
@@ -87,8 +88,9 @@ class FrameStore:
                 frames_path,
                 f"{n_bytes} bytes instead of {self._header['n_bytes']}",
             )
-        self.index = np.memmap(index_path, dtype=ROW, mode="r")
-        self._bytes = np.memmap(frames_path, dtype=np.uint8, mode="r")
+        # plain arrays of the mapped memory: a memmap takes several times as long
+        self.index = np.asarray(np.memmap(index_path, dtype=ROW, mode="r"))
+        self._bytes = np.asarray(np.memmap(frames_path, dtype=np.uint8, mode="r"))
         self.kinds: list[dict[str, Any]] = self._header["kinds"]
         for kind in self.kinds:
             kind["notes"], kind["keys"] = tuple(kind["notes"]), tuple(kind["keys"])
@@ -106,33 +108,27 @@ class FrameStore:
         Raises:
             DataError: if its bytes are not those that were written.
         """
-        row = self.index[number]
-        n_atoms, flags, start = (
-            int(row["n_atoms"]),
-            int(row["flags"]),
-            int(row["start"]),
-        )
-        file = self._header["files"][row["file"]]
-        source = f"{file}, frame {int(row['number'])}"
-        size = _count_bytes(n_atoms, flags)
-        record = bytes(self._bytes[start : start + size])
+        row = dict(zip(_COLUMNS, self.index[number].item(), strict=True))
+        n_atoms, flags, start = row["n_atoms"], row["flags"], row["start"]
+        source = f"{self._header['files'][row['file']]}, frame {row['number']}"
+        n_reals = _count_reals(n_atoms, flags)
+        record = self._bytes[start : start + 8 * n_reals + n_atoms].tobytes()
         if zlib.crc32(record) != row["crc"]:
             raise _damaged(self.folder / FRAMES_NAME, f"at {source}")
         kind = self.kinds[row["kind"]]
-        reals = np.frombuffer(record, "<f8", (size - n_atoms) // 8).copy()
-        positions, cell, labels = _cut_reals(reals, n_atoms, flags)
+        # a copy: what NumPy makes of bytes cannot be written to
+        reals = np.frombuffer(record, "<f8", n_reals).copy().reshape(-1, 3)
+        numbers = np.frombuffer(record, np.uint8, n_atoms, 8 * n_reals)
         return LabeledFrame(
-            numbers=np.frombuffer(record, np.uint8, n_atoms, size - n_atoms).astype(
-                np.int64
-            ),
-            positions=positions,
-            cell=cell,
+            numbers=numbers.astype(np.int64),
+            positions=reals[:n_atoms],
+            cell=reals[n_atoms : n_atoms + 3],
             pbc=np.array([bool(flags & bit) for bit in _PBC]),
-            energy=float(row["energy"]) if flags & HAS_ENERGY else None,
-            **labels,
-            charge=int(row["charge"]),
-            spin_multiplicity=int(row["spin_multiplicity"]),
-            weight=float(row["weight"]),
+            energy=row["energy"] if flags & HAS_ENERGY else None,
+            **_cut_labels(reals[n_atoms + 3 :], n_atoms, flags),
+            charge=row["charge"],
+            spin_multiplicity=row["spin_multiplicity"],
+            weight=row["weight"],
             source=source,
             config_type=kind["config_type"],
             origins=dict(kind["origins"]),
@@ -277,11 +273,12 @@ def _pack(frame: LabeledFrame) -> tuple[bytes, int]:
     return reals.tobytes() + frame.numbers.astype(np.uint8).tobytes(), flags
 
 
-def _count_bytes(n_atoms: int, flags: int) -> int:
-    n_reals = 3 * n_atoms + 9
+def _count_reals(n_atoms: int, flags: int) -> int:
+    """Return how many real numbers are stored of a frame."""
+    n_rows = n_atoms + 3
     for name, bit in ARRAY_BITS.items():
-        n_reals += 3 * _count_rows(name, n_atoms) if flags & bit else 0
-    return 8 * n_reals + n_atoms
+        n_rows += _count_rows(name, n_atoms) if flags & bit else 0
+    return 3 * n_rows
 
 
 def _count_rows(label: str, n_atoms: int) -> int:
@@ -289,17 +286,16 @@ def _count_rows(label: str, n_atoms: int) -> int:
     return n_atoms if label.endswith("forces") else 3
 
 
-def _cut_reals(
-    reals: npt.NDArray[np.float64], n_atoms: int, flags: int
-) -> tuple[Any, Any, dict[str, Any]]:
-    """Return positions, cell, and the labels that there are by name."""
-    rows = reals.reshape(-1, 3)
-    positions, cell, rest = np.split(rows, [n_atoms, n_atoms + 3])
-    labels = {}
+def _cut_labels(
+    rows: npt.NDArray[np.float64], n_atoms: int, flags: int
+) -> dict[str, Any]:
+    """Return the labels that there are by name, from what follows the cell."""
+    labels, start = {}, 0
     for name, bit in ARRAY_BITS.items():
         if flags & bit:
-            labels[name], rest = np.split(rest, [_count_rows(name, n_atoms)])
-    return positions, cell, labels
+            end = start + _count_rows(name, n_atoms)
+            labels[name], start = rows[start:end], end
+    return labels
 
 
 def _describe_kind(frame: LabeledFrame) -> str:
