@@ -9,9 +9,7 @@ is the best of a few. Programs take turns. Needs metatrain (the dev extra).
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -25,7 +23,13 @@ from metatomic.torch import (
     load_atomistic_model,
     systems_to_torch,
 )
-from single_point import ELEMENTS, SHAPES, build_peer, read_processor
+from single_point import (
+    ELEMENTS,
+    SHAPES,
+    build_peer,
+    read_processor,
+    time_programs,
+)
 from vesin.metatomic import compute_requested_neighbors
 
 from pet_calc.checkpoint import load_checkpoint
@@ -53,19 +57,20 @@ def build_molecules(count):
     return frames
 
 
-def run_peer(model, frames, size):
+def run_peer(model, frames, size, device):
     """Forces of all frames, by metatrain's exported model."""
     outputs = {"energy": ModelOutput(sample_kind="system")}
     options = ModelEvaluationOptions("angstrom", outputs)
     forces = []
     for start in range(0, len(frames), size):
         systems = systems_to_torch(frames[start : start + size], dtype=torch.float32)
+        systems = [system.to(device=device) for system in systems]
         for system in systems:
             system.positions.requires_grad_(True)
         compute_requested_neighbors(systems, "angstrom", model)
         energy = model(systems, options, False)["energy"].block().values.sum()
         positions = [system.positions for system in systems]
-        forces += [-g.numpy() for g in torch.autograd.grad(energy, positions)]
+        forces += [-g.cpu().numpy() for g in torch.autograd.grad(energy, positions)]
     return forces
 
 
@@ -80,6 +85,7 @@ def run_ours(model, frames, **options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=list(SHAPES), default="XS")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
@@ -92,35 +98,32 @@ def main():
         checkpoint, exported = Path(folder) / "model.ckpt", Path(folder) / "model.pt"
         torch.save(peer.get_checkpoint(), checkpoint)
         peer.export().save(exported)
-        theirs = load_atomistic_model(exported)
-        ours = load_checkpoint(checkpoint).build_model()
+        theirs = load_atomistic_model(exported).to(device=arguments.device)
+        ours = load_checkpoint(checkpoint).build_model(device=arguments.device)
     programs = {
-        f"metatrain, {size} at once": lambda size=size: run_peer(theirs, frames, size)
+        f"metatrain, {size} at once": lambda size=size: run_peer(
+            theirs, frames, size, arguments.device
+        )
         for size in PEER_SIZES
     }
     programs["pet-calc, model"] = lambda: run_ours(ours, frames, compile=False)
-    programs["pet-calc, engine"] = lambda: run_ours(ours, frames, compile=True)
-    if multiplies_bfloat16():
+    if arguments.device == "cpu":
+        programs["pet-calc, engine"] = lambda: run_ours(ours, frames, compile=True)
+    if arguments.device != "cpu" or multiplies_bfloat16():
         programs["pet-calc, mixed"] = lambda: run_ours(ours, frames, precision="mixed")
 
     expected = programs[f"metatrain, {PEER_SIZES[0]} at once"]()
-    found = programs["pet-calc, engine"]()
+    exact = "engine" if arguments.device == "cpu" else "model"
+    found = programs[f"pet-calc, {exact}"]()
     largest = max(np.abs(f).max() for f in expected)
     for one, other in zip(expected, found, strict=True):
         if np.abs(one - other).max() > 1e-3 * largest:
             raise SystemExit("the two programs disagree")
 
-    seconds = {name: [] for name in programs}
-    for number in range(arguments.rounds + 1):
-        for name, program in programs.items():
-            started = time.perf_counter()
-            program()
-            if number > 0:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = time_programs(programs, arguments.rounds, arguments.device)
     best = min(value for name, value in medians.items() if name.startswith("metatrain"))
     print(
-        f"PET {arguments.shape}, float32, {len(frames)} molecules, "
+        f"PET {arguments.shape}, float32, {len(frames)} molecules, {arguments.device}, "
         f"{arguments.threads} threads, {read_processor()}, torch {torch.__version__}\n"
     )
     print("| program | molecules per s | times metatrain's best |\n|---|---|---|")

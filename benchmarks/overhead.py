@@ -9,9 +9,7 @@ base's; unmerged LoRA, as in training, shows what merging saves. All take turns.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from single_point import (
     add_common_options,
     describe,
     evaluate,
+    time_programs,
     write_models,
 )
 from size_scaling import FIRST, build_silicon
@@ -99,20 +98,6 @@ def build_programs(arguments, folder):
     return programs
 
 
-def time_programs(programs, rounds, device):
-    """Median seconds of each program; they take turns."""
-    seconds = {name: [] for name in programs}
-    for number in range(rounds + 2):
-        for name, (program, _) in programs.items():
-            started = time.perf_counter()
-            program()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if number > 1:
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser, rounds=41)
@@ -123,7 +108,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         write_models(arguments.shape, arguments.dtype, Path(folder))
         programs = build_programs(arguments, Path(folder))
-        seconds = time_programs(programs, arguments.rounds, arguments.device)
+        seconds = time_programs(
+            {name: program for name, (program, _) in programs.items()},
+            arguments.rounds,
+            arguments.device,
+        )
     print("| program | ms | ms more than the bare network | times it |")
     print("|---|---|---|---|")
     for name, value in seconds.items():

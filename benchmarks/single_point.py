@@ -213,6 +213,20 @@ def time_engines(engines, atoms, rounds):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def time_programs(programs, rounds, device):
+    """Median seconds of each of the functions; they take turns, after two runs each."""
+    seconds = {name: [] for name in programs}
+    for number in range(rounds + 2):
+        for name, program in programs.items():
+            started = time.perf_counter()
+            program()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if number > 1:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def time_dynamics(engines, atoms, steps):
     """Median seconds per step of velocity Verlet at 300 K."""
     seconds = {}

@@ -9,9 +9,7 @@ take turns, step by step. Needs metatrain (the dev extra).
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from metatrain.utils.neighbor_lists import (
     get_requested_neighbor_lists,
     get_system_with_neighbor_lists,
 )
-from single_point import SHAPES, build_peer, read_processor
+from single_point import SHAPES, build_peer, read_processor, time_programs
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
@@ -55,7 +53,7 @@ def build_structures(kind):
     return frames
 
 
-def prepare_peer(method, shape, frames):
+def prepare_peer(method, shape, frames, device="cpu"):
     """A function that makes one step of metatrain's model."""
     model = build_peer(shape, torch.float32)
     if method != "full":
@@ -73,10 +71,10 @@ def prepare_peer(method, shape, frames):
             "inherit_heads": {},
         }
         model = apply_finetuning_strategy(model, config)
-    model.train()
+    model.to(device).train()
     requests = get_requested_neighbor_lists(model)
     systems = [
-        get_system_with_neighbor_lists(system, requests).to(torch.float32)
+        get_system_with_neighbor_lists(system, requests).to(torch.float32, device)
         for system in systems_to_torch(frames, dtype=torch.float64)
     ]
     targets = {"energy": model.dataset_info.targets["energy"]}
@@ -97,9 +95,11 @@ def prepare_peer(method, shape, frames):
     return step
 
 
-def prepare_ours(method, checkpoint, frames, *, compile, recomputes=False):
+def prepare_ours(
+    method, checkpoint, frames, *, compile, recomputes=False, device="cpu"
+):
     """A function that makes one step of our model, by PyTorch or by the engine."""
-    model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
+    model = load_checkpoint(checkpoint).build_model(dtype=torch.float32, device=device)
     if method == "lora":
         inject_lora(model, LoRAConfig(rank=RANK))
         freeze_for_lora(model)
@@ -108,7 +108,7 @@ def prepare_ours(method, checkpoint, frames, *, compile, recomputes=False):
     model.train()
     if recomputes:
         recompute_layers(model)
-    batch = build_batch(frames, model.pair_cutoff)
+    batch = build_batch(frames, model.pair_cutoff, device=device)
     engine = TrainingEngine() if compile else None
     optimizer = torch.optim.Adam(
         [p for p in model.parameters() if p.requires_grad], lr=1e-6
@@ -131,17 +131,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=list(SHAPES), default="XS")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
+    device = arguments.device
     print(
-        f"PET {arguments.shape}, float32, {arguments.threads} threads, "
-        f"{read_processor()}, torch {torch.__version__}; ms per step\n"
+        f"PET {arguments.shape}, float32, {device}, {arguments.threads} threads, "
+        f"{read_processor()}, torch {torch.__version__}; ms per step, and times "
+        "metatrain's speed in brackets\n"
     )
-    print("| batch | method | metatrain | pet-calc | ratio | compiled | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    names = ["metatrain", "pet-calc", "compiled"]
+    if device != "cpu":
+        names.remove("compiled")
+    print("| batch | method | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 2) + "|")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.ckpt"
         torch.save(
@@ -150,25 +156,23 @@ def main():
         for kind in ("molecules", "silicon"):
             frames = build_structures(kind)
             for method in arguments.methods:
-                steps = [
-                    prepare_peer(method, arguments.shape, frames),
-                    prepare_ours(method, checkpoint, frames, compile=False),
-                    prepare_ours(method, checkpoint, frames, compile=True),
+                steps = {
+                    "metatrain": prepare_peer(method, arguments.shape, frames, device)
+                }
+                for name in names[1:]:
+                    compile = name == "compiled"
+                    steps[name] = prepare_ours(
+                        method, checkpoint, frames, compile=compile, device=device
+                    )
+                seconds = time_programs(steps, arguments.rounds, device)
+                cells = [
+                    f"{1e3 * value:.0f} ({seconds['metatrain'] / value:.2f})"
+                    for value in seconds.values()
                 ]
-                seconds = [[], [], []]
-                for number in range(arguments.rounds + 1):
-                    for step, values in zip(steps, seconds, strict=True):
-                        started = time.perf_counter()
-                        step()
-                        if number > 0:
-                            values.append(time.perf_counter() - started)
-                theirs, ours, compiled = (
-                    1e3 * statistics.median(values) for values in seconds
-                )
                 print(
-                    f"| {kind}, {len(frames)} frames | {method} | {theirs:.0f} "
-                    f"| {ours:.0f} | {theirs / ours:.2f} "
-                    f"| {compiled:.0f} | {theirs / compiled:.2f} |",
+                    f"| {kind}, {len(frames)} frames | {method} | "
+                    + " | ".join(cells)
+                    + " |",
                     flush=True,
                 )
 

@@ -131,3 +131,38 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
         # torch alone is more than 100 MB, and a step of anything takes some
         assert float(row[1]) > 100
         assert float(row[2]) > 1
+
+
+@pytest.mark.slow
+def test_all_benchmarks_make_one_report(tmp_path):
+    parts = ["single points, tiny, float64", "training steps", "batches of molecules"]
+    done = subprocess.run(
+        [
+            *(sys.executable, BENCHMARKS / "run_all.py", "-o", tmp_path, "--quick"),
+            *("--threads", "1", "--only", *parts),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    text = (tmp_path / "report.md").read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == parts
+    # what each table is there for
+    for row in ("| ethanol (9) | ", "| silicon, 4 frames | lora | ", "| pet-calc, mod"):
+        assert f"\n{row}" in text
+
+
+def test_a_benchmark_that_fails_is_named_and_ends_no_other(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = load("run_all")
+    arguments = ["run_all", "-o", str(tmp_path), "--only", "training steps", "overhead"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    made = [("", "ImportError: no metatrain"), ("| a table |", "")]
+    monkeypatch.setattr(script, "run_section", lambda command: made.pop(0))
+    with pytest.raises(SystemExit, match="failed: training steps"):
+        script.main()
+    text = (tmp_path / "report.md").read_text()
+    assert "**Failed:** ImportError: no metatrain" in text
+    assert "| a table |" in text
