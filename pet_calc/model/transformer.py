@@ -40,8 +40,7 @@ class FeedForward(nn.Module):
         """Map [n, width] to [n, width]."""
         x = self.w_in(x)
         if self.is_gated:
-            value, gate = x.chunk(2, dim=-1)
-            return self.w_out(value * torch.sigmoid(gate))
+            return self.w_out(F.glu(x, dim=-1))
         return self.w_out(F.silu(x))
 
 
