@@ -242,6 +242,11 @@ _OPTIONS = (
         show_default=True,
         help="Factor of the loss on replayed frames.",
     ),
+    click.option(
+        "--replay-batch-size",
+        type=click.IntRange(min=1),
+        help="Replayed frames in each step.  [--batch-size, at least 4]",
+    ),
     click.option("--ema", type=float, help="Decay of averaged weights, such as 0.99."),
     store_option("they go to OUTPUT/store"),
     click.option("--seed", default=0, show_default=True, help="Of weights and order."),

@@ -280,6 +280,11 @@ class RunOptions:
             raise ConfigError(
                 "replay.weight: has no effect without a replay_set or generated frames"
             )
+        if replay.batch_size is not None and not self.has_replay:
+            raise ConfigError(
+                "replay.batch_size: has no effect without a replay_set or generated "
+                "frames"
+            )
         if self.train.optimizer == "muon" and self.finetune.method == "lora":
             raise ConfigError(
                 "optimizer: expected adam with method lora, got muon, which is for "

@@ -117,6 +117,7 @@ class FinetuneFlags:
     replay_labels: Literal["file", "base"] = "file"
     replay_generate: int = 0
     replay_weight: float = ReplayOptions.weight
+    replay_batch_size: int | None = None
     seed: int = 0
     device: str = "auto"
     dtype: Literal["float32", "float64"] = "float32"
@@ -186,6 +187,7 @@ def build_finetune_options(
                 labels=flags.replay_labels,
                 generate=flags.replay_generate,
                 weight=flags.replay_weight,
+                batch_size=flags.replay_batch_size,
             ),
         ),
         device=flags.device,

@@ -16,9 +16,11 @@ class ReplayOptions:
     """Frames to make from the training set as well, labelled by the base."""
     weight: float = 1.0
     """Factor of their loss, beside the loss on the training set."""
+    batch_size: int | None = None
+    """Frames replayed in each step; null: as many as in a training step, at least 4."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_fields(self)
         check_range(self, "generate", 0, float("inf"))
-        check_positive(self, "weight")
+        check_positive(self, "weight", "batch_size")

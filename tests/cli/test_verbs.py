@@ -436,7 +436,7 @@ def test_finetune_measures_forgetting_and_replays(run):
     assert "replay_set:\n  frames    12" in result.stderr
     assert "replay: 15 frames" in result.stderr
     options = yaml.safe_load((folder / "options_resolved.yaml").read_text())
-    replay = {"labels": "base", "generate": 3, "weight": 1.0}
+    replay = {"labels": "base", "generate": 3, "weight": 1.0, "batch_size": None}
     assert options["architecture"]["training"]["replay"] == replay
 
 

@@ -184,8 +184,12 @@ def test_options_that_contradict_each_other_are_refused():
         FinetuneOptions(new_elements={"Ge": "Si"})
     with pytest.raises(ConfigError, match="a replay_set to label"):
         replace(PLAIN, train=TrainOptions(replay=ReplayOptions(labels="base")))
-    with pytest.raises(ConfigError, match="no effect without a replay_set"):
+    with pytest.raises(ConfigError, match="weight: has no effect without a replay_set"):
         replace(PLAIN, train=TrainOptions(replay=ReplayOptions(weight=2.0)))
+    with pytest.raises(ConfigError, match="batch_size: has no effect without a replay"):
+        replace(PLAIN, train=TrainOptions(replay=ReplayOptions(batch_size=2)))
+    with pytest.raises(ConfigError, match="batch_size: expected a number above 0"):
+        ReplayOptions(batch_size=0)
     with pytest.raises(ConfigError, match="generate: needs a base"):
         replace(
             PLAIN, train=TrainOptions(replay=ReplayOptions(generate=2))

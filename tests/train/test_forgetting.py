@@ -225,6 +225,22 @@ def test_replay_keeps_the_base_in_mind(tmp_path, base):
     }
 
 
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [({}, 4), ({"batch_size": 5}, 5), ({"replay_batch_size": 2}, 2)],
+)
+def test_a_step_replays_some_frames_however_few_it_trains_on(
+    tmp_path, base, caplog, flags, size
+):
+    replay = write_labelled(tmp_path, base, name="replay.xyz")
+    options = build_options(
+        tmp_path, base=base, replay=(replay,), **{"batch_size": 1, "epochs": 1} | flags
+    )
+    with caplog.at_level("INFO"):
+        run(options)
+    assert f"replay: 6 frames, {size} of them in every step" in caplog.text
+
+
 def test_a_resumed_run_replays_the_same_batches(tmp_path, base):
     replay = write_labelled(tmp_path, base, name="replay.xyz")
     whole = build_options(
