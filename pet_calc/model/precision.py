@@ -19,6 +19,8 @@ class Bfloat16Products(TorchFunctionMode):
     Their results are float32 again, so that the residual stream, norms, attention, the
     geometry and all sums keep float32. Gradients of these layers, of any order,
     multiply in bfloat16 too, also after the context's end. float64 is left alone.
+    TF32, which PyTorch allows for all products of a process or for none, is not
+    touched: it would round the geometry as well.
     """
 
     _n_entered: ClassVar[int] = 0
