@@ -18,7 +18,7 @@ from single_point import (
     CHECKPOINT,
     add_common_options,
     describe,
-    evaluate,
+    prepare_calculator,
     time_programs,
     write_models,
 )
@@ -45,20 +45,6 @@ def write_lora(folder):
                 parameter.normal_(std=0.01)
     save_checkpoint(folder / "lora.ckpt", Checkpoint.from_model(model))
     return folder / "lora.ckpt"
-
-
-def prepare_calculator(calculator, atoms):
-    """A function that evaluates atoms which move a little each time."""
-    atoms = atoms.copy()
-    atoms.calc = calculator
-
-    def run():
-        run.number += 1
-        atoms.rattle(0.002, seed=run.number)
-        evaluate(atoms)
-
-    run.number = 0
-    return run
 
 
 def build_programs(arguments, folder):

@@ -194,27 +194,32 @@ def check(engines, atoms, dtype):
     return float(np.abs(difference).mean() / np.abs(expected).mean())
 
 
+def prepare_calculator(calculator, atoms):
+    """A function that evaluates atoms which move a little each time."""
+    atoms = atoms.copy()
+    atoms.calc = calculator
+
+    def run():
+        run.number += 1
+        atoms.rattle(0.002, seed=run.number)
+        evaluate(atoms)
+
+    run.number = 0
+    return run
+
+
 def time_engines(engines, atoms, rounds):
     """Median seconds per evaluation of each engine."""
-    seconds = {name: [] for name in engines}
-    copies = {}
-    for name, engine in engines.items():
-        copies[name] = atoms.copy()
-        copies[name].calc = engine
-        for _ in range(2):  # TorchScript optimises in its first calls
-            copies[name].rattle(0.001, seed=1)
-            evaluate(copies[name])
-    for number in range(rounds):
-        for name, copied in copies.items():
-            copied.rattle(0.002, seed=number)
-            started = time.perf_counter()
-            evaluate(copied)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    programs = {name: prepare_calculator(e, atoms) for name, e in engines.items()}
+    # results are NumPy's: no device has anything left to do
+    return time_programs(programs, rounds, "cpu")
 
 
 def time_programs(programs, rounds, device):
-    """Median seconds of each of the functions; they take turns, after two runs each."""
+    """Median seconds of each of the functions; they take turns.
+
+    The first two rounds do not count: TorchScript optimises in its first calls.
+    """
     seconds = {name: [] for name in programs}
     for number in range(rounds + 2):
         for name, program in programs.items():

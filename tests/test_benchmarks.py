@@ -136,17 +136,8 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
 @pytest.mark.slow
 def test_all_benchmarks_make_one_report(tmp_path):
     parts = ["single points, tiny, float64", "training steps", "batches of molecules"]
-    done = subprocess.run(
-        [
-            *(sys.executable, BENCHMARKS / "run_all.py", "-o", tmp_path, "--quick"),
-            *("--threads", "1", "--only", *parts),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    words = ["-o", str(tmp_path), "--quick", "--threads", "1", "--only", *parts]
+    run_script("run_all", *words, shape=None)
     text = (tmp_path / "report.md").read_text()
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == parts
     # what each table is there for
