@@ -136,10 +136,6 @@ class StreamedDataset(GraphDataset):
                 self.frames, self.cutoff, progress=progress, n_workers=n_workers
             )
 
-    def select(self, indices: Sequence[int]) -> GraphDataset:
-        """Return some of the frames, in memory."""
-        return GraphDataset([self.frames[i] for i in indices], self.cutoff)
-
     def count_tokens(self) -> npt.NDArray[np.int64]:
         """Return pairs plus atoms of each frame, [n_frames]: what the model costs."""
         self.prepare()
