@@ -5,10 +5,8 @@
 
 #pragma once
 
-#include "registers.h"
 #include "rows.h"
-
-#include <limits>
+#include "tiles.h"
 
 namespace pet_calc::fast {
 
@@ -28,19 +26,54 @@ struct Blocks {
     }
 };
 
-// scratch rows are padded to this many numbers, so that loops over keys need no tail
-constexpr int64_t LANES = 16;
+// rows of numbers per key are padded to full registers, so that loops over keys need no tail
+constexpr int64_t LANES = REGISTER_BYTES / sizeof(float);
 inline int64_t pad(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-// rows of one part (0 query, 1 key, 2 value) of a head, plus bias, into out [size, D]
+// out [n_parts, size, D] = a block's rows of `from` [n_tokens, n_parts * D], plus a bias
+// [n_parts * D] where there is one. Whole rows at a time: memory is fast in order only.
 template <int64_t D, typename A, typename S>
-inline void load_part(const Blocks<A> &blocks, const S *mixed, const A *bias, int64_t atom,
-                      int64_t head, int64_t part, A *out) {
-    int64_t d = blocks.n_heads * D, offset = part * d + head * D;
+inline void load_block(const Blocks<A> &blocks, int64_t atom, int64_t n_parts, const S *from,
+                       const A *bias, A *out) {
+    using V = Vector<A, choose_width<A>(D)>;
+    constexpr int64_t W = sizeof(V) / sizeof(A);
     int64_t size = blocks.size(atom);
     for (int64_t t = 0; t < size; t++) {
-        const S *row = mixed + blocks.row(atom, t) * 3 * d + offset;
-        for (int64_t k = 0; k < D; k++) out[t * D + k] = widen(row[k]) + bias[offset + k];
+        const S *row = from + blocks.row(atom, t) * n_parts * D;
+        for (int64_t part = 0; part < n_parts; part++) {
+            A *to = out + (part * size + t) * D;
+            if constexpr (std::is_same_v<A, S>)
+                for (int64_t k = 0; k < D; k += W)
+                    *reinterpret_cast<V *>(to + k) =
+                        *reinterpret_cast<const V *>(row + part * D + k);
+            else
+                for (int64_t k = 0; k < D; k++) to[k] = widen(row[part * D + k]);
+            if (bias == nullptr) continue;
+            for (int64_t k = 0; k < D; k += W)
+                *reinterpret_cast<V *>(to + k) +=
+                    *reinterpret_cast<const V *>(bias + part * D + k);
+        }
+    }
+}
+
+// the way back, without a bias
+template <int64_t D, typename A, typename S>
+inline void store_block(const Blocks<A> &blocks, int64_t atom, int64_t n_parts, const A *in,
+                        S *to) {
+    using V = Vector<A, choose_width<A>(D)>;
+    constexpr int64_t W = sizeof(V) / sizeof(A);
+    int64_t size = blocks.size(atom);
+    for (int64_t t = 0; t < size; t++) {
+        S *row = to + blocks.row(atom, t) * n_parts * D;
+        for (int64_t part = 0; part < n_parts; part++) {
+            const A *from = in + (part * size + t) * D;
+            if constexpr (std::is_same_v<A, S>)
+                for (int64_t k = 0; k < D; k += W)
+                    *reinterpret_cast<V *>(row + part * D + k) =
+                        *reinterpret_cast<const V *>(from + k);
+            else
+                for (int64_t k = 0; k < D; k++) row[part * D + k] = narrow<S>(from[k]);
+        }
     }
 }
 
@@ -53,85 +86,76 @@ inline void transpose(const A *in, A *out, int64_t size, int64_t padded) {
     }
 }
 
-// sums that are added to in turn, since each addition waits for the last one of its own
-constexpr int64_t N_SUMS = 4;
+// Small products. Not inlined: one of each is there for all widths of heads.
+constexpr int64_t BLOCK_ROWS = 6;
 
-// out [D] = sum over rows of factors[stride * t] * rows[t, D]
-template <int64_t D, typename A>
-inline void combine(const A *factors, int64_t stride, const A *rows, int64_t n_rows, A *out) {
-    constexpr int64_t W = choose_width<A>(D), N = D / W;
-    constexpr int64_t M = N >= N_SUMS ? 1 : N_SUMS / N;
-    using V = typename Lanes<A, W>::type;
-    V sum[M][N] = {};
-    int64_t t = 0;
-    for (; t + M <= n_rows; t += M) {
-#pragma GCC unroll 4
-        for (int64_t m = 0; m < M; m++) {
-            A factor = factors[stride * (t + m)];
-            const V *row = reinterpret_cast<const V *>(rows + (t + m) * D);
-#pragma GCC unroll 8
-            for (int64_t k = 0; k < N; k++) sum[m][k] += factor * row[k];
+// out [n_rows, n_columns] = the terms, or that added; n_columns is a multiple of W
+template <int64_t W, bool adds, typename A>
+__attribute__((noinline)) void multiply_block(const Terms<A> &terms, int64_t n_rows,
+                                              int64_t n_columns, A *out, int64_t stride) {
+    for (int64_t c = 0; c < n_columns;) {
+        bool is_pair = c + 2 * W <= n_columns;
+        for (int64_t r = 0; r < n_rows; r += BLOCK_ROWS) {
+            Terms<A> part = terms;
+            part.left += r * terms.row_step;
+            part.right += c;
+            int64_t n = std::min(BLOCK_ROWS, n_rows - r);
+            A *to = out + r * stride + c;
+            if (is_pair)
+                sum_rows<W, BLOCK_ROWS, 2, adds>(part, n, to, stride);
+            else
+                sum_rows<W, BLOCK_ROWS, 1, adds>(part, n, to, stride);
         }
-    }
-    for (; t < n_rows; t++) {
-        A factor = factors[stride * t];
-        const V *row = reinterpret_cast<const V *>(rows + t * D);
-#pragma GCC unroll 8
-        for (int64_t k = 0; k < N; k++) sum[0][k] += factor * row[k];
-    }
-#pragma GCC unroll 8
-    for (int64_t k = 0; k < N; k++) {
-        V total = sum[0][k];
-#pragma GCC unroll 4
-        for (int64_t m = 1; m < M; m++) total += sum[m][k];
-        reinterpret_cast<V *>(out)[k] = total;
+        c += is_pair ? 2 * W : W;
     }
 }
 
-// out [padded] = row [D] . turned [D, padded]
-template <int64_t D, typename A>
-inline void multiply_turned(const A *row, const A *turned, int64_t padded, A *out) {
-    constexpr int64_t W = choose_width<A>(LANES);
-    using V = typename Lanes<A, W>::type;
-    static_assert(D % N_SUMS == 0);
-    for (int64_t start = 0; start < padded; start += W) {
-        V sum[N_SUMS] = {};
-#pragma GCC unroll 8
-        for (int64_t k = 0; k < D; k += N_SUMS) {
-#pragma GCC unroll 4
-            for (int64_t m = 0; m < N_SUMS; m++)
-                sum[m] += row[k + m] *
-                          *reinterpret_cast<const V *>(turned + (k + m) * padded + start);
-        }
-        *reinterpret_cast<V *>(out + start) = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    }
+// out [size, padded] = rows [size, D] . turned [D, padded]
+template <int64_t D, bool adds = false, typename A>
+inline void multiply_turned(const A *rows, const A *turned, int64_t size, int64_t padded, A *out) {
+    multiply_block<choose_width<A>(LANES), adds>(Terms<A>{rows, D, 1, turned, padded, D}, size,
+                                                 padded, out, padded);
+}
+
+// out [size, D] = factors [size, padded] . rows [size, D]
+template <int64_t D, bool adds = false, typename A>
+inline void combine(const A *factors, const A *rows, int64_t size, int64_t padded, A *out) {
+    multiply_block<choose_width<A>(D), adds>(Terms<A>{factors, padded, 1, rows, D, size}, size, D,
+                                             out, D);
+}
+
+// the same with the factors transposed
+template <int64_t D, bool adds = false, typename A>
+inline void combine_down(const A *factors, const A *rows, int64_t size, int64_t padded, A *out) {
+    multiply_block<choose_width<A>(D), adds>(Terms<A>{factors, 1, padded, rows, D, size}, size, D,
+                                             out, D);
 }
 
 // weights [n_heads, size, padded] of each block are kept for the backward pass
 template <int64_t D, typename A, typename S>
 void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, S *out) {
-    int64_t d = blocks.n_heads * D;
+    int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
         for (int64_t atom = begin; atom < end; atom++) {
-            int64_t size = blocks.size(atom), padded = pad(size);
-            scratch.resize(3 * size * D + D * padded + padded);
-            A *query = scratch.data(), *key = query + size * D, *value = key + size * D;
-            A *turned = value + size * D, *__restrict__ mask = turned + D * padded;
+            int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
+            scratch.resize(3 * n_heads * part + D * padded + padded);
+            A *loaded = scratch.data(), *turned = loaded + 3 * n_heads * part;
+            A *__restrict__ mask = turned + D * padded;
             mask[0] = 0;
             for (int64_t t = 1; t < size; t++)
                 mask[t] = blocks.log_factors[blocks.first[atom] + t - 1];
             // finite, so that it survives fast arithmetic; its exponential is next to 0
             for (int64_t t = size; t < padded; t++) mask[t] = A(-1e30);
-            A *kept = weights + blocks.weights[atom];
-            for (int64_t head = 0; head < blocks.n_heads; head++) {
-                load_part<D>(blocks, mixed, bias, atom, head, 0, query);
-                load_part<D>(blocks, mixed, bias, atom, head, 1, key);
-                load_part<D>(blocks, mixed, bias, atom, head, 2, value);
+            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
+            for (int64_t head = 0; head < n_heads; head++) {
+                A *query = loaded + head * part, *key = query + n_heads * part;
+                const A *value = key + n_heads * part;
+                A *kept = weights + blocks.weights[atom] + head * size * padded;
                 transpose<D>(key, turned, size, padded);
+                multiply_turned<D>(query, turned, size, padded, kept);
                 for (int64_t a = 0; a < size; a++) {
-                    A *__restrict__ p = kept + (head * size + a) * padded;
-                    multiply_turned<D>(query + a * D, turned, padded, p);
+                    A *__restrict__ p = kept + a * padded;
                     A largest = A(-1e30);
                     for (int64_t b = 0; b < padded; b++) {
                         p[b] = p[b] * blocks.scale + mask[b];
@@ -144,12 +168,10 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
                     }
                     A inverse = A(1) / sum;
                     for (int64_t b = 0; b < padded; b++) p[b] *= inverse;
-                    A total[D];
-                    combine<D>(p, 1, value, size, total);
-                    S *o = out + blocks.row(atom, a) * d + head * D;
-                    for (int64_t k = 0; k < D; k++) o[k] = narrow<S>(total[k]);
                 }
+                combine<D>(kept, value, size, padded, query);
             }
+            store_block<D>(blocks, atom, n_heads, loaded, out);
         }
     });
 }
@@ -158,31 +180,28 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
 template <int64_t D, typename A, typename S>
 void attend_backward(const Blocks<A> &blocks, const S *of_out, const S *mixed, const A *bias,
                      const A *weights, S *of_mixed, A *of_logs) {
-    int64_t d = blocks.n_heads * D;
+    int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
         for (int64_t atom = begin; atom < end; atom++) {
-            int64_t size = blocks.size(atom), padded = pad(size);
-            scratch.resize(4 * size * D + D * padded + (size + 1) * padded);
-            A *query = scratch.data(), *key = query + size * D, *value = key + size * D;
-            A *from = value + size * D, *turned = from + size * D;
+            int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
+            scratch.resize((4 * n_heads + 1) * part + (D + size + 1) * padded);
+            A *loaded = scratch.data(), *loaded_from = loaded + 3 * n_heads * part;
+            A *of_key = loaded_from + n_heads * part, *turned = of_key + part;
             A *of_logits = turned + D * padded, *__restrict__ of_mask = of_logits + size * padded;
             for (int64_t t = 0; t < padded; t++) of_mask[t] = 0;
-            const A *kept = weights + blocks.weights[atom];
-            for (int64_t head = 0; head < blocks.n_heads; head++) {
-                load_part<D>(blocks, mixed, bias, atom, head, 0, query);
-                load_part<D>(blocks, mixed, bias, atom, head, 1, key);
-                load_part<D>(blocks, mixed, bias, atom, head, 2, value);
+            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
+            load_block<D, A>(blocks, atom, n_heads, of_out, nullptr, loaded_from);
+            for (int64_t head = 0; head < n_heads; head++) {
+                A *query = loaded + head * part, *key = query + n_heads * part;
+                A *value = key + n_heads * part;
+                const A *from = loaded_from + head * part;
+                const A *p = weights + blocks.weights[atom] + head * size * padded;
                 transpose<D>(value, turned, size, padded);
-                for (int64_t t = 0; t < size; t++) {
-                    const S *row = of_out + blocks.row(atom, t) * d + head * D;
-                    for (int64_t k = 0; k < D; k++) from[t * D + k] = widen(row[k]);
-                }
-                const A *p = kept + head * size * padded;
+                multiply_turned<D>(from, turned, size, padded, of_logits);
                 for (int64_t a = 0; a < size; a++) {
                     const A *__restrict__ weight = p + a * padded;
                     A *__restrict__ of_logit = of_logits + a * padded;
-                    multiply_turned<D>(from + a * D, turned, padded, of_logit);
                     A along = 0;
                     for (int64_t b = 0; b < padded; b++) along += weight[b] * of_logit[b];
                     for (int64_t b = 0; b < padded; b++) {
@@ -191,17 +210,13 @@ void attend_backward(const Blocks<A> &blocks, const S *of_out, const S *mixed, c
                         of_logit[b] = slope * blocks.scale;
                     }
                 }
-                for (int64_t t = 0; t < size; t++) {
-                    S *row = of_mixed + blocks.row(atom, t) * 3 * d + head * D;
-                    A total[3][D];
-                    combine<D>(of_logits + t * padded, 1, key, size, total[0]);
-                    combine<D>(of_logits + t, padded, query, size, total[1]);
-                    combine<D>(p + t, padded, from, size, total[2]);
-                    for (int64_t part = 0; part < 3; part++)
-                        for (int64_t k = 0; k < D; k++)
-                            row[part * d + k] = narrow<S>(total[part][k]);
-                }
+                // gradients take the place of what they are in
+                combine_down<D>(of_logits, query, size, padded, of_key);
+                combine<D>(of_logits, key, size, padded, query);
+                std::copy(of_key, of_key + part, key);
+                combine_down<D>(p, from, size, padded, value);
             }
+            store_block<D>(blocks, atom, 3 * n_heads, loaded, of_mixed);
             for (int64_t t = 1; t < size; t++)
                 of_logs[blocks.first[atom] + t - 1] += of_mask[t];
         }

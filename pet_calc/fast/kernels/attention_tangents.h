@@ -6,80 +6,48 @@
 
 namespace pet_calc::fast {
 
-// load_part without a bias, for what changes
-template <int64_t D, typename A>
-inline void load_part_dot(const Blocks<A> &blocks, const A *mixed_dot, int64_t atom, int64_t head,
-                          int64_t part, A *out) {
-    int64_t d = blocks.n_heads * D, offset = part * d + head * D;
-    int64_t size = blocks.size(atom);
-    for (int64_t t = 0; t < size; t++) {
-        const A *row = mixed_dot + blocks.row(atom, t) * 3 * d + offset;
-        for (int64_t k = 0; k < D; k++) out[t * D + k] = row[k];
-    }
-}
-
-// rows of one head out of `rows` [n_tokens, d]
-template <int64_t D, typename A>
-inline void load_head(const Blocks<A> &blocks, const A *rows, int64_t atom, int64_t head, A *out) {
-    int64_t d = blocks.n_heads * D, size = blocks.size(atom);
-    for (int64_t t = 0; t < size; t++) {
-        const A *row = rows + blocks.row(atom, t) * d + head * D;
-        for (int64_t k = 0; k < D; k++) out[t * D + k] = row[k];
-    }
-}
-
-// out [D] += combine of the same arguments
-template <int64_t D, typename A>
-inline void combine_more(const A *factors, int64_t stride, const A *rows, int64_t n_rows, A *out) {
-    A more[D];
-    combine<D>(factors, stride, rows, n_rows, more);
-    for (int64_t k = 0; k < D; k++) out[k] += more[k];
-}
-
 // weights_dot and out_dot; logs_dot [n_edges] is how the log factors change
 template <int64_t D, typename A>
 void attend_dot(const Blocks<A> &blocks, const A *mixed, const A *bias, const A *mixed_dot,
                 const A *logs_dot, const A *weights, A *weights_dot, A *out_dot) {
-    int64_t d = blocks.n_heads * D;
+    int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
         for (int64_t atom = begin; atom < end; atom++) {
-            int64_t size = blocks.size(atom), padded = pad(size);
-            scratch.resize(5 * size * D + 2 * D * padded + 2 * padded);
-            A *query = scratch.data(), *rows = query + size * D, *value = rows + size * D;
-            A *query_dot = value + size * D, *value_dot = query_dot + size * D;
-            A *turned = value_dot + size * D, *turned_dot = turned + D * padded;
-            A *__restrict__ mask = turned_dot + D * padded, *__restrict__ other = mask + padded;
+            int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
+            scratch.resize(6 * n_heads * part + (2 * D + 1) * padded);
+            A *loaded = scratch.data(), *loaded_dot = loaded + 3 * n_heads * part;
+            A *turned = loaded_dot + 3 * n_heads * part, *turned_dot = turned + D * padded;
+            A *__restrict__ mask = turned_dot + D * padded;
             for (int64_t t = 0; t < padded; t++) mask[t] = 0;
             for (int64_t t = 1; t < size; t++) mask[t] = logs_dot[blocks.first[atom] + t - 1];
-            for (int64_t head = 0; head < blocks.n_heads; head++) {
-                load_part<D>(blocks, mixed, bias, atom, head, 1, rows);
-                transpose<D>(rows, turned, size, padded);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 1, rows);
-                transpose<D>(rows, turned_dot, size, padded);
-                load_part<D>(blocks, mixed, bias, atom, head, 0, query);
-                load_part<D>(blocks, mixed, bias, atom, head, 2, value);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 0, query_dot);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 2, value_dot);
+            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
+            load_block<D, A>(blocks, atom, 3 * n_heads, mixed_dot, nullptr, loaded_dot);
+            for (int64_t head = 0; head < n_heads; head++) {
+                A *query = loaded + head * part, *query_dot = loaded_dot + head * part;
+                const A *key = query + n_heads * part, *key_dot = query_dot + n_heads * part;
+                const A *value = key + n_heads * part, *value_dot = key_dot + n_heads * part;
                 int64_t start = blocks.weights[atom] + head * size * padded;
+                const A *kept = weights + start;
+                A *kept_dot = weights_dot + start;
+                transpose<D>(key, turned, size, padded);
+                transpose<D>(key_dot, turned_dot, size, padded);
+                multiply_turned<D>(query, turned_dot, size, padded, kept_dot);
+                multiply_turned<D, true>(query_dot, turned, size, padded, kept_dot);
                 for (int64_t a = 0; a < size; a++) {
-                    const A *__restrict__ p = weights + start + a * padded;
-                    A *__restrict__ p_dot = weights_dot + start + a * padded;
-                    multiply_turned<D>(query + a * D, turned_dot, padded, p_dot);
-                    multiply_turned<D>(query_dot + a * D, turned, padded, other);
+                    const A *__restrict__ p = kept + a * padded;
+                    A *__restrict__ p_dot = kept_dot + a * padded;
                     A along = 0;
                     for (int64_t b = 0; b < padded; b++) {
-                        p_dot[b] = (p_dot[b] + other[b]) * blocks.scale + mask[b];
+                        p_dot[b] = p_dot[b] * blocks.scale + mask[b];
                         along += p[b] * p_dot[b];
                     }
                     for (int64_t b = 0; b < padded; b++) p_dot[b] = p[b] * (p_dot[b] - along);
-                    A *o = out_dot + blocks.row(atom, a) * d + head * D;
-                    A total[D];
-                    combine<D>(p_dot, 1, value, size, total);
-                    combine_more<D>(p, 1, value_dot, size, total);
-                    for (int64_t k = 0; k < D; k++) o[k] = total[k];
                 }
+                combine<D>(kept_dot, value, size, padded, query_dot);
+                combine<D, true>(kept, value_dot, size, padded, query_dot);
             }
+            store_block<D>(blocks, atom, n_heads, loaded_dot, out_dot);
         }
     });
 }
@@ -89,42 +57,43 @@ template <int64_t D, typename A>
 void attend_back_dot(const Blocks<A> &blocks, const A *of_out, const A *of_out_dot,
                      const A *mixed, const A *bias, const A *mixed_dot, const A *weights,
                      const A *weights_dot, A *of_mixed_dot) {
-    int64_t d = blocks.n_heads * D;
+    int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
         for (int64_t atom = begin; atom < end; atom++) {
-            int64_t size = blocks.size(atom), padded = pad(size);
-            scratch.resize(7 * size * D + 2 * D * padded + (2 * size + 1) * padded);
-            A *query = scratch.data(), *key = query + size * D, *rows = key + size * D;
-            A *query_dot = rows + size * D, *key_dot = query_dot + size * D;
-            A *from = key_dot + size * D, *from_dot = from + size * D;
-            A *turned = from_dot + size * D, *turned_dot = turned + D * padded;
+            int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
+            scratch.resize((8 * n_heads + 1) * part + (2 * D + 2 * size) * padded);
+            A *loaded = scratch.data(), *loaded_dot = loaded + 3 * n_heads * part;
+            A *loaded_from = loaded_dot + 3 * n_heads * part;
+            A *loaded_from_dot = loaded_from + n_heads * part;
+            A *of_key_dot = loaded_from_dot + n_heads * part;
+            A *turned = of_key_dot + part, *turned_dot = turned + D * padded;
             A *of_logits = turned_dot + D * padded, *of_logits_dot = of_logits + size * padded;
-            A *__restrict__ other = of_logits_dot + size * padded;
-            for (int64_t head = 0; head < blocks.n_heads; head++) {
-                load_part<D>(blocks, mixed, bias, atom, head, 2, rows);
-                transpose<D>(rows, turned, size, padded);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 2, rows);
-                transpose<D>(rows, turned_dot, size, padded);
-                load_part<D>(blocks, mixed, bias, atom, head, 0, query);
-                load_part<D>(blocks, mixed, bias, atom, head, 1, key);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 0, query_dot);
-                load_part_dot<D>(blocks, mixed_dot, atom, head, 1, key_dot);
-                load_head<D>(blocks, of_out, atom, head, from);
-                load_head<D>(blocks, of_out_dot, atom, head, from_dot);
+            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
+            load_block<D, A>(blocks, atom, 3 * n_heads, mixed_dot, nullptr, loaded_dot);
+            load_block<D, A>(blocks, atom, n_heads, of_out, nullptr, loaded_from);
+            load_block<D, A>(blocks, atom, n_heads, of_out_dot, nullptr, loaded_from_dot);
+            for (int64_t head = 0; head < n_heads; head++) {
+                const A *query = loaded + head * part, *key = query + n_heads * part;
+                const A *value = key + n_heads * part;
+                A *query_dot = loaded_dot + head * part, *key_dot = query_dot + n_heads * part;
+                A *value_dot = key_dot + n_heads * part;
+                const A *from = loaded_from + head * part;
+                const A *from_dot = loaded_from_dot + head * part;
                 int64_t start = blocks.weights[atom] + head * size * padded;
                 const A *p = weights + start, *p_dot = weights_dot + start;
+                transpose<D>(value, turned, size, padded);
+                transpose<D>(value_dot, turned_dot, size, padded);
+                multiply_turned<D>(from, turned, size, padded, of_logits);
+                multiply_turned<D>(from, turned_dot, size, padded, of_logits_dot);
+                multiply_turned<D, true>(from_dot, turned, size, padded, of_logits_dot);
                 for (int64_t a = 0; a < size; a++) {
                     const A *__restrict__ weight = p + a * padded;
                     const A *__restrict__ weight_dot = p_dot + a * padded;
                     A *__restrict__ of = of_logits + a * padded;
                     A *__restrict__ of_dot = of_logits_dot + a * padded;
-                    multiply_turned<D>(from + a * D, turned, padded, of);
-                    multiply_turned<D>(from + a * D, turned_dot, padded, of_dot);
-                    multiply_turned<D>(from_dot + a * D, turned, padded, other);
                     A along = 0, along_dot = 0;
                     for (int64_t b = 0; b < padded; b++) {
-                        of_dot[b] += other[b];
                         along += weight[b] * of[b];
                         along_dot += weight_dot[b] * of[b] + weight[b] * of_dot[b];
                     }
@@ -136,19 +105,16 @@ void attend_back_dot(const Blocks<A> &blocks, const A *of_out, const A *of_out_d
                         of[b] = weight[b] * excess * blocks.scale;
                     }
                 }
-                for (int64_t t = 0; t < size; t++) {
-                    A *row = of_mixed_dot + blocks.row(atom, t) * 3 * d + head * D;
-                    A total[3][D];
-                    combine<D>(of_logits_dot + t * padded, 1, key, size, total[0]);
-                    combine_more<D>(of_logits + t * padded, 1, key_dot, size, total[0]);
-                    combine<D>(of_logits_dot + t, padded, query, size, total[1]);
-                    combine_more<D>(of_logits + t, padded, query_dot, size, total[1]);
-                    combine<D>(p_dot + t, padded, from, size, total[2]);
-                    combine_more<D>(p + t, padded, from_dot, size, total[2]);
-                    for (int64_t part = 0; part < 3; part++)
-                        for (int64_t k = 0; k < D; k++) row[part * d + k] = total[part][k];
-                }
+                // gradients take the place of what they are in
+                combine_down<D>(of_logits_dot, query, size, padded, of_key_dot);
+                combine_down<D, true>(of_logits, query_dot, size, padded, of_key_dot);
+                combine<D>(of_logits_dot, key, size, padded, query_dot);
+                combine<D, true>(of_logits, key_dot, size, padded, query_dot);
+                std::copy(of_key_dot, of_key_dot + part, key_dot);
+                combine_down<D>(p_dot, from, size, padded, value_dot);
+                combine_down<D, true>(p, from_dot, size, padded, value_dot);
             }
+            store_block<D>(blocks, atom, 3 * n_heads, loaded_dot, of_mixed_dot);
         }
     });
 }

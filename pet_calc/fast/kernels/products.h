@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "registers.h"
+#include "tiles.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -30,9 +30,6 @@ constexpr int64_t MOST_TERMS = 256;
 constexpr int64_t BLOCK_BYTES = 24576;
 // multiplications that are worth a thread
 constexpr int64_t THREAD_WORK = 100000;
-
-template <typename A>
-using Vector = typename Lanes<A, REGISTER_BYTES / sizeof(A)>::type;
 
 // [n_panels, rows, PANEL] of a matrix [rows, columns], zero beyond its columns
 template <typename A>
@@ -61,70 +58,22 @@ inline Tensor lay_out_panels(const Tensor &matrix) {
     return Tensor();
 }
 
-// What a tile sums over: term k of row r is rows[r * stride + k] times row k of a panel.
+// out [n_rows, n_columns] = rows [n_rows, n_terms] times as many columns of a panel, or
+// that added to it
 template <typename A>
-struct Terms {
-    const A *rows;
-    int64_t stride;
-    const A *panel;
-    int64_t count;
-};
-
-// out [R, PANEL] = the sum of the terms, or that added to it
-template <typename A, int64_t R, bool adds>
-inline void sum_terms(const Terms<A> &terms, A *out, int64_t stride) {
-    using V = Vector<A>;
-    constexpr int64_t width = sizeof(V) / sizeof(A);
-    V sum[R][TILE_VECTORS] = {};
-    for (int64_t k = 0; k < terms.count; k++) {
-        const A *panel = terms.panel + k * PANEL<A>;
-        V vectors[TILE_VECTORS];
-#pragma GCC unroll 2
-        for (int64_t v = 0; v < TILE_VECTORS; v++)
-            vectors[v] = *reinterpret_cast<const V *>(panel + v * width);
-#pragma GCC unroll 12
-        for (int64_t r = 0; r < R; r++) {
-            A factor = terms.rows[r * terms.stride + k];
-#pragma GCC unroll 2
-            for (int64_t v = 0; v < TILE_VECTORS; v++) sum[r][v] += factor * vectors[v];
-        }
-    }
-#pragma GCC unroll 12
-    for (int64_t r = 0; r < R; r++)
-#pragma GCC unroll 2
-        for (int64_t v = 0; v < TILE_VECTORS; v++) {
-            V *place = reinterpret_cast<V *>(out + r * stride + v * width);
-            if constexpr (adds)
-                *place += sum[r][v];
-            else
-                *place = sum[r][v];
-        }
-}
-
-// the same for a number of rows up to R
-template <typename A, int64_t R, bool adds>
-inline void sum_rows(const Terms<A> &terms, int64_t n_rows, A *out, int64_t stride) {
-    if constexpr (R > 0) {
-        if (n_rows == R)
-            sum_terms<A, R, adds>(terms, out, stride);
-        else
-            sum_rows<A, R - 1, adds>(terms, n_rows, out, stride);
-    }
-}
-
-// the same for a panel of which not all columns are there
-template <typename A>
-void sum_tile(const Terms<A> &terms, int64_t n_rows, int64_t n_columns, bool adds, A *out,
-              int64_t stride) {
+void sum_tile(const A *rows, int64_t row_step, const A *panel, int64_t n_terms, int64_t n_rows,
+              int64_t n_columns, bool adds, A *out, int64_t stride) {
+    constexpr int64_t W = REGISTER_BYTES / sizeof(A), N = TILE_VECTORS, R = TILE_ROWS;
+    Terms<A> terms{rows, row_step, 1, panel, PANEL<A>, n_terms};
     if (n_columns >= PANEL<A>) {
         if (adds)
-            sum_rows<A, TILE_ROWS, true>(terms, n_rows, out, stride);
+            sum_rows<W, R, N, true>(terms, n_rows, out, stride);
         else
-            sum_rows<A, TILE_ROWS, false>(terms, n_rows, out, stride);
+            sum_rows<W, R, N, false>(terms, n_rows, out, stride);
         return;
     }
     A whole[TILE_ROWS * PANEL<A>];
-    sum_rows<A, TILE_ROWS, false>(terms, n_rows, whole, PANEL<A>);
+    sum_rows<W, R, N, false>(terms, n_rows, whole, PANEL<A>);
     for (int64_t r = 0; r < n_rows; r++)
         for (int64_t j = 0; j < n_columns; j++)
             out[r * stride + j] = (adds ? out[r * stride + j] : A(0)) + whole[r * PANEL<A> + j];
@@ -148,9 +97,9 @@ void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, b
                     int64_t count = std::min(MOST_TERMS, n_terms - k);
                     int64_t end = std::min(last, begin + rows_at_once);
                     for (int64_t r = begin; r < end; r += TILE_ROWS) {
-                        Terms<A> terms{from + r * x_stride + k, x_stride, panel, count};
-                        sum_tile(terms, std::min(TILE_ROWS, end - r), n_columns - c,
-                                 adds || k > 0, to + r * out_stride + c, out_stride);
+                        sum_tile(from + r * x_stride + k, x_stride, panel, count,
+                                 std::min(TILE_ROWS, end - r), n_columns - c, adds || k > 0,
+                                 to + r * out_stride + c, out_stride);
                     }
                 }
     };
