@@ -5,6 +5,7 @@ the gradient in the folded weights (kernels/training.h says how). From there PyT
 goes on to the model's own parameters, LoRA's among them.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,12 @@ from pet_calc.fast.network import (
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
-from pet_calc.model.fold import describe_numbers, describe_shape, fold_model
+from pet_calc.model.fold import (
+    describe_numbers,
+    describe_shape,
+    fold_weights,
+    gather_weights,
+)
 from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
 
@@ -41,6 +47,7 @@ class TrainingEngine:
         """
         load_engine(TRAINER)
         self._workspace = torch.classes.pet_calc_training.Workspace()
+        self._frozen: dict[tuple[str, torch.dtype], _Frozen] = {}
 
     def predict(
         self, model: PET, batch: Batch, target: str, *, with_stress: bool = False
@@ -58,14 +65,14 @@ class TrainingEngine:
         """
         dtype = model.edge_embedder.weight.dtype
         vectors = compute_edge_vectors(batch).to(dtype).detach().contiguous()
-        tensors = fold_model(model, target, dtype)
+        tensors, layouts = self._fold(model, target, dtype)
         species, scale, addition = compute_atom_inputs(model, target, batch, dtype)
         if addition is not None:
             tensors["addition"] = addition
         pairs = (batch.centers, batch.neighbors, batch.reverse)
         inputs = (species, *pairs, vectors, scale)
         energies, gradient = _Evaluate.apply(
-            self, model.hypers, inputs, list(tensors), *tensors.values()
+            self, model.hypers, inputs, layouts, list(tensors), *tensors.values()
         )
         if model.has_zbl(target):
             repulsion, slope = compute_repulsion(model, batch, vectors, species)
@@ -83,24 +90,65 @@ class TrainingEngine:
 
     def count_bytes(self) -> int:
         """Return the memory that steps have needed so far and next ones use again."""
-        return int(self._workspace.count_bytes())
+        kept = sum(frozen.layouts.count_bytes() for frozen in self._frozen.values())
+        return int(self._workspace.count_bytes()) + kept
 
     def start_step(
         self,
         hypers: PETHypers,
         inputs: tuple[Tensor, ...],
+        layouts: Any,
         tensors: dict[str, Tensor],
     ) -> Any:
         """Return the compiled step for these inputs and folded weights."""
         addition = tensors.pop("addition", None)
         return torch.classes.pet_calc_training.TrainingStep(
             self._workspace,
+            layouts,
             tensors,
             describe_shape(hypers),
             describe_numbers(hypers, tensors["message_table"].dtype),
             *inputs,
             addition,
         )
+
+    def _fold(
+        self, model: PET, target: str, dtype: torch.dtype
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Return the folded weights, and layouts of those that no step changes."""
+        weights, shape = gather_weights(model), describe_shape(model.hypers)
+        if not torch.is_grad_enabled():
+            # nothing would tell what trains from what is frozen
+            return fold_weights(weights, shape, target, dtype), _lay_out([])
+        sources = [value for value in weights.values() if not value.requires_grad]
+        marks = [(id(part), part.data_ptr(), part._version) for part in sources]
+        frozen = self._frozen.get((target, dtype))
+        if frozen is not None and frozen.marks == marks:
+            known = frozen.tensors
+            return fold_weights(weights, shape, target, dtype, known), frozen.layouts
+        folded = fold_weights(weights, shape, target, dtype)
+        known = {n: value for n, value in folded.items() if not value.requires_grad}
+        layouts = _lay_out(list(known.values()))
+        self._frozen[target, dtype] = _Frozen(sources, marks, known, layouts)
+        return folded, layouts
+
+
+@dataclass
+class _Frozen:
+    """What stays from step to step while the frozen weights do."""
+
+    sources: list[Tensor]
+    """The model's; held, so that no other tensor gets the identity of one."""
+    marks: list[tuple[int, int, int]]
+    """Of each: identity, where its numbers are, and how often they were changed."""
+    tensors: dict[str, Tensor]
+    """Folded weights that nothing else is in."""
+    layouts: Any
+    """Of these, for the engine's products."""
+
+
+def _lay_out(tensors: list[Tensor]) -> Any:
+    return torch.classes.pet_calc_training.Layouts(tensors)
 
 
 class _Evaluate(torch.autograd.Function):
@@ -112,14 +160,17 @@ class _Evaluate(torch.autograd.Function):
         engine: TrainingEngine,
         hypers: PETHypers,
         inputs: tuple[Tensor, ...],
+        layouts: Any,
         names: list[str],
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        # frozen ones as they are: the layouts know them
         tensors = {
-            name: weight.detach() for name, weight in zip(names, weights, strict=True)
+            name: weight.detach() if weight.requires_grad else weight
+            for name, weight in zip(names, weights, strict=True)
         }
         ctx.names = names
-        ctx.step = engine.start_step(hypers, inputs, tensors)
+        ctx.step = engine.start_step(hypers, inputs, layouts, tensors)
         return ctx.step.evaluate()
 
     @staticmethod
@@ -128,8 +179,8 @@ class _Evaluate(torch.autograd.Function):
         of_energies, of_gradient = (part.contiguous() for part in of_results)
         wanted = [
             name
-            for name, is_needed in zip(ctx.names, ctx.needs_input_grad[4:], strict=True)
+            for name, is_needed in zip(ctx.names, ctx.needs_input_grad[5:], strict=True)
             if is_needed
         ]
         found = ctx.step.differentiate(of_energies, of_gradient, wanted)
-        return (None, None, None, None, *map(found.get, ctx.names))
+        return (None, None, None, None, None, *map(found.get, ctx.names))

@@ -19,7 +19,7 @@ the first layer that reads them. What is left has names of its own:
 Names of linear layers stand for ``.weight`` [out, in] and ``.bias`` [out].
 """
 
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,7 @@ def fold_weights(
     shape: Dict[str, int],
     target: str,
     dtype: torch.dtype,
+    known: Optional[Dict[str, Tensor]] = None,
 ) -> Dict[str, Tensor]:
     """Do what ``fold_model`` does from the weights alone, as TorchScript can.
 
@@ -113,11 +114,15 @@ def fold_weights(
         shape: from ``describe_shape``.
         target: name of an output with one value per atom.
         dtype: of the result.
+        known: tensors of the result that are there from before; layers of which all
+            are there are not computed again.
     """
     source: Dict[str, Tensor] = {}
     for name, value in weights.items():
         source[name] = value.to(dtype)
     folded: Dict[str, Tensor] = {}
+    if known is not None:
+        folded = known.copy()
     folded["message_table"] = source["edge_embedder.weight"]
     for g in range(shape["num_gnn_layers"]):
         _fold_embeddings(source, f"gnn_layers.{g}.", folded, f"gnn.{g}.")
@@ -144,6 +149,8 @@ def fold_weights(
 def _copy_linear(
     source: Dict[str, Tensor], layer: str, folded: Dict[str, Tensor], name: str
 ) -> None:
+    if name + ".weight" in folded and name + ".bias" in folded:
+        return
     folded[name + ".weight"] = source[layer + ".weight"]
     folded[name + ".bias"] = source[layer + ".bias"]
 
@@ -156,6 +163,8 @@ def _fold_normed(
     name: str,
 ) -> None:
     """Put the weights of a norm into the linear layer after it."""
+    if name + ".weight" in folded and name + ".bias" in folded:
+        return
     weight, bias = source[layer + ".weight"], source[layer + ".bias"]
     if norm + ".bias" in source:
         bias = bias + weight @ source[norm + ".bias"]
@@ -170,6 +179,10 @@ def _fold_embeddings(
     # the first layer's message is the table of elements itself
     embedder = layer + "neighbor_embedder.weight"
     is_first = embedder not in source
+    _copy_linear(source, layer + "compress.2", folded, name + "compress")
+    has_message = is_first or name + "message.weight" in folded
+    if name + "table" in folded and name + "basis" in folded and has_message:
+        return
     table = source["edge_embedder.weight" if is_first else embedder]
     parts = source[layer + "compress.0.weight"].split(table.shape[1], dim=1)
     bias = parts[0] @ source[layer + "edge_embedder.bias"]
@@ -178,7 +191,6 @@ def _fold_embeddings(
     folded[name + "basis"] = (parts[0] @ source[layer + "edge_embedder.weight"]).t()
     if not is_first:
         folded[name + "message.weight"] = parts[2]
-    _copy_linear(source, layer + "compress.2", folded, name + "compress")
 
 
 def _fold_transformer(

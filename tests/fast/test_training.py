@@ -40,7 +40,7 @@ def differentiate(model, result):
     }
 
 
-def compare(model, batch):
+def compare(model, batch, engine=None):
     assert find_training_obstacle(model, "energy") is None
     expected = predict(
         model,
@@ -49,7 +49,8 @@ def compare(model, batch):
         with_composition=False,
         is_training=True,
     )
-    result = TrainingEngine().predict(model, batch, "energy", with_stress=True)
+    engine = engine or TrainingEngine()
+    result = engine.predict(model, batch, "energy", with_stress=True)
     tolerance = TOLERANCES[model.edge_embedder.weight.dtype]
     for name in ("energy", "atomic_energies", "forces", "stress"):
         value, other = getattr(result, name), getattr(expected, name)
@@ -73,6 +74,19 @@ def test_gradients_of_every_variant_equal_those_of_pytorch(name, dtype):
     compare(model, build_batch(build_structures(), model, skin=0.5))
 
 
+def build_lora(targets, head_mode="freeze"):
+    model = build_model()
+    inject_lora(model, LoRAConfig(rank=2, targets=targets))
+    # some draws make float64's rounding larger than the tolerance
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3, generator=generator)
+    freeze_for_lora(model, head_mode=head_mode)
+    return model
+
+
 @pytest.mark.parametrize("n_atoms", [1, 2, 30])
 def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
     model = build_model(cutoff=3.0)
@@ -86,30 +100,72 @@ def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
     ("targets", "head_mode"),
     [
         (("input_linear",), "freeze"),
+        (("output_linear",), "train"),
+        (("compress",), "freeze"),
+        (("center_contraction",), "freeze"),
         (("gnn_layers", "combination_mlps", "heads"), "lora"),
     ],
 )
 def test_gradients_reach_unmerged_lora(targets, head_mode):
-    model = build_model()
-    inject_lora(model, LoRAConfig(rank=2, targets=targets))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(std=0.3)
-    freeze_for_lora(model, head_mode=head_mode)
+    model = build_lora(targets, head_mode)
     gradients = compare(model, build_batch(build_structures(), model))
-    assert all("lora_" in name for name in gradients)
+    if head_mode != "train":
+        assert all("lora_" in name for name in gradients)
     assert all(float(value.abs().max()) > 0 for value in gradients.values())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_matrices_are_laid_out_where_there_are_many_rows(dtype):
     model = build_model(dtype=dtype)
+    compare(model, build_large_batch(model))
+
+
+def build_large_batch(model):
     bulk = ase.build.bulk("Si", "diamond", 5.4, cubic=True).repeat(2)
     bulk.rattle(0.1, seed=1)
     batch = build_batch([bulk], model)
     assert len(batch.centers) > 512  # ENOUGH_ROWS of weights.h
-    compare(model, batch)
+    return batch
+
+
+def test_what_is_kept_of_frozen_weights_follows_their_changes():
+    model = build_lora(("input_linear",))
+    engine = TrainingEngine()
+    batch = build_large_batch(model)
+    compare(model, batch, engine)
+    needed = engine.count_bytes()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.1)
+    compare(model, batch, engine)
+    assert engine.count_bytes() == needed
+    layer = model.gnn_layers[0].trans.layers[0].mlp.w_in
+    with torch.no_grad():
+        layer.weight.mul_(1.5)
+    compare(model, batch, engine)
+    layer.weight = torch.nn.Parameter(layer.weight.flip(0), requires_grad=False)
+    compare(model, batch, engine)
+    model.requires_grad_(True)
+    compare(model, batch, engine)
+    compare(build_lora(("compress",)), batch, engine)
+
+
+def test_without_gradients_nothing_is_kept():
+    model = build_lora(("input_linear",))
+    engine = TrainingEngine()
+    batch = build_large_batch(model)
+    for _ in range(2):
+        with torch.no_grad():
+            found = engine.predict(model, batch, "energy")
+            model.gnn_layers[0].trans.layers[
+                0
+            ].attention.input_linear.lora_A.weight.add_(0.1)
+    with torch.no_grad():
+        found = engine.predict(model, batch, "energy")
+    expected = predict(model, batch, with_composition=False)
+    scale = float(expected.forces.abs().max())
+    assert float((found.forces - expected.forces).abs().max()) < 1e-11 * scale
 
 
 def test_gradients_of_heads_alone():

@@ -44,6 +44,26 @@ def test_every_weight_of_the_network_has_a_gradient(name):
     assert without == []
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_known_layers_are_taken_as_they_are(name):
+    model = build_model(**VARIANTS[name])
+    inject_lora(model, LoRAConfig(rank=2, targets=("input_linear", "mlp", "compress")))
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in path and "gnn_layers.0" in path)
+    weights, shape = gather_weights(model), describe_shape(model.hypers)
+    first = fold_weights(weights, shape, "energy", torch.float64)
+    known = {n: v for n, v in first.items() if not v.requires_grad}
+    assert "gnn.1.0.mixed.weight" in known
+    assert "gnn.0.0.mixed.weight" not in known
+    again = fold_weights(weights, shape, "energy", torch.float64, known)
+    assert again.keys() == first.keys()
+    for part, value in first.items():
+        assert torch.equal(value, again[part])
+        assert value.requires_grad == again[part].requires_grad
+        if part.startswith("gnn.1.") and part.endswith(".weight"):
+            assert again[part] is known[part]
+
+
 def test_the_gradient_is_that_of_finite_differences():
     model = build_model()
     inject(model)

@@ -16,7 +16,10 @@ auto Engine::dispatch(F work) const {
 }
 
 Engine::Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers)
-    : network_(tensors, shape, numbers) {}
+    : network_([&] {
+          Layouts none({});
+          return Network(tensors, shape, numbers, {}, none);
+      }()) {}
 
 std::tuple<Tensor, Tensor, Tensor> Engine::run_edges(
     const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,

@@ -1,7 +1,7 @@
 // Energy of a PET and its gradient, written out by hand.
 //
-// There are no weight gradients. Matrix products are PyTorch's, everything between two
-// of them is one loop. Norm weights, the edge embedding and the element tables are
+// There are no weight gradients. Everything between two matrix products is one loop, and
+// the products themselves are those of products.h. Norm weights, the edge embedding and the element tables are
 // folded into the matrices before they come here (pet_calc/model/fold.py).
 //
 // `library.cpp` makes it a class for Python; the LAMMPS plugin uses it as it is.

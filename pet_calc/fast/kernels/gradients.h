@@ -20,6 +20,7 @@ class Gradients {
             by_name.insert(name, gradient);
             by_tensor_.emplace(tensor.unsafeGetTensorImpl(), gradient);
             has_trunk_ = has_trunk_ || name.find("_head.") == std::string::npos;
+            has_inputs_ = has_inputs_ || is_of_inputs(name);
         }
     }
 
@@ -32,11 +33,22 @@ class Gradients {
     // whether anything but heads is asked for
     bool has_trunk() const { return has_trunk_; }
 
+    // whether anything is asked for that comes before the first attention
+    bool has_inputs() const { return has_inputs_; }
+
     Tensors by_name;
 
   private:
+    static bool is_of_inputs(const std::string &name) {
+        for (const char *start :
+             {"addition", "message_table", "node_table.", "gnn.0.basis", "gnn.0.table",
+              "gnn.0.compress.", "gnn.0.0.contract."})
+            if (name.rfind(start, 0) == 0) return true;
+        return false;
+    }
+
     std::unordered_map<const void *, Tensor> by_tensor_;
-    bool has_trunk_ = false;
+    bool has_trunk_ = false, has_inputs_ = false;
 };
 
 }  // namespace pet_calc::fast

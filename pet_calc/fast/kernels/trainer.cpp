@@ -71,14 +71,15 @@ class TypedStep : public Step {
 
 class TrainingStep : public torch::CustomClassHolder {
   public:
-    TrainingStep(const c10::intrusive_ptr<Workspace> &workspace, const Tensors &tensors,
+    TrainingStep(const c10::intrusive_ptr<Workspace> &workspace,
+                 const c10::intrusive_ptr<Layouts> &layouts, const Tensors &tensors,
                  const Integers &shape, const Numbers &numbers, const Tensor &species,
                  const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
                  const Tensor &vectors, const Tensor &scale,
                  const c10::optional<Tensor> &addition)
         : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
-          network_(tensors, shape, numbers, {species.size(0), centers.size(0)}),
+          network_(tensors, shape, numbers, {species.size(0), centers.size(0)}, *layouts),
           addition_(addition) {
         at::NoGradGuard no_grad;
         auto make = [&](auto real) {
@@ -122,8 +123,12 @@ TORCH_LIBRARY(pet_calc_training, library) {
     library.class_<pet_calc::fast::Workspace>("Workspace")
         .def(torch::init<>())
         .def("count_bytes", &pet_calc::fast::Workspace::count_bytes);
+    library.class_<pet_calc::fast::Layouts>("Layouts")
+        .def(torch::init<const std::vector<at::Tensor> &>())
+        .def("count_bytes", &pet_calc::fast::Layouts::count_bytes);
     library.class_<pet_calc::fast::TrainingStep>("TrainingStep")
         .def(torch::init<const c10::intrusive_ptr<pet_calc::fast::Workspace> &,
+                         const c10::intrusive_ptr<pet_calc::fast::Layouts> &,
                          const pet_calc::fast::Tensors &, const pet_calc::fast::Integers &,
                          const pet_calc::fast::Numbers &, const at::Tensor &, const at::Tensor &,
                          const at::Tensor &, const at::Tensor &, const at::Tensor &,

@@ -550,8 +550,11 @@ class TrainingPass {
             }
             if (in_.addition.has_value())
                 if (Tensor *sum = gradients_->find(*in_.addition)) sum->add_(node_);
+            bool is_end = g == 0 && !gradients_->has_inputs();
             for (int64_t k = gnn_[g].transformers.size() - 1; k >= 0; k--)
-                transform_back_dot(net_.gnn[g].transformers[k], gnn_[g].transformers[k]);
+                transform_back_dot(net_.gnn[g].transformers[k], gnn_[g].transformers[k],
+                                   is_end && k == 0);
+            if (is_end) return;
             embed_back_dot(net_.gnn[g], gnn_[g]);
             if (!net_.is_feedforward) add_to_rows(net_.node_tables[g], in_.species, node_);
         }
@@ -593,7 +596,9 @@ class TrainingPass {
         stream.add_(product);
     }
 
-    void transform_back_dot(const TransformerWeights &weights, TransformerTape &tape) {
+    // `is_end`: nobody needs the gradient in what comes before
+    void transform_back_dot(const TransformerWeights &weights, TransformerTape &tape,
+                            bool is_end) {
         run_mlp_back_dot(tape.edge_mlp, weights.mlp_in, weights.mlp_out, net_.is_gated, edge_,
                          edge_);
         edge_rows_.copy_(edge_);
@@ -616,6 +621,7 @@ class TrainingPass {
                 p(tape.weights.dot), p(of_mixed_dot));
         });
         add_gradient(weights.mixed, tape.tokens.out, tape.of_mixed, of_mixed_dot);
+        if (is_end) return;
         multiply_back(of_mixed_dot, weights.mixed, of_attended_dot);
         nodes_.zero_();
         norm_back_dot<A>(norm_, p(tape.tokens.of_out), p(of_attended_dot),

@@ -7,9 +7,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
+#include <ATen/core/ivalue.h>
 
 #include <limits>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace pet_calc::fast {
@@ -36,6 +38,38 @@ struct GnnWeights {
 struct HeadWeights {
     Linear first, second;
     Tensor last, last_bias;
+};
+
+// Panels of weights that stay the same from network to network, laid out once.
+class Layouts : public torch::CustomClassHolder {
+  public:
+    explicit Layouts(const std::vector<Tensor> &weights) {
+        for (const Tensor &weight : weights)
+            known_.emplace(weight.unsafeGetTensorImpl(), Linear{weight});
+    }
+
+    // lays out a layer's matrix, or takes what is there
+    void lay_out(Linear &layer) {
+        auto found = known_.find(layer.weight.unsafeGetTensorImpl());
+        Linear &kept = found == known_.end() ? layer : found->second;
+        if (!kept.panels.defined()) {
+            kept.panels = lay_out_panels(layer.weight.t());
+            kept.back_panels = lay_out_panels(layer.weight);
+        }
+        layer.panels = kept.panels;
+        layer.back_panels = kept.back_panels;
+    }
+
+    int64_t count_bytes() const {
+        int64_t total = 0;
+        for (const auto &[key, layer] : known_)
+            if (layer.panels.defined())
+                total += layer.panels.nbytes() + layer.back_panels.nbytes();
+        return total;
+    }
+
+  private:
+    std::unordered_map<const void *, Linear> known_;
 };
 
 // With fewer rows than this a matrix that is used in four products only is not laid out.
@@ -66,9 +100,9 @@ struct Network {
     std::vector<Tensor> node_tables;
     Tensor message_table;
 
-    // `expected`: how many rows its products will have
+    // `expected`: how many rows its products will have; `layouts`: of some weights
     Network(const Tensors &tensors, const Integers &shape, const Numbers &numbers,
-            const Rows &expected = {})
+            const Rows &expected, Layouts &layouts)
         : expected(expected),
           d_pet(shape.at("d_pet")),
           d_node(shape.at("d_node")),
@@ -90,11 +124,11 @@ struct Network {
         cutoff.is_bump = shape.at("is_bump") != 0;
         cutoff.is_adaptive = shape.at("is_adaptive") != 0;
         for (int64_t g = 0; g < shape.at("num_gnn_layers"); g++)
-            gnn.push_back(read_gnn(tensors, g, shape.at("num_attention_layers")));
+            gnn.push_back(read_gnn(tensors, layouts, g, shape.at("num_attention_layers")));
         for (int64_t r = 0; r < shape.at("num_readout_layers"); r++) {
             std::string suffix = "." + std::to_string(r);
-            node_heads.push_back(read_head(tensors, "node_head" + suffix, expected.nodes));
-            edge_heads.push_back(read_head(tensors, "edge_head" + suffix, expected.edges));
+            node_heads.push_back(read_head(tensors, layouts, "node_head" + suffix, expected.nodes));
+            edge_heads.push_back(read_head(tensors, layouts, "edge_head" + suffix, expected.edges));
             node_tables.push_back(tensors.at("node_table" + suffix));
         }
         message_table = tensors.at("message_table");
@@ -103,24 +137,24 @@ struct Network {
     }
 
   private:
-    static Linear read_linear(const Tensors &tensors, const std::string &name,
-                              int64_t n_rows) {
+    static Linear read_linear(const Tensors &tensors, Layouts &layouts,
+                              const std::string &name, int64_t n_rows) {
         Linear result;
         result.weight = tensors.at(name + ".weight");
         result.turned = result.weight.t();
         if (n_rows >= ENOUGH_ROWS) {
-            result.panels = lay_out_panels(result.turned);
-            result.back_panels = lay_out_panels(result.weight);
+            layouts.lay_out(result);
             if (!result.panels.defined()) result.turned = result.turned.contiguous();
         }
         if (tensors.contains(name + ".bias")) result.bias = tensors.at(name + ".bias");
         return result;
     }
 
-    GnnWeights read_gnn(const Tensors &tensors, int64_t g, int64_t n_transformers) const {
+    GnnWeights read_gnn(const Tensors &tensors, Layouts &layouts, int64_t g,
+                        int64_t n_transformers) const {
         std::string prefix = "gnn." + std::to_string(g) + ".";
         auto linear = [&](const std::string &name, bool is_of_nodes = false) {
-            return read_linear(tensors, prefix + name,
+            return read_linear(tensors, layouts, prefix + name,
                                is_of_nodes ? expected.nodes : expected.edges);
         };
         GnnWeights layer;
@@ -150,11 +184,11 @@ struct Network {
         return layer;
     }
 
-    static HeadWeights read_head(const Tensors &tensors, const std::string &name,
-                                 int64_t n_rows) {
+    static HeadWeights read_head(const Tensors &tensors, Layouts &layouts,
+                                 const std::string &name, int64_t n_rows) {
         HeadWeights head;
-        head.first = read_linear(tensors, name + ".0", n_rows);
-        head.second = read_linear(tensors, name + ".1", n_rows);
+        head.first = read_linear(tensors, layouts, name + ".0", n_rows);
+        head.second = read_linear(tensors, layouts, name + ".1", n_rows);
         head.last = tensors.at(name + ".last");
         head.last_bias = tensors.at(name + ".last_bias");
         return head;
