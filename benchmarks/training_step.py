@@ -4,8 +4,9 @@
 
 The same random weights and structures, the same loss and optimizer; neighbour lists are
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
-keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention. Programs
-take turns, step by step. Needs metatrain (the dev extra).
+keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention with the
+heads frozen, as metatrain has it. Programs take turns, step by step. Needs metatrain
+(the dev extra).
 """
 
 import argparse
@@ -102,7 +103,7 @@ def prepare_ours(
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32, device=device)
     if method == "lora":
         inject_lora(model, LoRAConfig(rank=RANK))
-        freeze_for_lora(model)
+        freeze_for_lora(model, head_mode="freeze")
     elif method == "heads":
         freeze_for_heads(model)
     model.train()
