@@ -116,7 +116,8 @@ class TrainingEngine:
         self, model: PET, target: str, dtype: torch.dtype
     ) -> tuple[dict[str, Tensor], Any]:
         """Return the folded weights, and layouts of those that no step changes."""
-        weights, shape = gather_weights(model), describe_shape(model.hypers)
+        shape = describe_shape(model.hypers)
+        weights = gather_weights(model, with_factors=torch.is_grad_enabled())
         if not torch.is_grad_enabled():
             # nothing would tell what trains from what is frozen
             return fold_weights(weights, shape, target, dtype), _lay_out([])
@@ -127,7 +128,13 @@ class TrainingEngine:
             known = frozen.tensors
             return fold_weights(weights, shape, target, dtype, known), frozen.layouts
         folded = fold_weights(weights, shape, target, dtype)
-        known = {n: value for n, value in folded.items() if not value.requires_grad}
+        # a weight that LoRA corrects has no gradient, and changes all the same
+        known = {
+            name: value
+            for name, value in folded.items()
+            if not value.requires_grad
+            and name.replace(".weight", ".lora_A") not in folded
+        }
         layouts = _lay_out(list(known.values()))
         self._frozen[target, dtype] = _Frozen(sources, marks, known, layouts)
         return folded, layouts

@@ -134,6 +134,16 @@ class LoRALinear(nn.Module):
         )
 
     @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """A [r, in] and scaled B [r, out], if all that trains here is in them.
+
+        The correction of the weight is the second, transposed, times the first.
+        """
+        if self.linear.weight.requires_grad or not self.is_enabled:
+            return None
+        return self.lora_A.weight, self.scaling * self.lora_B.weight.t()
+
+    @property
     def bias(self) -> Tensor:
         """The base layer's bias, [out]."""
         return self.linear.bias

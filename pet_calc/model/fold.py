@@ -16,7 +16,9 @@ the first layer that reads them. What is left has names of its own:
     gnn.G.pair_in, pair_out      of an edge and its reverse, feedforward form only
     node_head.R.0, 1, last, last_bias, and edge_head.R likewise
 
-Names of linear layers stand for ``.weight`` [out, in] and ``.bias`` [out].
+Names of linear layers stand for ``.weight`` [out, in] and ``.bias`` [out]. For training
+steps a layer that LoRA corrects has ``.lora_A`` [r, in] and ``.lora_B`` [r, out] too:
+their product is part of the weight, and the gradient goes by them, not by the weight.
 """
 
 from typing import Dict, Optional
@@ -47,19 +49,35 @@ def fold_model(model: PET, target: str, dtype: torch.dtype) -> Dict[str, Tensor]
     return fold_weights(gather_weights(model), shape, target, dtype)
 
 
-def gather_weights(model: nn.Module) -> Dict[str, Tensor]:
+def gather_weights(
+    model: nn.Module, *, with_factors: bool = False
+) -> Dict[str, Tensor]:
     """Return what each layer multiplies with and adds, with gradient.
 
     The names are those of the parameters. A LoRA layer has the name of the layer that
     it corrects.
+
+    Args:
+        model: a PET.
+        with_factors: whether layers whose LoRA alone trains have its factors too, as
+            ``lora_A`` [r, in] and ``lora_B`` [r, out], where these save time.
     """
     weights: Dict[str, Tensor] = {}
     for name, module in model.named_modules():
+        factors = getattr(module, "factors", None) if with_factors else None
+        if factors is not None and _is_worth_it(*factors):
+            weights[f"{name}.lora_A"], weights[f"{name}.lora_B"] = factors
         for part in ("weight", "bias"):
             value = getattr(module, part, None)
             if isinstance(value, Tensor):
                 weights[f"{name}.{part}"] = value
     return weights
+
+
+def _is_worth_it(first: Tensor, second: Tensor) -> bool:
+    """Whether gradients in two factors take less than half of one in their product."""
+    (rank, n_in), n_out = first.shape, second.shape[1]
+    return 4 * rank * (n_in + n_out) <= n_in * n_out
 
 
 def describe_shape(hypers: PETHypers) -> Dict[str, int]:
@@ -153,6 +171,10 @@ def _copy_linear(
         return
     folded[name + ".weight"] = source[layer + ".weight"]
     folded[name + ".bias"] = source[layer + ".bias"]
+    if layer + ".lora_A" in source:
+        folded[name + ".weight"] = source[layer + ".weight"].detach()
+        folded[name + ".lora_A"] = source[layer + ".lora_A"]
+        folded[name + ".lora_B"] = source[layer + ".lora_B"]
 
 
 def _fold_normed(
@@ -168,8 +190,13 @@ def _fold_normed(
     weight, bias = source[layer + ".weight"], source[layer + ".bias"]
     if norm + ".bias" in source:
         bias = bias + weight @ source[norm + ".bias"]
-    folded[name + ".weight"] = weight * source[norm + ".weight"]
+    scale = source[norm + ".weight"]
+    folded[name + ".weight"] = weight * scale
     folded[name + ".bias"] = bias
+    if layer + ".lora_A" in source and not scale.requires_grad:
+        folded[name + ".weight"] = (weight * scale).detach()
+        folded[name + ".lora_A"] = source[layer + ".lora_A"] * scale
+        folded[name + ".lora_B"] = source[layer + ".lora_B"]
 
 
 def _fold_embeddings(

@@ -11,6 +11,7 @@ from pet_calc.fast.training import TrainingEngine, find_training_obstacle
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
+from pet_calc.model.fold import gather_weights
 
 # sums in another order: of the largest value
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -74,9 +75,9 @@ def test_gradients_of_every_variant_equal_those_of_pytorch(name, dtype):
     compare(model, build_batch(build_structures(), model, skin=0.5))
 
 
-def build_lora(targets, head_mode="freeze"):
-    model = build_model()
-    inject_lora(model, LoRAConfig(rank=2, targets=targets))
+def build_lora(targets, head_mode="freeze", rank=2, **options):
+    model = build_model(**options)
+    inject_lora(model, LoRAConfig(rank=rank, targets=targets))
     # some draws make float64's rounding larger than the tolerance
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -101,6 +102,7 @@ def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
     [
         (("input_linear",), "freeze"),
         (("output_linear",), "train"),
+        (("mlp",), "train"),
         (("compress",), "freeze"),
         (("center_contraction",), "freeze"),
         (("gnn_layers", "combination_mlps", "heads"), "lora"),
@@ -112,6 +114,51 @@ def test_gradients_reach_unmerged_lora(targets, head_mode):
     if head_mode != "train":
         assert all("lora_" in name for name in gradients)
     assert all(float(value.abs().max()) > 0 for value in gradients.values())
+
+
+def choose_sizes(d_pet):
+    return {"d_pet": d_pet, "d_node": 64, "d_feedforward": 64, "num_heads": d_pet // 4}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("rank", [1, 7])
+@pytest.mark.parametrize("d_pet", [20, 64])
+def test_gradients_go_by_the_factors_of_lora(d_pet, rank, dtype):
+    targets = ("input_linear", "output_linear", "mlp", "compress")
+    model = build_lora(targets, rank=rank, dtype=dtype, **choose_sizes(d_pet))
+    with torch.no_grad():  # as they are, networks of this width exceed float32
+        for parameter in model.parameters():
+            parameter.mul_(0.3)
+    by_factors = gather_weights(model, with_factors=True)
+    layer = "gnn_layers.0.trans.layers.0.attention.input_linear"
+    assert (f"{layer}.lora_A" in by_factors) == (d_pet == 64 or rank == 1)
+    compare(model, build_large_batch(model))
+
+
+def test_activations_far_from_zero_do_not_cost_float32_its_digits():
+    targets = ("input_linear", "output_linear", "mlp", "compress")
+    models = {
+        # activations up to 1e6, where a slope of the sigmoid must be nothing but 0
+        dtype: build_lora(targets, rank=1, dtype=dtype, **choose_sizes(64))
+        for dtype in TOLERANCES
+    }
+    model = models[torch.float32]
+    models[torch.float64].load_state_dict(model.state_dict())
+    options = {"with_stress": True, "with_composition": False, "is_training": True}
+    exact, rounded = (
+        differentiate(other, predict(other, build_large_batch(other), **options))
+        for other in (models[torch.float64], model)
+    )
+    batch = build_large_batch(model)
+    result = TrainingEngine().predict(model, batch, "energy", with_stress=True)
+    found = differentiate(model, result)
+    for name, value in exact.items():
+        scale = float(value.abs().max())
+        unavoidable = float((rounded[name] - value).abs().max()) / scale
+        error = float((found[name] - value).abs().max()) / scale
+        assert unavoidable < 1e-2
+        # another order of sums; with slopes of 6e-8 the largest error was 3.7
+        assert error < 10 * unavoidable + 1e-4, name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)

@@ -64,6 +64,42 @@ def test_known_layers_are_taken_as_they_are(name):
             assert again[part] is known[part]
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_factors_of_lora_take_the_gradient_of_their_weight(name):
+    model = build_model(**VARIANTS[name])
+    inject_lora(model, LoRAConfig(rank=1, targets=("input_linear", "mlp")))
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in path)
+            if "lora_B" in path:
+                parameter.fill_(0.1)
+    shape, dtype = describe_shape(model.hypers), torch.float64
+    whole = fold_weights(gather_weights(model), shape, "energy", dtype)
+    apart = gather_weights(model, with_factors=True)
+    apart = fold_weights(apart, shape, "energy", dtype)
+    layers = [part[:-7] for part in apart if part.endswith(".lora_A")]
+    assert {"gnn.0.0.mixed", "gnn.1.0.mlp_in"} <= set(layers)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    expected, found = 0, 0
+    for layer in layers:
+        weight, first, second = (
+            apart[layer + end] for end in (".weight", ".lora_A", ".lora_B")
+        )
+        assert torch.equal(weight, whole[layer + ".weight"])
+        assert not weight.requires_grad
+        slope = torch.linspace(-1.0, 1.3, weight.numel()).view_as(weight).to(dtype)
+        expected = expected + (slope * whole[layer + ".weight"]).sum()
+        found = found + (slope * (second.t() @ first)).sum()
+    pairs = zip(
+        torch.autograd.grad(expected, parameters, allow_unused=True),
+        torch.autograd.grad(found, parameters, allow_unused=True),
+        strict=True,
+    )
+    for value, other in pairs:
+        assert (value is None) == (other is None)
+        assert value is None or torch.allclose(value, other, rtol=1e-12, atol=1e-14)
+
+
 def test_the_gradient_is_that_of_finite_differences():
     model = build_model()
     inject(model)

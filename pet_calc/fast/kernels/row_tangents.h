@@ -16,10 +16,10 @@ template <typename A>
 struct SiluSlopes {
     A value, first, second;  // silu, and its derivatives
     explicit SiluSlopes(A x) {
-        A s = sigmoid(x);
-        value = x * s;
-        first = s * (A(1) + x * (A(1) - s));
-        second = s * (A(1) - s) * (A(2) + x * (A(1) - s - s));
+        Sigmoid<A> s(x);
+        value = x * s.value;
+        first = s.value * (A(1) + x * s.rest);
+        second = s.value * s.rest * (A(2) + x * (s.rest - s.value));
     }
 };
 
@@ -142,9 +142,9 @@ void gate_dot(const A *x, const A *bias, const A *x_dot, A *out_dot, int64_t n_r
             const A *value_dot = x_dot + 2 * row * d, *gate_dot = value_dot + d;
 #pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
-                A s = sigmoid(gate[k] + bias[d + k]);
+                Sigmoid<A> s(gate[k] + bias[d + k]);
                 out_dot[row * d + k] =
-                    s * (value_dot[k] + (value[k] + bias[k]) * (A(1) - s) * gate_dot[k]);
+                    s.value * (value_dot[k] + (value[k] + bias[k]) * s.rest * gate_dot[k]);
             }
         }
     });
@@ -163,11 +163,12 @@ void gate_back_dot(const A *x, const A *bias, const A *x_dot, const A *of_out,
             A *of_value_dot = of_x_dot + start, *of_gate_dot = of_value_dot + d;
 #pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
-                A s = sigmoid(gate[k] + bias[d + k]), v = value[k] + bias[k];
-                A slope = s * (A(1) - s), bend = slope * (A(1) - s - s);
-                of_value[k] = of[k] * s;
+                Sigmoid<A> s(gate[k] + bias[d + k]);
+                A v = value[k] + bias[k];
+                A slope = s.value * s.rest, bend = slope * (s.rest - s.value);
+                of_value[k] = of[k] * s.value;
                 of_gate[k] = of[k] * v * slope;
-                of_value_dot[k] = of_dot[k] * s + of[k] * slope * gate_dot[k];
+                of_value_dot[k] = of_dot[k] * s.value + of[k] * slope * gate_dot[k];
                 of_gate_dot[k] = (of_dot[k] * v + of[k] * value_dot[k]) * slope +
                                  of[k] * v * bend * gate_dot[k];
             }

@@ -55,16 +55,28 @@ inline S narrow(A value) {
 template <typename A>
 constexpr A MOST_EXPONENT = sizeof(A) == 4 ? A(80) : A(700);
 
+// The sigmoid of x, and what is missing to 1. That is not computed as 1 - value, which fast
+// divisions leave at 6e-8 where it should be 0: slopes multiply it with a large x.
+template <typename A>
+struct Sigmoid {
+    A value, rest;
+    explicit Sigmoid(A x) {
+        A power = std::exp(std::min(-x, MOST_EXPONENT<A>));
+        value = A(1) / (A(1) + power);
+        rest = power * value;
+    }
+};
+
 template <typename A>
 inline A sigmoid(A x) {
-    return A(1) / (A(1) + std::exp(std::min(-x, MOST_EXPONENT<A>)));
+    return Sigmoid<A>(x).value;
 }
 
 // derivative of silu(x) = x sigmoid(x)
 template <typename A>
 inline A silu_slope(A x) {
-    A s = sigmoid(x);
-    return s * (A(1) + x * (A(1) - s));
+    Sigmoid<A> s(x);
+    return s.value * (A(1) + x * s.rest);
 }
 
 // out = a, converted
@@ -224,11 +236,11 @@ void gate_backward(const S *of_out, S *x, const A *bias, int64_t n_rows, int64_t
             const S *g = of_out + row * d;
 #pragma GCC ivdep
             for (int64_t k = 0; k < d; k++) {
-                A s = sigmoid(A(widen(gate[k])) + bias[d + k]);
+                Sigmoid<A> s(A(widen(gate[k])) + bias[d + k]);
                 A v = widen(value[k]) + bias[k];
                 A from = widen(g[k]);
-                value[k] = narrow<S>(from * s);
-                gate[k] = narrow<S>(from * v * s * (A(1) - s));
+                value[k] = narrow<S>(from * s.value);
+                gate[k] = narrow<S>(from * v * s.value * s.rest);
             }
         }
     });

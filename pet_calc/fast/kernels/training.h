@@ -117,11 +117,32 @@ class TrainingPass {
     void add_gradient(const Linear &layer, const Twin &x, const Tensor &of_y,
                       const Tensor &of_y_dot) {
         if (of_y.size(0) == 0) return;
+        if (layer.lora_a.defined()) add_low_rank_gradient(layer, x, of_y, of_y_dot);
         if (Tensor *weight = gradients_->find(layer.weight)) {
             weight->addmm_(of_y_dot.t(), x.value);
             weight->addmm_(of_y.t(), x.dot);
         }
         add_sum(layer.bias, of_y_dot);
+    }
+    // the same in the factors of LoRA: y = x A^T B^T, with B [out, r] as lora_b transposed
+    void add_low_rank_gradient(const Linear &layer, const Twin &x, const Tensor &of_y,
+                               const Tensor &of_y_dot) {
+        int64_t rows = of_y.size(0), rank = layer.lora_a.size(0);
+        auto shrink = [&](Tensor &buffer, const Tensor &from, const Tensor &panels) {
+            Tensor low = borrow(buffer, rows, rank);
+            multiply_panels<A>(from, panels, low, false);
+            return low;
+        };
+        if (Tensor *of_a = gradients_->find(layer.lora_a)) {
+            Tensor panels = lay_out_panels<A>(layer.lora_b.t());
+            add_product_of_columns<A>(shrink(low_, of_y_dot, panels), x.value, *of_a);
+            add_product_of_columns<A>(shrink(low_, of_y, panels), x.dot, *of_a);
+        }
+        if (Tensor *of_b = gradients_->find(layer.lora_b)) {
+            Tensor panels = lay_out_panels<A>(layer.lora_a.t());
+            add_product_of_columns<A>(shrink(low_, x.value, panels), of_y_dot, *of_b);
+            add_product_of_columns<A>(shrink(low_, x.dot, panels), of_y, *of_b);
+        }
     }
     void add_sum(const Tensor &bias, const Tensor &of_y_dot) {
         if (!bias.defined()) return;
@@ -670,7 +691,7 @@ class TrainingPass {
     Tensor of_energies_, geometry_dot_, factors_dot_, logs_dot_;
     Tensor tokens_, node_, edge_, nodes_, message_;           // streams
     Tensor rows_, edge_rows_, node_rows_, wide_rows_, both_;  // what products leave
-    Tensor hidden_, hidden_dot_, active_, active_dot_;        // to borrow
+    Tensor hidden_, hidden_dot_, active_, active_dot_, low_;  // to borrow
     Tensor no_bias_;
     std::vector<GnnTape> gnn_;
     std::vector<HeadTape> node_heads_, edge_heads_;

@@ -21,6 +21,7 @@ struct Linear {
     Tensor turned;               // [in, out]: the same
     Tensor panels, back_panels;  // of `turned` and of `weight`, where they pay
     Tensor bias;                 // [out], added by the kernel that reads the product
+    Tensor lora_a, lora_b;       // [r, in], [r, out]: where the gradient goes by these
 };
 
 struct TransformerWeights {
@@ -147,6 +148,10 @@ struct Network {
             if (!result.panels.defined()) result.turned = result.turned.contiguous();
         }
         if (tensors.contains(name + ".bias")) result.bias = tensors.at(name + ".bias");
+        if (tensors.contains(name + ".lora_A")) {
+            result.lora_a = tensors.at(name + ".lora_A");
+            result.lora_b = tensors.at(name + ".lora_B");
+        }
         return result;
     }
 
