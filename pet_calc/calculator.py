@@ -82,8 +82,8 @@ class PETCalculator(Calculator):
         Raises:
             CheckpointError: if the file cannot be read.
             ConfigError: for a wrong device, dtype, skin, compile or precision, if the
-                engine was asked for and cannot run, and for an adapter, another dtype,
-                compile or precision on an exported file, in which all are fixed.
+                engine was asked for and cannot run, and for an adapter, another dtype
+                or precision on an exported file, in which all are fixed.
             LoRAError: if the adapter belongs to another base.
             ModelError: if the model lacks the output asked for.
         """
@@ -98,10 +98,10 @@ class PETCalculator(Calculator):
                     f"{model}: an exported file cannot take an adapter; export the "
                     "checkpoint with the adapter instead (pet-calc export --adapter)"
                 )
-            if compile is True or precision != "exact":
+            if precision != "exact":
                 raise ConfigError(
-                    f"{model}: an exported file runs as it is; for compile=True or "
-                    "another precision, take the checkpoint"
+                    f"{model}: an exported file runs in its own precision; for another "
+                    "one take the checkpoint"
                 )
             self._engine = ExportedEngine(
                 model,
@@ -110,6 +110,7 @@ class PETCalculator(Calculator):
                 dtype=wanted,
                 non_conservative=non_conservative,
                 skin=skin,
+                compile=compile,
             )
         else:
             source = Checkpoint.from_model(model) if isinstance(model, PET) else model

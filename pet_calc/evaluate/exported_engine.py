@@ -1,4 +1,4 @@
-"""Evaluate an exported TorchScript file through metatomic-ase."""
+"""Evaluate an exported file: by the compiled engine, or through metatomic-ase."""
 
 import functools
 from pathlib import Path
@@ -8,8 +8,13 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
+from pet_calc.data.labels import read_charge_and_spin
+from pet_calc.data.pair_cache import PairCache
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
+from pet_calc.evaluate.exported_network import ExportedNetwork, find_exported_obstacle
 from pet_calc.evaluate.loading import choose_device
+from pet_calc.evaluate.single import build_single_batch, name_results
+from pet_calc.fast.switch import Compile, EngineSwitch
 from pet_calc.model.hypers import (
     ENERGY,
     NON_CONSERVATIVE_FORCE,
@@ -33,12 +38,14 @@ class ExportedEngine:
         dtype: torch.dtype | None,
         non_conservative: bool,
         skin: float,
+        compile: Compile = "auto",
     ) -> None:
         """Load the file; the arguments are those of ``PETCalculator``.
 
         Raises:
             CheckpointError: if the file cannot be loaded.
-            ConfigError: if it is in another dtype, which is fixed by the export.
+            ConfigError: if it is in another dtype, which is fixed by the export, or the
+                compiled engine was asked for and cannot run it.
             ModelError: if the model lacks an output.
         """
         self._rebuild = functools.partial(
@@ -49,6 +56,7 @@ class ExportedEngine:
             dtype=dtype,
             non_conservative=non_conservative,
             skin=skin,
+            compile=compile,
         )
         MetatomicCalculator = _import_metatomic_ase()
         self.device = choose_device(device)
@@ -76,6 +84,11 @@ class ExportedEngine:
                 variants[name] = (variant or None) if has_own else None
             mode = _choose_direct_mode(outputs, variants, self.target)
         self._lacks_stress = mode == "forces"
+        self._switch = self._decide(compile, non_conservative)
+        self._pairs = PairCache(
+            self.model.requested_neighbor_lists()[0].cutoff,
+            skin=skin,
+        )
         self._inner = MetatomicCalculator(
             self.model,
             device=str(self.device),
@@ -85,6 +98,20 @@ class ExportedEngine:
             # it would divide by the volume of molecules, which is zero
             do_gradients_with_energy=False,
         )
+
+    def _decide(
+        self, compile: Compile, non_conservative: bool
+    ) -> EngineSwitch[ExportedNetwork]:
+        if non_conservative:
+            obstacle: str | None = "it derives forces from the energy"
+        elif self.device.type != "cpu":
+            obstacle = f"the model is on {self.device}, the engine is for the CPU"
+        else:
+            obstacle = find_exported_obstacle(self.model, self.target)
+        make = functools.partial(
+            ExportedNetwork, self.model, self.target, dtype=self.dtype
+        )
+        return EngineSwitch(obstacle, make, compile=compile)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         # neither TorchScript nor vesin can be copied or pickled: load the file again
@@ -98,12 +125,31 @@ class ExportedEngine:
     def compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
     ) -> dict[str, Any]:
-        """Return what ``ModelEngine.compute`` returns."""
+        """Return what ``ModelEngine.compute`` returns.
+
+        Raises:
+            ModelError: if the model refuses the structure, as for an unknown charge.
+        """
+        try:
+            return self._compute(atoms, properties, has_stress)
+        except torch.jit.Error as error:
+            # a trace through TorchScript's code, with the reason in the end
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(reason.removeprefix("builtins.ValueError: ")) from error
+
+    def _compute(
+        self, atoms: Atoms, properties: list[str], has_stress: bool
+    ) -> dict[str, Any]:
         if self._lacks_stress and has_stress and "stress" in properties:
             raise PropertyNotImplementedError(
                 "the model has no non-conservative stress; use "
                 "non_conservative=False to derive it from the energy"
             )
+        network = self._switch.get()
+        if network is not None:
+            state = read_charge_and_spin(atoms) if network.is_conditioned else ()
+            batch = build_single_batch(atoms, self._pairs, self.device, *state)
+            return name_results(network.predict(batch, with_stress=has_stress))
         names = ["energy", "energies", "forces"]
         if has_stress and not self._lacks_stress:
             names.append("stress")

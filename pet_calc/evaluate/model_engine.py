@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.errors import ConfigError, ModelError
 from pet_calc.evaluate.requests import check_charge_and_spin
-from pet_calc.fast.switch import Compile, EngineSwitch
+from pet_calc.evaluate.single import build_single_batch, name_results
+from pet_calc.fast.switch import Compile, ModelSwitch
 from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.hypers import (
     NON_CONSERVATIVE_FORCE,
@@ -60,7 +60,7 @@ class ModelEngine:
                     "and precision='mixed' do not go with non_conservative=True"
                 )
             compile = False
-        self._switch = EngineSwitch(
+        self._switch = ModelSwitch(
             model, self.target, compile=compile, precision=precision
         )
 
@@ -84,63 +84,26 @@ class ModelEngine:
         batch = self._build_batch(atoms)
         if self._direct is None:
             result = self._switch.predict(batch, with_stress=has_stress)
-            atomic_energies = result.atomic_energies
-            forces, stress = result.forces, result.stress
         else:
             if has_stress and "stress" in properties and self._direct[1] is None:
                 raise PropertyNotImplementedError(
                     "the model has no non-conservative stress; use "
                     "non_conservative=False to derive it from the energy"
                 )
-            atomic_energies, forces, stress = self._predict_direct(batch, has_stress)
-        energy = float(atomic_energies.sum())
-        results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": _to_numpy(atomic_energies),
-        }
-        if forces is not None:
-            results["forces"] = _to_numpy(forces)
-        if stress is not None:
-            results["stress"] = full_3x3_to_voigt_6_stress(_to_numpy(stress[0]))
-        return results
+            result = self._predict_direct(batch, has_stress)
+        return name_results(result)
 
     def _build_batch(self, atoms: Atoms) -> Batch:
-        pairs = self.pairs.update(
-            atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc)
-        )
         charge, spin = 0, 1
         if self._is_conditioned:
             # only then: the names may mean something else to other models
             self._state = None
             charge, spin = self._state = read_charge_and_spin(atoms)
         check_charge_and_spin(self.model, charge, spin, "structure")
+        return build_single_batch(atoms, self.pairs, self.device, charge, spin)
 
-        def to_float(values: Any) -> torch.Tensor:
-            # float64 also for a float32 model: far from the origin, only differences
-            # of positions are small enough to be rounded
-            return torch.as_tensor(values, dtype=torch.float64).to(self.device)
-
-        def to_int(values: Any) -> torch.Tensor:
-            return torch.as_tensor(values, dtype=torch.int64).to(self.device)
-
-        return Batch(
-            species=to_int(atoms.numbers),
-            positions=to_float(atoms.positions),
-            cells=to_float(np.asarray(atoms.cell) * atoms.pbc[:, None])[None],
-            centers=to_int(pairs.centers),
-            neighbors=to_int(pairs.neighbors),
-            cell_shifts=to_int(pairs.cell_shifts),
-            reverse=to_int(pairs.reverse),
-            system_of_atom=to_int(np.zeros(len(atoms))),
-            charges=to_int([charge]),
-            spin_multiplicities=to_int([spin]),
-        )
-
-    def _predict_direct(
-        self, batch: Batch, has_stress: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return atomic energies, and forces and stress from the direct heads."""
+    def _predict_direct(self, batch: Batch, has_stress: bool) -> Prediction:
+        """Return energies, and forces and stress from the direct heads."""
         assert self._direct is not None
         force_target, stress_target = self._direct
         names = [self.target, force_target]
@@ -158,11 +121,8 @@ class ModelEngine:
         stress = None
         if len(names) == 3:
             stress = values[names[2]].sum(dim=0).view(1, 3, 3)
-        return values[self.target].squeeze(1), forces, stress
-
-
-def _to_numpy(values: torch.Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy().astype(np.float64)
+        energies = values[self.target].squeeze(1)
+        return Prediction(energies.sum().view(1), energies, forces, stress)
 
 
 def _find_direct_heads(model: PET, target: str) -> tuple[str, str | None]:

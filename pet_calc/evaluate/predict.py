@@ -13,7 +13,7 @@ from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.graph import Graph, build_graph, collate, collate_labels
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.requests import check_charge_and_spin
-from pet_calc.fast.switch import Compile, EngineSwitch
+from pet_calc.fast.switch import Compile, ModelSwitch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 
@@ -76,7 +76,7 @@ class BatchPredictor:
         self._model = model
         self._batch_tokens = batch_tokens
         self._device = model.edge_embedder.weight.device
-        self._switch = EngineSwitch(model, target, compile=compile, precision=precision)
+        self._switch = ModelSwitch(model, target, compile=compile, precision=precision)
 
     def predict(
         self,

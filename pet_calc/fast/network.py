@@ -13,7 +13,11 @@ from torch import Tensor
 
 from pet_calc.fast.build import load_engine
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction, assemble_prediction
+from pet_calc.model.derivatives import (
+    Prediction,
+    assemble_prediction,
+    compute_composition,
+)
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.fold import describe_numbers, describe_shape, fold_model
 from pet_calc.model.hypers import PETHypers
@@ -91,15 +95,11 @@ class FastNetwork:
         """Return what ``pet_calc.model.derivatives.predict`` does, with forces."""
         vectors = compute_edge_vectors(batch).to(self.model.edge_embedder.weight.dtype)
         energies, gradient = self.compute(batch, vectors)
+        composition = None
+        if with_composition:
+            composition = compute_composition(self.model, batch, self.target)
         return assemble_prediction(
-            self.model,
-            batch,
-            self.target,
-            energies,
-            vectors,
-            gradient,
-            with_stress=with_stress,
-            with_composition=with_composition,
+            composition, batch, energies, vectors, gradient, with_stress=with_stress
         )
 
     def compute(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:

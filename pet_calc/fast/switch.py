@@ -1,9 +1,11 @@
 """Decide when the compiled engine takes over."""
 
+import functools
 import logging
 import subprocess
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -23,6 +25,7 @@ from pet_calc.model.precision import Bfloat16Products
 logger = logging.getLogger(__name__)
 
 Compile: TypeAlias = bool | Literal["auto"]
+Network = TypeVar("Network")
 PRECISIONS = ("exact", "mixed")
 # a run of this many evaluations is long enough to compile for
 LONG_RUN = 20
@@ -40,66 +43,48 @@ def find_mixed_obstacle(model: PET) -> str | None:
     return None
 
 
-class EngineSwitch:
-    """Serves the compiled engine for a model as soon as it should be used."""
+class EngineSwitch(Generic[Network]):
+    """Serves the compiled engine as soon as it should be used."""
 
     def __init__(
-        self, model: PET, target: str, *, compile: Compile, precision: str
+        self,
+        obstacle: str | None,
+        make: Callable[[], Network],
+        *,
+        compile: Compile,
+        wish: str = "compile=True",
     ) -> None:
-        """Decide what can be decided now; the arguments are ``PETCalculator``'s.
+        """Decide what can be decided now.
+
+        Args:
+            obstacle: why the engine cannot run the model, None if it can.
+            make: makes the engine of the model, compiling it if needed.
+            compile: as for ``PETCalculator``.
+            wish: what the user asked for, if True, in the user's words.
 
         Raises:
             ConfigError: if the engine was asked for and cannot run.
         """
         if compile not in (True, False, "auto"):
             raise ConfigError(f"compile: expected True, False or 'auto', got {compile}")
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}"
-            )
-        self._model = model
-        self._target = target
-        self._network: FastNetwork | None = None
+        self._make = make
+        self._network: Network | None = None
         self._n_calls = 0
         self._build: subprocess.Popen[bytes] | None = None
         self._is_undecided = False
-        self._precision: type[Bfloat16Products] | type[nullcontext[None]] = nullcontext
-        is_mixed = precision == "mixed"
-        is_on_cpu = model.edge_embedder.weight.device.type == "cpu"
-        if is_mixed:
-            obstacle = find_mixed_obstacle(model)
-            if is_on_cpu and compile is False:
-                obstacle = "on the CPU it needs the compiled engine, not compile=False"
+        if compile is True:
             if obstacle is not None:
-                raise ConfigError(f'precision="mixed": {obstacle}')
-            if not is_on_cpu and compile is not True:
-                self._precision = Bfloat16Products
-                return
-        obstacle = find_obstacle(model, target)
-        if is_mixed or compile is True:
-            if obstacle is not None:
-                wish = 'precision="mixed"' if is_mixed else "compile=True"
                 raise ConfigError(f"{wish} needs the compiled engine, but {obstacle}")
-            self._network = FastNetwork(model, target, is_mixed=is_mixed)
+            self._network = make()
         elif compile == "auto" and obstacle is None:
             if is_built():
-                self._network = FastNetwork(model, target)
+                self._network = make()
             else:
                 self._is_undecided = True
         elif compile == "auto":
             logger.debug("no compiled engine: %s", obstacle)
 
-    def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
-        """Return energies, forces and, if asked for, stress, whoever computes them."""
-        network = self.get()
-        if network is None:
-            with self._precision():
-                return predict(
-                    self._model, batch, self._target, with_stress=with_stress
-                )
-        return network.predict(batch, with_stress=with_stress)
-
-    def get(self) -> FastNetwork | None:
+    def get(self) -> Network | None:
         """Return the engine, None while the model itself should be evaluated."""
         if self._is_undecided:
             self._n_calls += 1
@@ -119,10 +104,60 @@ class EngineSwitch:
         elif self._build.poll() is not None:
             self._is_undecided = False
             if is_built():
-                self._network = FastNetwork(self._model, self._target)
+                self._network = self._make()
                 logger.info("the compiled engine takes over")
             else:
                 logger.warning(
                     "compiling the engine failed, the run goes on without it; "
                     "`python -m pet_calc.fast.build` says why"
                 )
+
+
+class ModelSwitch(EngineSwitch[FastNetwork]):
+    """A model that predicts by the engine where it should, else by itself."""
+
+    def __init__(
+        self, model: PET, target: str, *, compile: Compile, precision: str
+    ) -> None:
+        """Decide what can be decided now; the arguments are ``PETCalculator``'s.
+
+        Raises:
+            ConfigError: if the engine was asked for and cannot run, or mixed precision
+                was and cannot be had.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}"
+            )
+        self._model = model
+        self._target = target
+        self._precision: type[Bfloat16Products] | type[nullcontext[None]] = nullcontext
+        is_mixed = precision == "mixed"
+        wish = "compile=True"
+        if is_mixed:
+            is_on_cpu = model.edge_embedder.weight.device.type == "cpu"
+            obstacle = find_mixed_obstacle(model)
+            if is_on_cpu and compile is False:
+                obstacle = "on the CPU it needs the compiled engine, not compile=False"
+            if obstacle is not None:
+                raise ConfigError(f'precision="mixed": {obstacle}')
+            if is_on_cpu:
+                compile, wish = True, 'precision="mixed"'
+            elif compile is not True:
+                compile, self._precision = False, Bfloat16Products
+        super().__init__(
+            find_obstacle(model, target),
+            functools.partial(FastNetwork, model, target, is_mixed=is_mixed),
+            compile=compile,
+            wish=wish,
+        )
+
+    def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
+        """Return energies, forces and, if asked for, stress, whoever computes them."""
+        network = self.get()
+        if network is None:
+            with self._precision():
+                return predict(
+                    self._model, batch, self._target, with_stress=with_stress
+                )
+        return network.predict(batch, with_stress=with_stress)

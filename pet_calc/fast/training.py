@@ -78,14 +78,7 @@ class TrainingEngine:
             repulsion, slope = compute_repulsion(model, batch, vectors, species)
             energies, gradient = energies + repulsion, gradient + slope
         return assemble_prediction(
-            model,
-            batch,
-            target,
-            energies,
-            vectors,
-            gradient,
-            with_stress=with_stress,
-            with_composition=False,
+            None, batch, energies, vectors, gradient, with_stress=with_stress
         )
 
     def count_bytes(self) -> int:

@@ -67,46 +67,44 @@ def predict(
     if not is_training:
         network_energies = network_energies.detach()
     return assemble_prediction(
-        model,
+        compute_composition(model, batch, target) if with_composition else None,
         batch,
-        target,
         network_energies,
         vectors.detach(),
         gradient,
         with_forces=with_forces,
         with_stress=with_stress,
-        with_composition=with_composition,
     )
 
 
+def compute_composition(model: PET, batch: Batch, target: str) -> Tensor:
+    """Return the composition energies of the atoms, [n_atoms], float64, in eV."""
+    return model.composition(batch, target).squeeze(1)
+
+
 def assemble_prediction(
-    model: PET,
+    composition: Tensor | None,
     batch: Batch,
-    target: str,
     network_energies: Tensor,
     vectors: Tensor,
     gradient: Tensor,
     *,
     with_forces: bool = True,
     with_stress: bool = False,
-    with_composition: bool = True,
 ) -> Prediction:
     """Return the prediction that follows from atomic energies and their gradient.
 
     Args:
-        model: for the composition energies.
+        composition: [n_atoms] float64 in eV, to be added to the energies.
         batch: the structures.
-        target: name of the energy output.
         network_energies: [n_atoms] in eV, without composition.
         vectors: [n_pairs, 3] in Å.
         gradient: [n_pairs, 3], of the summed energies, in eV/Å.
         with_forces: whether to derive forces.
         with_stress: whether to derive the stress.
-        with_composition: whether energies include the composition part.
     """
     atomic_energies = network_energies.to(torch.float64)
-    if with_composition:
-        composition = model.composition(batch, target).squeeze(1)
+    if composition is not None:
         atomic_energies = atomic_energies + composition
     n_systems = batch.cells.shape[0]
     energy = atomic_energies.new_zeros(n_systems).index_add(

@@ -28,7 +28,7 @@ def engine():
 def decide(**options):
     model = build_model(dtype=torch.float32)
     options = {"compile": "auto", "precision": "exact", **options}
-    return switch.EngineSwitch(model, "energy", **options)
+    return switch.ModelSwitch(model, "energy", **options)
 
 
 def test_the_engine_is_taken_where_it_is_there():
@@ -129,7 +129,7 @@ def test_wishes_that_the_model_cannot_fulfil_are_errors(tmp_path):
         PETCalculator(build_model(), precision="mixed")
     path = export_model(build_model(), tmp_path / "model.pt", check=False)
     with pytest.raises(ConfigError, match="exported file"):
-        PETCalculator(path, compile=True)
+        PETCalculator(path, precision="mixed")
 
 
 def test_mixed_precision_is_refused_where_it_would_be_slower(monkeypatch):

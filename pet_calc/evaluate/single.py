@@ -1,0 +1,76 @@
+"""One structure in, results in ASE's names out: what the calculator's engines share."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from pet_calc.data.pair_cache import PairCache
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction
+
+
+def build_single_batch(
+    atoms: Atoms,
+    cache: PairCache,
+    device: torch.device,
+    charge: int = 0,
+    spin_multiplicity: int = 1,
+) -> Batch:
+    """Return one structure as a batch, positions in float64.
+
+    Args:
+        atoms: the structure.
+        cache: gives its neighbour list.
+        device: where the batch goes.
+        charge: of the whole structure, in e.
+        spin_multiplicity: 2S + 1 of the whole structure.
+    """
+    pairs = cache.update(atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc))
+
+    def to_float(values: Any) -> torch.Tensor:
+        # float64 also for a float32 model: far from the origin, only differences
+        # of positions are small enough to be rounded
+        return torch.as_tensor(values, dtype=torch.float64).to(device)
+
+    def to_int(values: Any) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.int64).to(device)
+
+    return Batch(
+        species=to_int(atoms.numbers),
+        positions=to_float(atoms.positions),
+        cells=to_float(np.asarray(atoms.cell) * atoms.pbc[:, None])[None],
+        centers=to_int(pairs.centers),
+        neighbors=to_int(pairs.neighbors),
+        cell_shifts=to_int(pairs.cell_shifts),
+        reverse=to_int(pairs.reverse),
+        system_of_atom=to_int(np.zeros(len(atoms))),
+        charges=to_int([charge]),
+        spin_multiplicities=to_int([spin_multiplicity]),
+    )
+
+
+def name_results(prediction: Prediction) -> dict[str, Any]:
+    """Return energy, free_energy, energies, and forces and stress where there are any.
+
+    Args:
+        prediction: of a single structure.
+    """
+    energy = float(prediction.atomic_energies.sum())
+    results = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": _to_numpy(prediction.atomic_energies),
+    }
+    if prediction.forces is not None:
+        results["forces"] = _to_numpy(prediction.forces)
+    if prediction.stress is not None:
+        stress = _to_numpy(prediction.stress[0])
+        results["stress"] = full_3x3_to_voigt_6_stress(stress)
+    return results
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.float64)
