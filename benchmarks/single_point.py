@@ -252,15 +252,16 @@ def time_dynamics(engines, atoms, steps):
     return seconds
 
 
-def time_products(model, atoms, rounds):
-    """Median seconds of the matrix products that the folded network needs."""
-    batch = build_batch(
-        atoms, model.pair_cutoff, dtype=model.edge_embedder.weight.dtype
-    )
-    index = model.selector(batch, compute_edge_vectors(batch))
-    n_atoms, n_edges = len(atoms), index.kept.shape[0]
-    shapes = list_products(model.hypers, n_atoms, n_edges)
+def time_products(model, structures, rounds):
+    """Median seconds of the products of the folded network, forward and backward.
+
+    Those of a model on the CPU, for one structure or a batch of several.
+    """
     dtype = model.edge_embedder.weight.dtype
+    batch = build_batch(structures, model.pair_cutoff, dtype=dtype)
+    index = model.selector(batch, compute_edge_vectors(batch))
+    n_atoms, n_edges = len(batch.species), index.kept.shape[0]
+    shapes = list_products(model.hypers, n_atoms, n_edges)
     work = []
     for rows, inner, outer in shapes:
         weight = torch.randn(outer, inner, dtype=dtype)

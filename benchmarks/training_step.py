@@ -5,8 +5,10 @@
 The same random weights and structures, the same loss and optimizer; neighbour lists are
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
 keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention with the
-heads frozen, as metatrain has it. Programs take turns, step by step. Needs metatrain
-(the dev extra).
+heads frozen, as metatrain has it. Programs take turns, step by step. The last column is
+the time of the bare matrix products of the folded network: four passes, three for heads
+alone, six with those that make the gradient in all weights. Needs metatrain (the dev
+extra).
 """
 
 import argparse
@@ -24,7 +26,13 @@ from metatrain.utils.neighbor_lists import (
     get_requested_neighbor_lists,
     get_system_with_neighbor_lists,
 )
-from single_point import SHAPES, build_peer, read_processor, time_programs
+from single_point import (
+    SHAPES,
+    build_peer,
+    read_processor,
+    time_products,
+    time_programs,
+)
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
@@ -36,6 +44,8 @@ from pet_calc.train.recompute import recompute_layers
 
 RANK = 8
 METHODS = ("full", "heads", "lora")
+# as many as those of an energy with its gradient
+PASSES = {"full": 6, "heads": 3, "lora": 4}
 HEADS = ["node_heads", "edge_heads"]
 LAST = ["node_last_layers", "edge_last_layers"]
 
@@ -144,16 +154,17 @@ def main():
         f"{read_processor()}, torch {torch.__version__}; ms per step, and times "
         "metatrain's speed in brackets\n"
     )
-    names = ["metatrain", "pet-calc", "compiled"]
-    if device != "cpu":
-        names.remove("compiled")
-    print("| batch | method | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 2) + "|")
+    is_on_cpu = device == "cpu"
+    names = ["metatrain", "pet-calc"] + ["compiled"] * is_on_cpu
+    columns = ["batch", "method", *names] + ["products"] * is_on_cpu
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "model.ckpt"
         torch.save(
             build_peer(arguments.shape, torch.float32).get_checkpoint(), checkpoint
         )
+        model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
         for kind in ("molecules", "silicon"):
             frames = build_structures(kind)
             for method in arguments.methods:
@@ -170,6 +181,9 @@ def main():
                     f"{1e3 * value:.0f} ({seconds['metatrain'] / value:.2f})"
                     for value in seconds.values()
                 ]
+                if is_on_cpu:
+                    limit = time_products(model, frames, arguments.rounds)
+                    cells.append(f"{1e3 * limit * PASSES[method] / 2:.0f}")
                 print(
                     f"| {kind}, {len(frames)} frames | {method} | "
                     + " | ".join(cells)
