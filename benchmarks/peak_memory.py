@@ -8,12 +8,16 @@ loaded: imports, network, and for a training step the batch and its neighbour li
 the CPU that is the peak of the resident memory (Linux), on a GPU that of torch's
 allocator. A single point is energy, forces and stress of rattled silicon; a step, on
 the batches of training_step.py, includes the optimizer's moments. Each task runs three
-times, since TorchScript and allocators settle in the first. Needs metatrain (the dev
-extra).
+times, since TorchScript and allocators settle in the first.
+
+A second process tells how much of that was in use at once: in it, memory that is freed
+goes back to the system. Otherwise glibc keeps some, in pieces that the next tensors may
+not fit in, and how much says little about a program. Needs metatrain (the dev extra).
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -35,6 +39,8 @@ from size_scaling import build_silicon
 from training_step import METHODS, build_structures, prepare_ours, prepare_peer
 
 REPEATS = 3
+# glibc: blocks of this size and more are given back when they are freed
+GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 POINT, STEP = "single point, ", "step, "
 PEER = "metatrain, full"
 HOW = (", activation checkpointing", ", compiled")
@@ -122,16 +128,18 @@ def measure(task, arguments, folder):
     print(json.dumps({"loaded": before, "peak": read_peak(arguments.device)}))
 
 
-def run_alone(task, folder):
-    """Return what ``measure`` prints, from a fresh process; None if it failed."""
+def run_alone(task, folder, environment):
+    """Megabytes when loaded and more at the peak; None if the process failed."""
     words = [sys.executable, __file__, *sys.argv[1:], "--alone", task, str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode:
         # a process that the system kills for its memory says nothing
         message = done.stderr.strip().splitlines() or ["killed"]
         print(f"{task}: failed: {message[-1]}", file=sys.stderr)
         return None
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["loaded"] / 1e6, (found["peak"] - found["loaded"]) / 1e6
 
 
 def main():
@@ -157,16 +165,17 @@ def main():
         f"{describe(arguments)}; single points of {arguments.atoms} atoms, steps of "
         f"{n_atoms} atoms; MB\n"
     )
-    print("| task | loaded | more at the peak |\n|---|---|---|")
+    environments = [{}] if arguments.device != "cpu" else [{}, GIVING_BACK]
+    columns = ["task", "loaded", "more at the peak", "in use of it"]
+    columns = columns[: 2 + len(environments)]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         write_models(arguments.shape, arguments.dtype, Path(folder))
         for task in tasks:
-            found = run_alone(task, folder)
-            if found is not None:
-                more = (found["peak"] - found["loaded"]) / 1e6
-                print(
-                    f"| {task} | {found['loaded'] / 1e6:.0f} | {more:.1f} |", flush=True
-                )
+            found = [run_alone(task, folder, extra) for extra in environments]
+            if None not in found:
+                cells = [f"{found[0][0]:.0f}", *(f"{more:.1f}" for _, more in found)]
+                print(f"| {task} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
