@@ -92,13 +92,23 @@ class TrainingEngine:
         inputs: tuple[Tensor, ...],
         layouts: Any,
         tensors: dict[str, Tensor],
+        trained: list[str],
     ) -> Any:
-        """Return the compiled step for these inputs and folded weights."""
+        """Return the compiled step for these inputs and folded weights.
+
+        Args:
+            hypers: shape of the model.
+            inputs: structures, as the engine takes them.
+            layouts: of tensors that stay.
+            tensors: by name.
+            trained: names of those whose gradient may be asked for.
+        """
         addition = tensors.pop("addition", None)
         return torch.classes.pet_calc_training.TrainingStep(
             self._workspace,
             layouts,
             tensors,
+            trained,
             describe_shape(hypers),
             describe_numbers(hypers, tensors["message_table"].dtype),
             *inputs,
@@ -170,7 +180,12 @@ class _Evaluate(torch.autograd.Function):
             for name, weight in zip(names, weights, strict=True)
         }
         ctx.names = names
-        ctx.step = engine.start_step(hypers, inputs, layouts, tensors)
+        trained = [
+            name
+            for name, weight in zip(names, weights, strict=True)
+            if weight.requires_grad
+        ]
+        ctx.step = engine.start_step(hypers, inputs, layouts, tensors, trained)
         return ctx.step.evaluate()
 
     @staticmethod

@@ -256,6 +256,26 @@ def test_memory_is_used_again_from_step_to_step():
     assert sizes[1] == sizes[2] == sizes[3]
 
 
+def test_less_is_kept_where_less_trains():
+    sizes = {}
+    for name in ("full", "lora", "heads", "nothing"):
+        model = build_lora(("input_linear", "output_linear"))
+        if name == "full":
+            model.requires_grad_(True)
+        elif name == "heads":
+            freeze_for_heads(model)
+        elif name == "nothing":
+            model.requires_grad_(False)
+        engine = TrainingEngine()
+        result = engine.predict(model, build_large_batch(model), "energy")
+        if name != "nothing":
+            result.forces.sum().backward()
+        sizes[name] = engine.count_bytes()
+    assert sizes["nothing"] < sizes["heads"] < sizes["lora"] < sizes["full"]
+    # what goes into layers that do not train is not kept
+    assert sizes["lora"] < 0.9 * sizes["full"]
+
+
 def test_two_steps_at_once_do_not_share_their_memory():
     model = build_model()
     engine = TrainingEngine()

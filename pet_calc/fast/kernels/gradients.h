@@ -5,8 +5,29 @@
 #include "weights.h"
 
 #include <unordered_map>
+#include <unordered_set>
 
 namespace pet_calc::fast {
+
+// Which of a network's tensors have gradients, known before there are any.
+class Trained {
+  public:
+    Trained(const Tensors &tensors, const std::vector<std::string> &names) {
+        for (const std::string &name : names)
+            if (tensors.contains(name)) known_.insert(tensors.at(name).unsafeGetTensorImpl());
+    }
+
+    // whether the gradient needs a layer's input
+    bool has(const Linear &layer) const {
+        return has(layer.weight) || has(layer.lora_a) || has(layer.lora_b);
+    }
+
+  private:
+    bool has(const Tensor &tensor) const {
+        return known_.count(tensor.unsafeGetTensorImpl()) > 0;
+    }
+    std::unordered_set<const void *> known_;
+};
 
 class Gradients {
   public:

@@ -49,9 +49,10 @@ template <typename A>
 class TypedStep : public Step {
   public:
     template <typename... Arguments>
-    TypedStep(const Network &network, Pool &pool, Arguments &&...arguments)
+    TypedStep(const Network &network, const Trained &trained, Pool &pool,
+              Arguments &&...arguments)
         : pairs_(network, std::forward<Arguments>(arguments)...),
-          pass_(network, pairs_.input(), pool) {}
+          pass_(network, trained, pairs_.input(), pool) {}
 
     std::tuple<Tensor, Tensor> evaluate() override {
         Output out = pass_.evaluate();
@@ -73,18 +74,19 @@ class TrainingStep : public torch::CustomClassHolder {
   public:
     TrainingStep(const c10::intrusive_ptr<Workspace> &workspace,
                  const c10::intrusive_ptr<Layouts> &layouts, const Tensors &tensors,
-                 const Integers &shape, const Numbers &numbers, const Tensor &species,
+                 const std::vector<std::string> &trained, const Integers &shape, const Numbers &numbers, const Tensor &species,
                  const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
                  const Tensor &vectors, const Tensor &scale,
                  const c10::optional<Tensor> &addition)
         : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
+          trained_(tensors, trained),
           network_(tensors, shape, numbers, {species.size(0), centers.size(0)}, *layouts),
           addition_(addition) {
         at::NoGradGuard no_grad;
         auto make = [&](auto real) {
             step_ = std::make_unique<TypedStep<decltype(real)>>(
-                network_, *pool_, species, centers, neighbors, reverse, vectors, scale,
+                network_, trained_, *pool_, species, centers, neighbors, reverse, vectors, scale,
                 addition_);
         };
         if (network_.real == at::kDouble)
@@ -99,7 +101,7 @@ class TrainingStep : public torch::CustomClassHolder {
         return step_->evaluate();
     }
 
-    // A loss's gradient in the tensors of these names, from that in the energies
+    // A loss's gradient in the tensors of these names, which are among `trained`, from that in the energies
     // [n_atoms] and in their gradient [n_pairs, 3].
     Tensors differentiate(const Tensor &of_energies, const Tensor &of_gradient,
                           const std::vector<std::string> &names) {
@@ -112,6 +114,7 @@ class TrainingStep : public torch::CustomClassHolder {
   private:
     const std::shared_ptr<Pool> pool_;  // given back in the end, or if building throws
     const Tensors tensors_;
+    const Trained trained_;
     const Network network_;
     const c10::optional<Tensor> addition_;
     std::unique_ptr<Step> step_;
@@ -129,8 +132,8 @@ TORCH_LIBRARY(pet_calc_training, library) {
     library.class_<pet_calc::fast::TrainingStep>("TrainingStep")
         .def(torch::init<const c10::intrusive_ptr<pet_calc::fast::Workspace> &,
                          const c10::intrusive_ptr<pet_calc::fast::Layouts> &,
-                         const pet_calc::fast::Tensors &, const pet_calc::fast::Integers &,
-                         const pet_calc::fast::Numbers &, const at::Tensor &, const at::Tensor &,
+                         const pet_calc::fast::Tensors &, const std::vector<std::string> &,
+                         const pet_calc::fast::Integers &, const pet_calc::fast::Numbers &, const at::Tensor &, const at::Tensor &,
                          const at::Tensor &, const at::Tensor &, const at::Tensor &,
                          const at::Tensor &, const c10::optional<at::Tensor> &>())
         .def("evaluate", &pet_calc::fast::TrainingStep::evaluate)

@@ -25,8 +25,10 @@ namespace pet_calc::fast {
 template <typename A>
 class TrainingPass {
   public:
-    TrainingPass(const Network &network, const Input &input, Pool &pool)
+    // `trained`: what else has no gradient, so that less is kept
+    TrainingPass(const Network &network, const Trained &trained, const Input &input, Pool &pool)
         : net_(network),
+          trained_(trained),
           in_(input),
           pool_(pool),
           n_(input.species.size(0)),
@@ -98,6 +100,17 @@ class TrainingPass {
         Tensor value = take(rows, columns);
         return {value, take(rows, columns)};
     }
+    // what goes into a layer, kept only if its gradient needs it
+    Twin take_input(const Linear &layer, int64_t rows, int64_t columns) {
+        if (trained_.has(layer)) return take_twin(rows, columns);
+        Tensor passing = lend(rows, columns);
+        return {passing, passing};
+    }
+    // a buffer for what the next product reads, and nothing else
+    Tensor lend(int64_t rows, int64_t columns) {
+        borrow(lent_, t_, 3 * d_);  // nearly always enough
+        return borrow(lent_, rows, columns);
+    }
     NormTape take_norm(int64_t rows, int64_t columns) {
         NormTape norm;
         norm.out = take_twin(rows, columns);
@@ -117,6 +130,7 @@ class TrainingPass {
     void add_gradient(const Linear &layer, const Twin &x, const Tensor &of_y,
                       const Tensor &of_y_dot) {
         if (of_y.size(0) == 0) return;
+        if (!trained_.has(layer)) return add_sum(layer.bias, of_y_dot);
         if (layer.lora_a.defined()) add_low_rank_gradient(layer, x, of_y, of_y_dot);
         if (Tensor *weight = gradients_->find(layer.weight)) {
             weight->addmm_(of_y_dot.t(), x.value);
@@ -160,7 +174,7 @@ class TrainingPass {
         bool is_pair = in.weight.size(1) != stream.size(1);
         tape.norm = take_norm(rows, in.weight.size(1));
         tape.hidden = take_twin(rows, in.weight.size(0));
-        tape.active = take_twin(rows, width);
+        tape.active = take_input(out, rows, width);
         if (is_pair)
             pair_norm_forward<A, A>(pair_norm_, p(stream), reverse_, p(tape.norm.out.value),
                                     p(tape.norm.inverse), rows, d_);
@@ -176,7 +190,7 @@ class TrainingPass {
     void run_mlp_back(MlpTape &tape, const Linear &in, const Linear &out, bool is_gated,
                       const Tensor &of_update, const Tensor &stream) {
         int64_t rows = stream.size(0), width = out.weight.size(1);
-        tape.of_update = keep(of_update);
+        tape.of_update = trained_.has(out) ? keep(of_update) : of_update;
         tape.of_active = take(rows, width);
         multiply_back(tape.of_update, out, tape.of_active);
         Tensor of_hidden = borrow(hidden_, rows, in.weight.size(0));
@@ -276,11 +290,13 @@ class TrainingPass {
 
     void embed(const GnnWeights &layer, GnnTape &tape) {
         tape.embedded = take_twin(e_, d_);
-        tape.active = take_twin(e_, d_);
+        tape.active = take_input(layer.compress, e_, d_);
         const A *from_message = nullptr;
         if (layer.message.weight.defined()) {
-            tape.message = take_twin(e_, d_);
-            tape.message.value.copy_(message_);
+            if (trained_.has(layer.message)) {
+                tape.message = take_twin(e_, d_);
+                tape.message.value.copy_(message_);
+            }
             multiply(message_, layer.message, edge_rows_);
             from_message = p(edge_rows_);
         }
@@ -293,8 +309,10 @@ class TrainingPass {
 
     void transform(const TransformerWeights &weights, TransformerTape &tape) {
         if (net_.has_wide_node) {
-            tape.wide = take_twin(n_, w_);
-            tape.wide.value.copy_(node_);
+            if (trained_.has(weights.contract)) {
+                tape.wide = take_twin(n_, w_);
+                tape.wide.value.copy_(node_);
+            }
             multiply(node_, weights.contract, node_rows_);
             set_update<A, A>(p(nodes_), p(node_rows_), p(weights.contract.bias), n_, d_);
         } else {
@@ -303,7 +321,7 @@ class TrainingPass {
         tape.tokens = take_norm(t_, d_);
         tape.mixed = take_twin(t_, 3 * d_);
         tape.weights = take_twin(weight_starts_[n_], 1);
-        tape.attended = take_twin(t_, d_);
+        tape.attended = take_input(weights.out, t_, d_);
         norm_.template forward<A>(p(tokens_), p(tape.tokens.out.value), p(tape.tokens.inverse),
                                   t_, d_);
         multiply(tape.tokens.out.value, weights.mixed, tape.mixed.value);
@@ -315,7 +333,7 @@ class TrainingPass {
         multiply(tape.attended.value, weights.out, rows_);
         add_update<A, A>(p(edge_), p(edge_rows_), p(weights.out.bias), e_, d_);
         if (net_.has_wide_node) {
-            tape.nodes = take_twin(n_, d_);
+            tape.nodes = take_input(weights.expand, n_, d_);
             set_update<A, A>(p(tape.nodes.value), p(node_rows_), p(weights.out.bias), n_, d_);
             multiply(tape.nodes.value, weights.expand, wide_rows_);
             add_update<A, A>(p(node_), p(wide_rows_), p(weights.expand.bias), n_, w_);
@@ -340,11 +358,13 @@ class TrainingPass {
 
     Tensor read(const Tensor &x, const HeadWeights &head, HeadTape &tape) {
         int64_t rows = x.size(0), width = head.last.size(0);
-        tape.in = take_twin(rows, x.size(1));
         tape.first = take_twin(rows, width);
-        tape.hidden = take_twin(rows, width);
+        tape.hidden = take_input(head.second, rows, width);
         tape.second = take_twin(rows, width);
-        tape.in.value.copy_(x);
+        if (trained_.has(head.first)) {
+            tape.in = take_twin(rows, x.size(1));
+            tape.in.value.copy_(x);
+        }
         multiply(x, head.first, tape.first.value);
         silu_forward<A, A>(p(tape.first.value), p(head.first.bias), p(tape.hidden.value), rows,
                            width);
@@ -416,19 +436,19 @@ class TrainingPass {
 
     void transform_back(const TransformerWeights &weights, TransformerTape &tape) {
         run_mlp_back(tape.edge_mlp, weights.mlp_in, weights.mlp_out, net_.is_gated, edge_, edge_);
-        tape.of_tokens_out = take(t_, d_);
+        tape.of_tokens_out = trained_.has(weights.out) ? take(t_, d_) : lend(t_, d_);
         tape.of_tokens_out.narrow(0, n_, e_).copy_(edge_);
         Tensor of_nodes = tape.of_tokens_out.narrow(0, 0, n_);
         if (net_.has_wide_node) {
             run_mlp_back(tape.node_mlp, weights.center_in, weights.center_out, net_.is_gated,
                          node_, node_);
-            tape.of_expanded = keep(node_);
+            tape.of_expanded = trained_.has(weights.expand) ? keep(node_) : node_;
             multiply_back(node_, weights.expand, of_nodes);
         } else {
             of_nodes.copy_(node_);
         }
         tape.of_attended = take(t_, d_);
-        tape.of_mixed = take(t_, 3 * d_);
+        tape.of_mixed = trained_.has(weights.mixed) ? take(t_, 3 * d_) : lend(t_, 3 * d_);
         multiply_back(tape.of_tokens_out, weights.out, tape.of_attended);
         with_width([&](auto width) {
             attend_backward<decltype(width)::value, A, A>(
@@ -440,7 +460,7 @@ class TrainingPass {
         norm_.template backward<A>(p(tape.tokens.of_out), p(tape.tokens.out.value),
                                    p(tape.tokens.inverse), p(tokens_), t_, d_);
         if (net_.has_wide_node) {
-            tape.of_contracted = keep(nodes_);
+            tape.of_contracted = trained_.has(weights.contract) ? keep(nodes_) : nodes_;
             multiply_back(nodes_, weights.contract, wide_rows_);
             node_.add_(wide_rows_);
         } else {
@@ -449,7 +469,7 @@ class TrainingPass {
     }
 
     void embed_back(const GnnWeights &layer, GnnTape &tape) {
-        tape.of_edge = keep(edge_);
+        tape.of_edge = trained_.has(layer.compress) ? keep(edge_) : edge_;
         tape.of_active = take(e_, d_);
         multiply_back(edge_, layer.compress, tape.of_active);
         Tensor of_embedded = borrow(hidden_, e_, d_).copy_(tape.of_active);
@@ -487,7 +507,7 @@ class TrainingPass {
     void embed_dot(const GnnWeights &layer, GnnTape &tape) {
         const A *from_message = nullptr;
         if (layer.message.weight.defined()) {
-            tape.message.dot.copy_(message_);
+            if (trained_.has(layer.message)) tape.message.dot.copy_(message_);
             multiply(message_, layer.message, edge_rows_);
             from_message = p(edge_rows_);
         }
@@ -498,7 +518,7 @@ class TrainingPass {
 
     void transform_dot(const TransformerWeights &weights, TransformerTape &tape) {
         if (net_.has_wide_node) {
-            tape.wide.dot.copy_(node_);
+            if (trained_.has(weights.contract)) tape.wide.dot.copy_(node_);
             multiply(node_, weights.contract, nodes_);
         } else {
             nodes_.copy_(node_);
@@ -536,7 +556,7 @@ class TrainingPass {
 
     void read_dot(const Tensor &stream, const HeadWeights &head, HeadTape &tape) {
         int64_t rows = stream.size(0), width = head.last.size(0);
-        tape.in.dot.copy_(stream);
+        if (trained_.has(head.first)) tape.in.dot.copy_(stream);
         multiply(stream, head.first, tape.first.dot);
         silu_dot<A>(p(tape.first.value), p(head.first.bias), p(tape.first.dot),
                     p(tape.hidden.dot), rows, width);
@@ -678,6 +698,7 @@ class TrainingPass {
     }
 
     const Network &net_;
+    const Trained &trained_;
     const Input in_;
     Pool &pool_;
     const int64_t n_, e_, t_, d_, w_;  // atoms, edges, tokens, widths of edge and node
@@ -691,7 +712,7 @@ class TrainingPass {
     Tensor of_energies_, geometry_dot_, factors_dot_, logs_dot_;
     Tensor tokens_, node_, edge_, nodes_, message_;           // streams
     Tensor rows_, edge_rows_, node_rows_, wide_rows_, both_;  // what products leave
-    Tensor hidden_, hidden_dot_, active_, active_dot_, low_;  // to borrow
+    Tensor hidden_, hidden_dot_, active_, active_dot_, low_, lent_;  // to borrow
     Tensor no_bias_;
     std::vector<GnnTape> gnn_;
     std::vector<HeadTape> node_heads_, edge_heads_;
