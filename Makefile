@@ -11,7 +11,7 @@ CREATED := $(VENV)/.stamp-created
 RUNTIME := $(VENV)/.stamp-runtime
 DEV := $(VENV)/.stamp-dev
 
-.PHONY: help venv test test-slow lint demo clean
+.PHONY: help venv test test-slow test-gpu lint demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ test-slow: $(DEV)  ## the tests marked slow
 	@code=0; $(BIN)/pytest -m slow --collect-only -q >/dev/null || code=$$?; \
 	if [ $$code -eq 5 ]; then echo "no test is marked slow"; \
 	else $(BIN)/pytest -m slow; fi
+
+# The pinned torch has no GPU: install one that has into .venv first, or rehearse on the CPU.
+test-gpu: $(DEV)  ## the tests that need a GPU; PET_CALC_DEVICE=cpu rehearses them
+	$(BIN)/pytest -m gpu
 
 demo: $(RUNTIME)  ## fine-tune, simulate, export, LAMMPS; needs only the packages for running
 	$(BIN)/python examples/demo.py
