@@ -133,9 +133,11 @@ class ExportedEngine:
         try:
             return self._compute(atoms, properties, has_stress)
         except torch.jit.Error as error:
-            # a trace through TorchScript's code, with the reason in the end
-            reason = str(error).strip().splitlines()[-1]
-            raise ModelError(reason.removeprefix("builtins.ValueError: ")) from error
+            # a trace through TorchScript's code, with what was raised in the end
+            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+            if kind != "builtins.ValueError":
+                raise
+            raise ModelError(reason) from error
 
     def _compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
