@@ -6,6 +6,7 @@ import torch
 
 from pet_calc.evaluate.convert_units import is_angstrom
 from pet_calc.fast.build import load_engine
+from pet_calc.fast.network import differentiate_repulsion
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
@@ -87,13 +88,11 @@ class ExportedNetwork:
             addition,
         )
         if self._has_zbl:
-            leaf = vectors.detach().requires_grad_(True)
-            with torch.enable_grad():
-                repulsion = self._module.compute_repulsion(
-                    batch.species, batch.centers, batch.neighbors, leaf
-                )
-                (slope,) = torch.autograd.grad(repulsion.sum(), leaf)
-            energies, gradient = energies + repulsion.detach(), gradient + slope
+            pairs = (batch.species, batch.centers, batch.neighbors)
+            repulsion, slope = differentiate_repulsion(
+                lambda leaf: self._module.compute_repulsion(*pairs, leaf), vectors
+            )
+            energies, gradient = energies + repulsion, gradient + slope
         composition = self._composition.index_select(0, species)
         return assemble_prediction(
             composition, batch, energies, vectors, gradient, with_stress=with_stress

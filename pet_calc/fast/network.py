@@ -5,6 +5,7 @@ grid of adaptive radii and ZBL stay with the model, whose operations PyTorch
 differentiates.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -131,7 +132,9 @@ class FastNetwork:
                 batch, vectors, species, scale, addition
             )
         if model.has_zbl(self.target):
-            repulsion, slope = compute_repulsion(model, batch, vectors, species)
+            repulsion, slope = differentiate_repulsion(
+                lambda leaf: model.compute_zbl(batch, leaf, species).squeeze(1), vectors
+            )
             energies, gradient = energies + repulsion, gradient + slope
         return energies, gradient
 
@@ -199,13 +202,18 @@ def compute_atom_inputs(
     return species, scale, addition
 
 
-def compute_repulsion(
-    model: PET, batch: Batch, vectors: Tensor, species: Tensor
+def differentiate_repulsion(
+    compute: Callable[[Tensor], Tensor], vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the ZBL energies [n_atoms] and their sum's gradient [n_pairs, 3]."""
+    """Return the ZBL energies [n_atoms] and their sum's gradient [n_pairs, 3].
+
+    Args:
+        compute: returns the energies from the vectors.
+        vectors: [n_pairs, 3] in Å.
+    """
     leaf = vectors.detach().requires_grad_(True)
     with torch.enable_grad():
-        repulsion = model.compute_zbl(batch, leaf, species).squeeze(1)
+        repulsion = compute(leaf)
         (slope,) = torch.autograd.grad(repulsion.sum(), leaf)
     return repulsion.detach(), slope
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pet_calc.fast.build import TRAINER, load_engine
 from pet_calc.fast.network import (
     compute_atom_inputs,
-    compute_repulsion,
+    differentiate_repulsion,
     find_grid_obstacle,
     find_obstacle,
 )
@@ -75,7 +75,9 @@ class TrainingEngine:
             self, model.hypers, inputs, layouts, list(tensors), *tensors.values()
         )
         if model.has_zbl(target):
-            repulsion, slope = compute_repulsion(model, batch, vectors, species)
+            repulsion, slope = differentiate_repulsion(
+                lambda leaf: model.compute_zbl(batch, leaf, species).squeeze(1), vectors
+            )
             energies, gradient = energies + repulsion, gradient + slope
         return assemble_prediction(
             None, batch, energies, vectors, gradient, with_stress=with_stress

@@ -86,30 +86,6 @@ inline void transpose(const A *in, A *out, int64_t size, int64_t padded) {
     }
 }
 
-// Small products. Not inlined: one of each is there for all widths of heads.
-constexpr int64_t BLOCK_ROWS = 6;
-
-// out [n_rows, n_columns] = the terms, or that added; n_columns is a multiple of W
-template <int64_t W, bool adds, typename A>
-__attribute__((noinline)) void multiply_block(const Terms<A> &terms, int64_t n_rows,
-                                              int64_t n_columns, A *out, int64_t stride) {
-    for (int64_t c = 0; c < n_columns;) {
-        bool is_pair = c + 2 * W <= n_columns;
-        for (int64_t r = 0; r < n_rows; r += BLOCK_ROWS) {
-            Terms<A> part = terms;
-            part.left += r * terms.row_step;
-            part.right += c;
-            int64_t n = std::min(BLOCK_ROWS, n_rows - r);
-            A *to = out + r * stride + c;
-            if (is_pair)
-                sum_rows<W, BLOCK_ROWS, 2, adds>(part, n, to, stride);
-            else
-                sum_rows<W, BLOCK_ROWS, 1, adds>(part, n, to, stride);
-        }
-        c += is_pair ? 2 * W : W;
-    }
-}
-
 // out [size, padded] = rows [size, D] . turned [D, padded]
 template <int64_t D, bool adds = false, typename A>
 inline void multiply_turned(const A *rows, const A *turned, int64_t size, int64_t padded, A *out) {

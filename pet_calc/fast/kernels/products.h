@@ -124,25 +124,21 @@ void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, b
 // out [r, columns] += left [n, r] transposed times right [n, columns], for a small r
 template <typename A>
 void add_product_of_columns(const Tensor &left, const Tensor &right, Tensor &out) {
-    constexpr int64_t W = REGISTER_BYTES / sizeof(A), R = 6, RUN = 64;
+    constexpr int64_t W = REGISTER_BYTES / sizeof(A), RUN = 64;
     int64_t n = left.size(0), r = left.size(1), n_columns = right.size(1);
-    if (n_columns % (2 * W) != 0) {
+    if (n_columns % W != 0) {
         out.addmm_(left.t(), right);
         return;
     }
     const A *from = left.data_ptr<A>(), *with = right.data_ptr<A>();
     A *to = out.data_ptr<A>();
-    int64_t n_tiles = (r + R - 1) / R, tile = (r + n_tiles - 1) / n_tiles;
-    int64_t grain = 1 + THREAD_WORK / (2 * W * n * r);
-    at::parallel_for(0, n_columns / (2 * W), grain, [&](int64_t begin, int64_t end) {
-        for (int64_t k = 0; k < n; k += RUN)
-            for (int64_t c = begin * 2 * W; c < end * 2 * W; c += 2 * W)
-                for (int64_t row = 0; row < r; row += tile) {
-                    Terms<A> terms{from + k * r + row,      1,         r,
-                                   with + k * n_columns + c, n_columns, std::min(RUN, n - k)};
-                    sum_rows<W, R, 2, true>(terms, std::min(tile, r - row),
-                                            to + row * n_columns + c, n_columns);
-                }
+    int64_t grain = 1 + THREAD_WORK / (W * n * r);
+    at::parallel_for(0, n_columns / W, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t k = 0; k < n; k += RUN) {
+            Terms<A> terms{from + k * r,  1, r, with + k * n_columns + begin * W, n_columns,
+                           std::min(RUN, n - k)};
+            multiply_block<W, true>(terms, r, (end - begin) * W, to + begin * W, n_columns);
+        }
     });
 }
 

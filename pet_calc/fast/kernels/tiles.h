@@ -4,6 +4,8 @@
 
 #include "registers.h"
 
+#include <algorithm>
+
 namespace pet_calc::fast {
 
 template <typename A, int64_t W>
@@ -58,6 +60,34 @@ inline void sum_rows(const Terms<A> &terms, int64_t n_rows, A *out, int64_t stri
             sum_terms<W, R, N, adds>(terms, out, stride);
         else
             sum_rows<W, R - 1, N, adds>(terms, n_rows, out, stride);
+    }
+}
+
+// rows of a tile in small products
+constexpr int64_t BLOCK_ROWS = 6;
+
+// out [n_rows, n_columns] = the terms, or that added; n_columns is a multiple of W. Not
+// inlined: one of each is there for all widths of heads.
+template <int64_t W, bool adds, typename A>
+__attribute__((noinline)) void multiply_block(const Terms<A> &terms, int64_t n_rows,
+                                              int64_t n_columns, A *out, int64_t stride) {
+    // rows in equal parts: few sums at once leave the processor waiting for each
+    int64_t n_tiles = (n_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    int64_t tile = n_tiles == 0 ? 1 : (n_rows + n_tiles - 1) / n_tiles;
+    for (int64_t c = 0; c < n_columns;) {
+        bool is_pair = c + 2 * W <= n_columns;
+        for (int64_t r = 0; r < n_rows; r += tile) {
+            Terms<A> part = terms;
+            part.left += r * terms.row_step;
+            part.right += c;
+            int64_t n = std::min(tile, n_rows - r);
+            A *to = out + r * stride + c;
+            if (is_pair)
+                sum_rows<W, BLOCK_ROWS, 2, adds>(part, n, to, stride);
+            else
+                sum_rows<W, BLOCK_ROWS, 1, adds>(part, n, to, stride);
+        }
+        c += is_pair ? 2 * W : W;
     }
 }
 

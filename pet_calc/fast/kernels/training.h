@@ -119,7 +119,11 @@ class TrainingPass {
         norm.of_out = take(rows, columns);
         return norm;
     }
-    Tensor keep(const Tensor &stream) { return take(stream.size(0), stream.size(1)).copy_(stream); }
+    // a copy of a stream, or itself where no gradient of the layer will ask for it
+    Tensor keep_for(const Linear &layer, const Tensor &stream) {
+        if (!trained_.has(layer)) return stream;
+        return take(stream.size(0), stream.size(1)).copy_(stream);
+    }
 
     template <typename F>
     void with_width(F work) const {
@@ -190,7 +194,7 @@ class TrainingPass {
     void run_mlp_back(MlpTape &tape, const Linear &in, const Linear &out, bool is_gated,
                       const Tensor &of_update, const Tensor &stream) {
         int64_t rows = stream.size(0), width = out.weight.size(1);
-        tape.of_update = trained_.has(out) ? keep(of_update) : of_update;
+        tape.of_update = keep_for(out, of_update);
         tape.of_active = take(rows, width);
         multiply_back(tape.of_update, out, tape.of_active);
         Tensor of_hidden = borrow(hidden_, rows, in.weight.size(0));
@@ -442,7 +446,7 @@ class TrainingPass {
         if (net_.has_wide_node) {
             run_mlp_back(tape.node_mlp, weights.center_in, weights.center_out, net_.is_gated,
                          node_, node_);
-            tape.of_expanded = trained_.has(weights.expand) ? keep(node_) : node_;
+            tape.of_expanded = keep_for(weights.expand, node_);
             multiply_back(node_, weights.expand, of_nodes);
         } else {
             of_nodes.copy_(node_);
@@ -460,7 +464,7 @@ class TrainingPass {
         norm_.template backward<A>(p(tape.tokens.of_out), p(tape.tokens.out.value),
                                    p(tape.tokens.inverse), p(tokens_), t_, d_);
         if (net_.has_wide_node) {
-            tape.of_contracted = trained_.has(weights.contract) ? keep(nodes_) : nodes_;
+            tape.of_contracted = keep_for(weights.contract, nodes_);
             multiply_back(nodes_, weights.contract, wide_rows_);
             node_.add_(wide_rows_);
         } else {
@@ -469,7 +473,7 @@ class TrainingPass {
     }
 
     void embed_back(const GnnWeights &layer, GnnTape &tape) {
-        tape.of_edge = trained_.has(layer.compress) ? keep(edge_) : edge_;
+        tape.of_edge = keep_for(layer.compress, edge_);
         tape.of_active = take(e_, d_);
         multiply_back(edge_, layer.compress, tape.of_active);
         Tensor of_embedded = borrow(hidden_, e_, d_).copy_(tape.of_active);
