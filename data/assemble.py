@@ -95,13 +95,17 @@ def _split_systems(frames: list[Atoms], seed: int) -> dict[str, str]:
             split_of[system] = fixed[_identity(system)]
         elif group == "molecule":
             strata[min(sizes[system], 9)].append(system)
+        elif group == "drawn":  # of its own, so that the others' split stays
+            strata[f"drawn {min(sizes[system], 9)}"].append(system)
     _draw(strata, split_of, seed)
     of_molecule = {
-        _identity(s): split_of[s] for s, g in group_of.items() if g == "molecule"
+        _identity(s): split_of[s]
+        for s, group in group_of.items()
+        if group in ("molecule", "drawn")
     }
     strata.clear()
     for system, group in group_of.items():
-        if system in split_of or group == "molecule":
+        if system in split_of:
             continue
         held_out = {of_molecule.get(_identity(m), "train") for m in _members(system)}
         held_out -= {"train"}

@@ -20,12 +20,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before tblite loads: units are 
 from ase import Atoms
 from assemble import assemble
 from clusters import CLUSTERS, WATER_CLUSTERS, cluster_frames, dimer_frames, list_pairs
-from molecules import atom_frames, list_molecules, molecule_frames
+from molecules import (
+    atom_frames,
+    drawn_frames,
+    list_drawn,
+    list_molecules,
+    molecule_frames,
+)
 from periodic import cell_frames, list_cells
 from runs import generator, refuse_other_settings, unit_file, write_frames
 from tqdm import tqdm
 
 Unit = tuple[str, str]  # group and system name
+N_DRAWN = 2500
 
 
 def list_units(seed: int) -> list[Unit]:
@@ -36,7 +43,9 @@ def list_units(seed: int) -> list[Unit]:
     units += [("cluster", "+".join(members.split())) for members in CLUSTERS]
     units += list_cells()
     order = generator(seed, "order").permutation(len(units))
-    return [("atom", "atoms"), *(units[i] for i in order)]
+    drawn = [("drawn", name) for name in list_drawn(seed, N_DRAWN)]
+    # drawn ones come last, so that the units before them keep their numbers
+    return [("atom", "atoms"), *(units[i] for i in order), *drawn]
 
 
 def make_frames(unit: Unit, seed: int) -> list[Atoms]:
@@ -47,6 +56,8 @@ def make_frames(unit: Unit, seed: int) -> list[Atoms]:
             frames = atom_frames()
         elif group == "molecule":
             frames = molecule_frames(name, seed)
+        elif group == "drawn":
+            frames = drawn_frames(name, seed)
         elif group == "dimer":
             first, second = name.split("+")
             frames = dimer_frames((first, second), seed)

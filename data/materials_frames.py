@@ -94,6 +94,12 @@ def crystal_frames(name: str, seed: int) -> list[Atoms]:
     hot = _strained(big, rng, 0.02)
     (snapshot,) = molecular_dynamics(hot, temperature, 1, 8, rng)
     drafts.append((f"md_{temperature}K", snapshot))
+    # drawn apart, so that the frames before stay what they are
+    rng = generator(seed, "hot", name)
+    for temperature in (600, 1500):
+        hot = _strained(big, rng, 0.03)
+        (snapshot,) = molecular_dynamics(hot, temperature, 1, 10, rng, start=8)
+        drafts.append((f"md_{temperature}K", snapshot))
     return _label_all(drafts, name)
 
 
@@ -142,15 +148,17 @@ def alloy_frames(name: str, seed: int) -> list[Atoms]:
 
 
 def melt_frames(formula: str, seed: int) -> list[Atoms]:
-    """Return labelled frames of a random packing on its way through hot MD."""
-    rng = generator(seed, "melt", formula)
-    atoms = _pack(formula, dict(MELTS)[formula], rng)
-    calm = relax(atoms, steps=8)
-    temperature = int(rng.choice((1000, 1800, 2500)))
-    drafts = [("packed", calm)]
-    for snapshot in molecular_dynamics(calm, temperature, 4, 6, rng, start=6):
-        drafts.append((f"melt_{temperature}K", snapshot))
-    drafts.append(("melt_strained", _strained(drafts[-1][1], rng, 0.04)))
+    """Return labelled frames of two random packings on their way through hot MD."""
+    drafts = []
+    for words in ((), ("again",)):
+        rng = generator(seed, "melt", formula, *words)
+        atoms = _pack(formula, dict(MELTS)[formula], rng)
+        calm = relax(atoms, steps=8)
+        temperature = int(rng.choice((1000, 1800, 2500)))
+        drafts.append(("packed", calm))
+        for snapshot in molecular_dynamics(calm, temperature, 4, 6, rng, start=6):
+            drafts.append((f"melt_{temperature}K", snapshot))
+        drafts.append(("melt_strained", _strained(drafts[-1][1], rng, 0.04)))
     return _label_all(drafts, formula)
 
 

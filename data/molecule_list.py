@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from pathlib import Path
 
+import numpy as np
+
 # ASE's g2 entries with an even electron count that are no closed-shell singlets
 G2_TRIPLETS = {"O", "S", "C", "O2", "S2", "SO", "NH", "CH2_s3B1d"}
 
@@ -40,6 +42,49 @@ DISUBSTITUTED_BENZENES = [
     "NC1=CC=CC=C1{}", "CC1=CC=CC=C1{}", "FC1=CC=CC=C1{}", "ClC1=CC=C(C=C1){}",
 ]  # fmt: skip
 DISUBSTITUTED_GROUPS = ["O", "N", "F", "Cl", "C=O", "C#N", "C", "N(=O)=O"]
+
+# What drawn molecules consist of: a core with two or three open ends, filled at random.
+CORES = [
+    "C({}){}", "C({})C{}", "C({})CC{}", "C({})CCC{}", "C({})(C){}", "C({})C(C){}",
+    "C({})=C{}", "C({})=CC{}", "C({})C=C{}", "C({})C#C{}", "C({})#C{}", "C(=C{}){}",
+    "C({})OC{}", "C({})NC{}", "C({})SC{}", "C({})N(C)C{}", "C(=O)(C{})C{}",
+    "C(=O)(OC{})C{}", "C(=O)(NC{})C{}", "C(=O)(SC{})C{}", "C(=NC{})C{}",
+    "C(=NO)(C{}){}",
+    "S(=O)(C{})C{}", "S(=O)(=O)(C{})C{}", "C({})({})C{}", "C({})C({})C{}", "N(C{})C{}",
+    "C1({})=CC=CC=C1{}", "C1({})=CC=CC(=C1){}", "C1({})=CC=C(C=C1){}",
+    "C1({})=NC=CC=C1{}", "C1({})=NC=CC(=C1){}", "C1({})=NC=C(C=C1){}",
+    "C1({})=CC=CN=C1{}", "C1({})=CN=CN=C1{}", "C1({})=NC=CN=C1{}", "C1({})=NN=CC=C1{}",
+    "C1({})=CC=CO1{}", "C1({})=CC=C(O1){}", "C1({})=CC=C(S1){}", "C1({})=CC=C(N1){}",
+    "C1({})=CC=CN1{}", "C1({})=CSC=C1{}", "C1({})=CN=C(N1){}", "C1({})=CN=C(O1){}",
+    "C1({})=CN=C(S1){}", "C1({})=NN=C(O1){}", "C1({})=CC=NN1{}", "C1({})=CC=NO1{}",
+    "C1({})CC1{}", "C1({})CCC1{}", "C1({})CCCC1{}", "C1({})CC(C1){}", "C1({})OC1{}",
+    "C1({})COC1{}", "C1({})COCC1{}", "C1({})CCOC1{}", "C1({})CNCC1{}", "C1({})NC1{}",
+    "C1({})CSCC1{}", "C1({})OCCO1", "C1({})=CCCC1{}", "C1({})CCCCC1{}",
+    "C1({})COCCN1{}",
+    "C1({})CC(=O)N1{}", "C1({})CCC(=O)O1", "C1({})CCC(=O)C1{}", "C1({})=CC(=O)CC1{}",
+    "C1({})=CC(=O)C(=CN1){}", "C1({})=CC(=O)NC(=O)N1", "C1({})C2CC2C1{}",
+    "C1({})CC2CCC1C2{}", "C1({})=CC2=CC=CC=C2N1{}", "C1({})=CC2=CC=CC=C2O1",
+    "C1({})=CC=CC2=CC=CC=C12", "C1({})=NC=NC2=C1N=CN2",
+]  # fmt: skip
+ENDINGS = [
+    "C", "C", "C", "CC", "O", "O", "N", "F", "F", "Cl", "S", "C#N", "C=O", "C(=O)O",
+    "C(=O)N", "C(=O)C", "OC", "SC", "NC", "N(C)C", "C(F)(F)F", "N(=O)=O", "C(=O)OC",
+    "OC=O", "NC=O", "C=C", "C#C", "CO", "CN", "CCl", "CF", "C1CC1", "S(=O)C",
+    "S(=O)(=O)N", "N=C=O", "N=C=S", "N=N#N", "NO", "ON", "C=NO", "NN", "OC(F)F", "SSC",
+]  # fmt: skip
+MOST_DRAWN_ATOMS = 20  # hydrogens included
+
+
+def drawn_smiles(rng: np.random.Generator) -> Iterator[str]:
+    """Yield SMILES of cores with random substituents, without end, some twice."""
+    while True:
+        core = str(rng.choice(CORES))
+        endings = [
+            # bare hydrogen closes an end in one of eight
+            str(rng.choice(ENDINGS)) if rng.random() < 0.875 else ""
+            for _ in range(core.count("{}"))
+        ]
+        yield core.format(*endings).replace("()", "")
 
 
 def systematic_smiles() -> Iterator[tuple[str, str]]:

@@ -6,7 +6,12 @@ import numpy as np
 from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
-from molecule_list import G2_TRIPLETS, systematic_smiles
+from molecule_list import (
+    G2_TRIPLETS,
+    MOST_DRAWN_ATOMS,
+    drawn_smiles,
+    systematic_smiles,
+)
 from runs import generator
 from sampling import (
     displace_along_modes,
@@ -51,6 +56,24 @@ def list_molecules() -> list[tuple[str, str]]:
         graph = parse_smiles(smiles)
         found.setdefault(topology_key(graph.symbols, set(graph.orders)), smiles)
     return [(name, key) for key, name in found.items()]
+
+
+def list_drawn(seed: int, count: int) -> list[str]:
+    """Return the SMILES of molecules drawn at random that are not listed already."""
+    seen = {key for _, key in list_molecules()}
+    drawn: list[str] = []
+    for smiles in drawn_smiles(generator(seed, "drawn")):
+        if len(drawn) == count:
+            break
+        try:
+            graph = parse_smiles(smiles)
+        except ValueError:  # more bonds than an atom has
+            continue
+        key = topology_key(graph.symbols, set(graph.orders))
+        if key not in seen and len(graph.symbols) <= MOST_DRAWN_ATOMS:
+            seen.add(key)
+            drawn.append(smiles)
+    return drawn
 
 
 def molecule_key(name: str) -> str:
@@ -104,6 +127,24 @@ def atom_frames() -> list[Atoms]:
         frame.info["system"] = f"atom_{symbol}"  # "F" alone reads back as False
         frames.append(frame)
     return frames
+
+
+def drawn_frames(name: str, seed: int) -> list[Atoms]:
+    """Return five labelled frames of a drawn molecule: modes, MD, a stretched bond."""
+    rng = generator(seed, "frames", name)
+    atoms, graph = relaxed(name, seed)
+    modes = vibrations(atoms)
+    drafts = []
+    for kelvin in (300, 1000):
+        moved = displace_along_modes(atoms, modes, kelvin, rng)
+        drafts.append((f"modes_{kelvin}K", turned(moved, graph, rng)))
+    temperature = int(rng.choice(MD_TEMPERATURES))
+    start = turned(atoms, graph, rng)
+    for snapshot in molecular_dynamics(start, temperature, 2, 30, rng):
+        drafts.append((f"md_{temperature}K", snapshot))
+    base = displace_along_modes(atoms, modes, 600, rng)
+    drafts.append(("internal", _internal(base, graph, rng)))
+    return [f for kind, draft in drafts if (f := label(draft, kind=kind, system=name))]
 
 
 def molecule_frames(name: str, seed: int) -> list[Atoms]:

@@ -14,8 +14,10 @@ from helpers import ATOMIC_TYPES, TINY
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.config import TrainOptions
 from pet_calc.config.quick import FinetuneFlags, build_finetune_options
+from pet_calc.data import orientation
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.train import loaders, offsets
 from pet_calc.train.run import run_training
 
 N_FRAMES = 12
@@ -79,6 +81,13 @@ def build_options(folder, *, output="run", base=None, train=None, data=None, **f
     )
     changed: TrainOptions = replace(options.train, **(train or {}))
     return replace(options, train=changed)
+
+
+def stand_as_in_file(monkeypatch):
+    """Judge models on frames as they are, to compare with numbers made of these."""
+    as_in_file = replace(orientation.AS_JUDGED, kind="none")
+    for module in (orientation, loaders, offsets):
+        monkeypatch.setattr(module, "AS_JUDGED", as_in_file)
 
 
 def check_resume(options, folder):

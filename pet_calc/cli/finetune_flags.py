@@ -170,6 +170,13 @@ _OPTIONS = (
         is_flag=True,
         help="Matrix products in bfloat16, for GPUs and processors that have it.",
     ),
+    click.option(
+        "--augmentation",
+        type=click.Choice(["O3", "rotations", "inversions", "none"]),
+        default="O3",
+        show_default=True,
+        help="How each structure is turned at random, anew in each epoch.",
+    ),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(
         "--loss-weights",

@@ -19,6 +19,8 @@ _DEFAULT_BATCH = 16
 
 IN_MEMORY = "memory"
 
+Augmentation = Literal["O3", "rotations", "inversions", "none"]
+
 HEAD_MODULES = ("node_heads", "edge_heads", "node_last_layers", "edge_last_layers")
 
 
@@ -142,6 +144,9 @@ class TrainOptions:
     more; the gradient is the same. null finds out by trying."""
     learning_rate: float | None = None
     """Peak learning rate; null chooses by method and model size."""
+    augmentation: Augmentation = "O3"
+    """How each structure is turned, anew in each epoch: O3 is any rotation, with and
+    without inversion. none learns the orientations of the files only."""
     warmup_fraction: float = 0.01
     """Part of the steps in which the rate rises; then it falls as a cosine."""
     weight_decay: float = 0.0

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.options import (
+    Augmentation,
     BaselineOptions,
     FinetuneOptions,
     LossOptions,
@@ -92,6 +93,7 @@ class FinetuneFlags:
     """A fraction, a file or a glob; None is a tenth of the data."""
     test: str | None = None
     """As ``validation``; None is no test set."""
+    augmentation: Augmentation = TrainOptions.augmentation
     epochs: int | None = None
     batch_size: int | Literal["auto"] = TrainOptions.batch_size
     pairs_per_batch: int | None = None
@@ -173,6 +175,7 @@ def build_finetune_options(
         ),
         train=TrainOptions(
             num_epochs=flags.epochs,
+            augmentation=flags.augmentation,
             batch_size=flags.batch_size,
             pairs_per_batch=flags.pairs_per_batch,
             num_workers=flags.num_workers,

@@ -1,6 +1,7 @@
 """Serve frames in steps, the same ones for the same seed and epoch."""
 
 from collections.abc import Iterator
+from itertools import starmap
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from pet_calc.data.graph import (
     collate_direct_labels,
     collate_labels,
 )
+from pet_calc.data.orientation import Orientation, turn_batch, turn_labels
 from pet_calc.errors import ConfigError, PetCalcError
 from pet_calc.model.batch import Batch
 
@@ -69,6 +71,7 @@ class BatchLoader:
         most_tokens: int | None = None,
         share: tuple[int, int] = (0, 1),
         n_workers: int = 0,
+        orientation: Orientation | None = None,
     ) -> None:
         """Set up; neighbour lists are computed on first use.
 
@@ -85,6 +88,7 @@ class BatchLoader:
                 in several parts, a larger frame alone. None is no limit.
             share: (rank, number of ranks) of this process in the work.
             n_workers: processes that prepare steps ahead; 0 does it here.
+            orientation: how frames are turned; None leaves them as they are.
         """
         if size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {size}")
@@ -100,6 +104,7 @@ class BatchLoader:
         self.most_tokens = most_tokens
         self.share = share
         self.n_workers = n_workers
+        self.orientation = orientation
         self._sampler = _Plan()
         self._workers: DataLoader | None = None
 
@@ -122,10 +127,12 @@ class BatchLoader:
 
     def iterate_steps(self, epoch: int = 0, *, start: int = 0) -> Iterator[Step]:
         """Yield the steps of an epoch, from step ``start`` on."""
-        plan = self.plan(epoch)[start:]
-        maker = _StepMaker(self.dataset, self.share, self.dtype, self.most_tokens)
+        plan = [(epoch, indices) for indices in self.plan(epoch)[start:]]
+        maker = _StepMaker(
+            self.dataset, self.share, self.dtype, self.most_tokens, self.orientation
+        )
         if self.n_workers == 0:
-            steps: Iterator[Step | PetCalcError] = map(maker.make, plan)
+            steps: Iterator[Step | PetCalcError] = starmap(maker.make, plan)
         else:
             if self._workers is None:
                 self._workers = DataLoader(
@@ -192,9 +199,9 @@ class _Plan:
     """A sampler whose steps are exchanged from epoch to epoch."""
 
     def __init__(self) -> None:
-        self.steps: list[Indices] = []
+        self.steps: list[tuple[int, Indices]] = []
 
-    def __iter__(self) -> Iterator[Indices]:
+    def __iter__(self) -> Iterator[tuple[int, Indices]]:
         return iter(self.steps)
 
     def __len__(self) -> int:
@@ -210,20 +217,22 @@ class _StepMaker(Dataset):
         share: tuple[int, int],
         dtype: torch.dtype,
         most_tokens: int | None,
+        orientation: Orientation | None,
     ) -> None:
         self.dataset = dataset
         self.share = share
         self.dtype = dtype
         self.most_tokens = most_tokens
+        self.orientation = orientation
 
-    def __getitem__(self, indices: Indices) -> Step | PetCalcError:
+    def __getitem__(self, entry: tuple[int, Indices]) -> Step | PetCalcError:
         try:
-            return self.make(indices)
+            return self.make(*entry)
         except PetCalcError as error:
             # a worker's error would arrive with the worker's traceback as its message
             return error
 
-    def make(self, indices: Indices) -> Step:
+    def make(self, epoch: int, indices: Indices) -> Step:
         rank, n_ranks = self.share
         by_target: dict[str, list[tuple[int, Graph]]] = {}
         for index in indices[rank::n_ranks].tolist():
@@ -235,16 +244,27 @@ class _StepMaker(Dataset):
             largest = self.most_tokens or int(sizes.sum())
             for run in pack(sizes, largest):
                 graphs = [graph for _, graph in entries[run]]
-                parts.append(
-                    MicroBatch(
-                        collate(graphs, dtype=self.dtype),
-                        collate_labels(graphs, dtype=self.dtype),
-                        target,
-                        tuple(index for index, _ in entries[run]),
-                        collate_direct_labels(graphs, dtype=self.dtype),
-                    )
+                part = MicroBatch(
+                    collate(graphs, dtype=self.dtype),
+                    collate_labels(graphs, dtype=self.dtype),
+                    target,
+                    tuple(index for index, _ in entries[run]),
+                    collate_direct_labels(graphs, dtype=self.dtype),
                 )
+                if self.orientation is not None:
+                    part = _turn(part, self.orientation, epoch)
+                parts.append(part)
         return Step(parts, self.dataset.measure(indices))
+
+
+def _turn(part: MicroBatch, orientation: Orientation, epoch: int) -> MicroBatch:
+    matrices = torch.from_numpy(orientation.draw(epoch, part.indices))
+    batch, direct = part.batch, part.direct
+    return part._replace(
+        batch=turn_batch(batch, matrices),
+        labels=turn_labels(part.labels, matrices, batch.system_of_atom),
+        direct=direct and turn_labels(direct, matrices, batch.system_of_atom),
+    )
 
 
 def _leave(step: Any) -> Any:

@@ -4,6 +4,7 @@ import logging
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pet_calc.config import DatasetOptions, RunOptions
 from pet_calc.data.census import LabelCensus
 from pet_calc.data.frames import LabeledFrame, Progress, check_elements
 from pet_calc.data.label_options import build_label_units
+from pet_calc.data.orientation import turn_as_judged
 from pet_calc.data.read_dataset import StoreRule, read_dataset
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import check_set
@@ -23,7 +25,7 @@ from pet_calc.model.hypers import ENERGY
 from pet_calc.model.pet import PET
 from pet_calc.train.direct import label_direct
 from pet_calc.train.direct_heads import DirectHeads, find_direct_heads
-from pet_calc.train.forgetting import measure_retained
+from pet_calc.train.forgetting import has_own_labels, measure_retained
 from pet_calc.train.generate import generate_frames
 from pet_calc.train.setup import Prepared
 
@@ -99,13 +101,18 @@ def read_base_domain(
         logger.info("replay frames made of the training set:\n%s", _count(made))
         domain.replayed += made
     if domain.retained:
-        domain.before = measure_retained(
+        measure = partial(
+            measure_retained,
             prepared.model,
-            domain.retained,
-            prepared.base_output,
-            prepared.base_offsets,
-            progress,
+            output=prepared.base_output,
+            offsets=prepared.base_offsets,
+            progress=progress,
         )
+        domain.before = measure(domain.retained)
+        # the base's own predictions are right in the orientation they were made in
+        if not has_own_labels(domain.before):
+            domain.retained = turn_as_judged(domain.retained)
+            domain.before = measure(domain.retained)
         logger.info("retain_set, the base: %s", format_errors(domain.before))
     return domain
 

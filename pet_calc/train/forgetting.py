@@ -128,6 +128,12 @@ def measure_retained(
     return metrics.to_dict()
 
 
+def has_own_labels(errors: dict[str, float]) -> bool:
+    """Return whether labels are the model's own predictions, by its errors on them."""
+    found = [errors[f"{n}_mae"] for n in QUANTITIES if f"{n}_mae" in errors]
+    return max(found, default=math.inf) < _OWN_LABELS
+
+
 @contextmanager
 def _exchanged_offsets(model: PET, output: str, offsets: Tensor) -> Iterator[None]:
     composition = cast(TargetTable, model.baseline.tables[output]).composition

@@ -9,6 +9,7 @@ from pet_calc.config import RunOptions, TrainOptions
 from pet_calc.data.dataset import GraphDataset, StreamedDataset, make_dataset
 from pet_calc.data.frames import Progress
 from pet_calc.data.loader import BatchLoader
+from pet_calc.data.orientation import AS_JUDGED, TRAINING, Orientation
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.ranks import Ranks
 
@@ -32,11 +33,24 @@ def build_loaders(
     device: torch.device,
     ranks: Ranks,
     progress: Progress | None = None,
+    stream: int = TRAINING,
 ) -> dict[str, BatchLoader]:
-    """Return a loader of each set; that of the training set shuffles.
+    """Return a loader of each set; that of the training set shuffles and turns.
+
+    The frames of the others stand in an orientation of their own, the same in each
+    epoch and run, whatever the training's ``augmentation`` is: the errors are those
+    that a user meets.
 
     Neighbour lists of frames in memory are made here, shown by ``progress``; those of
     stored frames are made as they are needed, by other processes.
+
+    Args:
+        datasets: by name; ``train`` is what is trained on.
+        options: of the run.
+        device: where the batches go.
+        ranks: the processes that share the work.
+        progress: wraps the iteration over frames.
+        stream: which of the run's random orientations the training set gets.
     """
     train = options.train
     n_workers = choose_workers(train, ranks)
@@ -66,9 +80,20 @@ def build_loaders(
             most_tokens=train.max_pairs_per_batch,
             share=(ranks.rank, ranks.size),
             n_workers=n_workers if isinstance(dataset, StreamedDataset) else 0,
+            orientation=choose_orientation(options, stream)
+            if name == "train"
+            else AS_JUDGED,
         )
         for name, dataset in datasets.items()
     }
+
+
+def choose_orientation(options: RunOptions, stream: int) -> Orientation | None:
+    """Return how frames that are trained on are turned, None for not at all."""
+    kind = options.train.augmentation
+    if kind == "none":
+        return None
+    return Orientation(kind, options.seed, stream)
 
 
 def choose_workers(train: TrainOptions, ranks: Ranks) -> int:

@@ -19,6 +19,7 @@ from pet_calc.data.baseline_fit import (
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader
+from pet_calc.data.orientation import AS_JUDGED
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.model.baseline import TargetTable
 from pet_calc.model.derivatives import predict
@@ -104,7 +105,11 @@ def predict_energies(
     frames: list[LabeledFrame] | GraphDataset,
     batch_size: int,
 ) -> Array:
-    """Return the model's total energies, [n_frames] in eV."""
+    """Return the model's total energies, [n_frames] in eV.
+
+    Each frame stands in an orientation of its own: what the model makes of the one that
+    all frames of a file may share is no offset per element.
+    """
     weight = model.edge_embedder.weight
     if not isinstance(frames, GraphDataset):
         frames = GraphDataset(frames, model.pair_cutoff)
@@ -113,6 +118,7 @@ def predict_energies(
         batch_size,
         dtype=torch.float64,
         device=weight.device,
+        orientation=AS_JUDGED,
     )
     with torch.no_grad():
         parts = [

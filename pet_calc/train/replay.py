@@ -10,6 +10,7 @@ from pet_calc.config import RunOptions
 from pet_calc.data.dataset import GraphDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
+from pet_calc.data.orientation import REPLAY
 from pet_calc.data.read_dataset import has_label
 from pet_calc.model.pet import PET
 from pet_calc.train.direct import DirectTask, build_direct_loss
@@ -48,7 +49,7 @@ class ReplayTask:
     task: Task
     """With the output that learns, which labels there are, and the loss."""
     loader: BatchLoader
-    """Shuffled; its order depends on seed and pass only."""
+    """Shuffled and turned; its order depends on seed and pass only."""
     offsets: Tensor
     """[n_species] float64 in eV: the base's energies per element."""
     weight: float
@@ -122,7 +123,9 @@ def build_replay(
             task.loss.stress.weight > 0 and has_label(frames, "stress"),
             task.loss,
         ),
-        build_loaders(datasets, _set_batch_size(options), device, ranks)["train"],
+        build_loaders(datasets, _set_batch_size(options), device, ranks, stream=REPLAY)[
+            "train"
+        ],
         prepared.base_offsets,
         options.train.replay.weight,
         direct if heads.names else None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from metatomic_ase import MetatomicCalculator
-from training_data import build_frames, write_base, write_frames
+from training_data import build_frames, stand_as_in_file, write_base, write_frames
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -148,7 +148,8 @@ def split_state(checkpoint, heads):
 
 
 @pytest.mark.parametrize("method", ["full", "heads"])
-def test_each_head_learns_from_its_own_labels(tmp_path, method, caplog):
+def test_each_head_learns_from_its_own_labels(tmp_path, method, caplog, monkeypatch):
+    stand_as_in_file(monkeypatch)
     base = write_base(tmp_path, targets=BASE)
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(build_options(tmp_path, base, finetune={"method": method}))
@@ -343,7 +344,8 @@ def test_replay_keeps_the_direct_heads_in_place(tmp_path):
         run(
             replace(
                 options,
-                train=replace(options.train, replay=replay),
+                # its own labels are those of the base as the frames stand
+                train=replace(options.train, replay=replay, augmentation="none"),
                 replay_set=(replayed,),
                 output=str(folder),
             )

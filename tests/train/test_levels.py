@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from metatomic_ase import MetatomicCalculator
-from training_data import build_frames, build_options, write_base, write_frames
+from training_data import (
+    build_frames,
+    build_options,
+    stand_as_in_file,
+    write_base,
+    write_frames,
+)
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -178,7 +184,10 @@ def test_without_keep_head_the_base_is_dropped_and_that_is_said(tmp_path, caplog
         pytest.param("full", marks=pytest.mark.slow),
     ],
 )
-def test_direct_heads_learn_forces_and_stress_from_the_labels(tmp_path, method):
+def test_direct_heads_learn_forces_and_stress_from_the_labels(
+    tmp_path, method, monkeypatch
+):
+    stand_as_in_file(monkeypatch)
     base = write_base(tmp_path, targets=DIRECT)
     mode = {"head_mode": "train"} if method == "lora" else {}
     # a fast rate: the forces of EMT are large for an untrained base
@@ -188,6 +197,7 @@ def test_direct_heads_learn_forces_and_stress_from_the_labels(tmp_path, method):
         method=method,
         learning_rate=0.05,
         epochs=16,
+        augmentation="none",
         validation=write_frames(tmp_path, n_frames=6, name="val.xyz", seed=1),
         **mode,
     )

@@ -11,7 +11,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from metatomic_ase import MetatomicCalculator
 from peer import evaluate_peer, load_peer
-from training_data import build_frames, build_options, write_base
+from training_data import (
+    build_frames,
+    build_options,
+    stand_as_in_file,
+    write_base,
+)
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -108,8 +113,9 @@ def test_the_nearest_element_is_of_the_same_group(symbol, known, like):
 
 @pytest.mark.parametrize("choice", ["nearest", "Ga=Al"])
 def test_a_new_element_starts_from_a_known_one_and_its_offset_is_fitted(
-    tmp_path, choice, caplog
+    tmp_path, choice, caplog, monkeypatch
 ):
+    stand_as_in_file(monkeypatch)
     base = write_base(tmp_path)
     frames = ase.io.read(write_gallium(tmp_path), ":")
     calculator = PETCalculator(base)

@@ -8,7 +8,12 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from training_data import build_frames, build_options, write_base
+from training_data import (
+    build_frames,
+    build_options,
+    stand_as_in_file,
+    write_base,
+)
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -40,7 +45,10 @@ def composition_of(folder):
 
 
 @pytest.mark.parametrize("kind", ["mixed", "water only"])
-def test_a_constant_per_element_is_absorbed_without_training(tmp_path, kind):
+def test_a_constant_per_element_is_absorbed_without_training(
+    tmp_path, kind, monkeypatch
+):
+    stand_as_in_file(monkeypatch)
     base = write_base(tmp_path)
     frames = build_frames()
     if kind == "water only":

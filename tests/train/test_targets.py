@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_data import build_frames, write_base
+from training_data import build_frames, stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import read_options
@@ -86,7 +86,8 @@ def measure(model, folder, name):
 
 
 @pytest.mark.parametrize("has_base", [True, False], ids=["base", "scratch"])
-def test_each_level_learns_from_its_own_labels(tmp_path, has_base):
+def test_each_level_learns_from_its_own_labels(tmp_path, has_base, monkeypatch):
+    stand_as_in_file(monkeypatch)
     base = write_base(tmp_path) if has_base else None
     options = write_options(tmp_path, base)
     if not has_base:
