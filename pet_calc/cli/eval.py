@@ -33,6 +33,14 @@ from pet_calc.cli.options import (
     is_flag=True,
     help="Go on where an interrupted run stopped writing OUTPUT.",
 )
+@click.option(
+    "--orientations",
+    "n_orientations",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Random orientations in which errors are measured; 0: only the file's.",
+)
 @device_option()
 @dtype_option()
 @engine_options
@@ -46,6 +54,7 @@ def command(
     output: str | None,
     json_file: str | None,
     resume: bool,
+    n_orientations: int,
     device: str,
     dtype: str | None,
     compile_choice: str,
@@ -56,7 +65,10 @@ def command(
     """Compare MODEL with the labels in DATA, or just predict if there are none.
 
     Frames are read, and predictions written, as they come: memory does not grow with
-    the number of frames. What an interrupted run has done stays in OUTPUT.partial.
+    the number of frames. Errors are those of frames turned at random, for a model is
+    exact in no orientation more than in another; predictions in OUTPUT are of the
+    frames as they stand in the file. What an interrupted run has done stays in
+    OUTPUT.partial.
 
     \b
     Examples:
@@ -76,6 +88,7 @@ def command(
 
     from pet_calc.config.quick import LabelFlags
     from pet_calc.evaluate.loading import choose_device
+    from pet_calc.evaluate.metrics import depends_on_file, format_errors, format_spread
     from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
     from pet_calc.train.ranks import join_ranks
 
@@ -91,6 +104,7 @@ def command(
             device=ranks.place(device),
             compile=COMPILE_CHOICES[compile_choice],
             precision=precision,
+            n_orientations=n_orientations,
         )
         if ranks.size == 1 and choose_device(options.device).type == "cpu":
             watch.warn_if_shared(torch.get_num_threads())
@@ -107,9 +121,24 @@ def command(
     if not ranks.is_main:
         return
     click.echo(result.census.to_text())
-    click.echo(f"errors    {result.metrics.to_text()}")
+    errors = result.errors
+    click.echo(f"errors    {errors.judged.to_text()}")
+    spread = errors.spread.to_dict()
+    if n_orientations:
+        click.echo(
+            "rotation  errors are of frames turned at random; "
+            f"spread over orientations {format_spread(spread)}"
+        )
+        turned, as_in_file = errors.turned.to_dict(), errors.as_in_file.to_dict()
+        if depends_on_file(turned, as_in_file):
+            click.echo(f"as filed  {format_errors(as_in_file)}")
     if output:
         click.echo(f"written   {output}")
     if json_file:
-        text = json.dumps(result.metrics.to_dict(), indent=2)
+        values: dict[str, Any] = {**errors.judged.to_dict()}
+        if n_orientations:
+            as_in_file = errors.as_in_file.to_dict()
+            values |= {f"as_in_file.{name}": as_in_file[name] for name in as_in_file}
+            values |= {f"spread.{name}": spread[name] for name in spread}
+        text = json.dumps(values, indent=2)
         Path(json_file).write_text(text + "\n")

@@ -77,6 +77,8 @@ class Orientation:
 
 # How models are judged: in an orientation of each frame's own, the same for all models.
 AS_JUDGED = Orientation(stream=JUDGED, is_fixed=True)
+# more of them, by a number in place of the epoch
+FURTHER = Orientation(stream=JUDGED)
 
 
 def turn_as_judged(frames: Sequence[LabeledFrame]) -> list[LabeledFrame]:

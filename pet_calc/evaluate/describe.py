@@ -150,7 +150,7 @@ def _describe_origin(metadata: dict[str, Any]) -> dict[str, Any]:
         "description": metadata.get("description", ""),
         "authors": metadata.get("authors") or [],
     }
-    for key in ("provenance", "validation", "finetune_config"):
+    for key in ("provenance", "validation", "rotation", "finetune_config"):
         # anything may stand in a file of someone else's
         if isinstance(metadata.get(key), dict):
             origin[key] = metadata[key]

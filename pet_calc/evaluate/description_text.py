@@ -5,7 +5,7 @@ from typing import Any
 from ase.data import atomic_numbers
 
 from pet_calc.evaluate.describe import N_SHOWN
-from pet_calc.evaluate.metrics import format_errors
+from pet_calc.evaluate.metrics import format_errors, format_spread
 
 _LABEL_WIDTH = 13
 # a run of this many neighbours in the periodic table is written H-Ne
@@ -137,6 +137,12 @@ def _list_origin(values: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("data", f"{name}, sha256 {digest[:N_SHOWN]}"))
     if values.get("validation"):
         rows.append(("validation", format_errors(values["validation"])))
+    rotation = values.get("rotation", {})
+    if isinstance(rotation.get("spread"), dict):
+        text = f"spread over orientations {format_spread(rotation['spread'])}"
+        if rotation.get("base"):
+            text += f" (base: {format_spread(rotation['base'])})"
+        rows.append(("rotation", text))
     if values.get("epoch") is not None:
         rows.append(("epoch", str(values["epoch"])))
     versions = {

@@ -19,6 +19,8 @@ DISPLAY_UNITS = {
     "direct_forces": (1000.0, "meV/Å"),
     "direct_stress": (1000.0, "meV/Å^3"),
 }
+# errors that differ by more than this depend on how the frames stand
+NOTABLE = 0.05
 
 
 @dataclass
@@ -103,6 +105,35 @@ class Metrics:
         return format_errors(self.to_dict())
 
 
+@dataclass
+class SpreadSums:
+    """How much predictions change when a structure is turned, summed over structures.
+
+    Of each structure it is the standard deviation over its orientations: of the energy
+    per atom, of a force component and of a stress component, turned back. Exact
+    equivariance gives zero.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, spreads: Tensor) -> None:
+        """Add the spreads of a batch of structures, [n_structures], in eV and Å."""
+        if spreads.numel():
+            self.sums[name] = self.sums.get(name, 0.0) + float(spreads.sum())
+            self.counts[name] = self.counts.get(name, 0) + spreads.numel()
+
+    def merge(self, other: "SpreadSums") -> None:
+        """Add the spreads of other structures."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + other.counts[name]
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the mean over structures of ``energy``, ``forces``, ``stress``."""
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
+
+
 def merge_by_target(metrics: dict[str, Metrics], main: str) -> dict[str, float]:
     """Return the errors over all targets, and those of each where there are several.
 
@@ -125,6 +156,16 @@ def merge_by_target(metrics: dict[str, Metrics], main: str) -> dict[str, float]:
     return values
 
 
+def format_spread(values: dict[str, float]) -> str:
+    """Return one line for spreads as ``SpreadSums.to_dict`` gives them."""
+    parts = []
+    for name in QUANTITIES:
+        if name in values:
+            factor, unit = DISPLAY_UNITS[name]
+            parts.append(f"{name} {factor * values[name]:.2f} {unit}")
+    return ", ".join(parts)
+
+
 def format_errors(values: dict[str, float]) -> str:
     """Return one line for errors as ``Metrics.to_dict`` gives them."""
     parts = []
@@ -136,3 +177,12 @@ def format_errors(values: dict[str, float]) -> str:
                 f"{name.replace('_', ' ')} MAE {mae:.2f} RMSE {rmse:.2f} {unit}"
             )
     return "; ".join(parts) or "no labels to compare with"
+
+
+def depends_on_file(turned: dict[str, float], as_in_file: dict[str, float]) -> bool:
+    """Return whether an error in the file's orientation is another one."""
+    return any(
+        abs(as_in_file[key] - turned[key]) > NOTABLE * turned[key]
+        for name in QUANTITIES
+        if (key := f"{name}_mae") in turned and key in as_in_file
+    )

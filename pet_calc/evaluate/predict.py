@@ -1,6 +1,7 @@
 """Run a model over many structures: errors where there are labels, and predictions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.data.graph import Graph, build_graph, collate, collate_labels
-from pet_calc.evaluate.metrics import Metrics
+from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
+from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
+from pet_calc.evaluate.metrics import Metrics, SpreadSums
 from pet_calc.evaluate.requests import check_charge_and_spin
+from pet_calc.evaluate.rotation import compute_spreads, turn_back
 from pet_calc.fast.switch import Compile, ModelSwitch
+from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 
@@ -41,11 +45,34 @@ class FramePrediction(NamedTuple):
         return atoms
 
 
+@dataclass
+class Errors:
+    """Errors of predictions, as frames stand in their file and turned at random."""
+
+    as_in_file: Metrics = field(default_factory=Metrics)
+    turned: Metrics = field(default_factory=Metrics)
+    """Each frame in each of its random orientations; empty without any."""
+    spread: SpreadSums = field(default_factory=SpreadSums)
+    """Over all orientations of each frame."""
+
+    def merge(self, other: "Errors") -> None:
+        """Add the errors of other frames."""
+        self.as_in_file.merge(other.as_in_file)
+        self.turned.merge(other.turned)
+        self.spread.merge(other.spread)
+
+    @property
+    def judged(self) -> Metrics:
+        """The errors to judge by: of turned frames, where there are any."""
+        return self.turned if self.turned.n_structures else self.as_in_file
+
+
 class PredictedBatch(NamedTuple):
     """The predictions of frames that were evaluated together, and their errors."""
 
     predictions: list[FramePrediction]
-    metrics: Metrics
+    """Of the frames as they stand in the file."""
+    errors: Errors
 
 
 class BatchPredictor:
@@ -59,6 +86,7 @@ class BatchPredictor:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         compile: Compile = "auto",
         precision: str = "exact",
+        n_orientations: int = 0,
     ) -> None:
         """Set up.
 
@@ -69,12 +97,15 @@ class BatchPredictor:
             compile: whether to use the compiled engine, as for ``PETCalculator``; a
                 batch counts as an evaluation.
             precision: ``exact`` or ``mixed``, likewise.
+            n_orientations: random ones in which each frame is evaluated as well, for
+                its errors and their spread.
 
         Raises:
             ConfigError: if the compiled engine was asked for and cannot run.
         """
         self._model = model
         self._batch_tokens = batch_tokens
+        self._n_orientations = n_orientations
         self._device = model.edge_embedder.weight.device
         self._switch = ModelSwitch(model, target, compile=compile, precision=precision)
 
@@ -82,6 +113,8 @@ class BatchPredictor:
         self,
         frames: Iterable[LabeledFrame],
         progress: Callable[[Any], Any] | None = None,
+        *,
+        first: int = 0,
     ) -> Iterator[PredictedBatch]:
         """Yield the predictions of one batch of frames after the other, in order.
 
@@ -92,6 +125,8 @@ class BatchPredictor:
         Args:
             frames: with or without labels.
             progress: wraps the iteration over frames.
+            first: number of the first frame among all; a frame's random orientations
+                are those of its number.
 
         Raises:
             DataError: if a frame has an element that the model does not know.
@@ -110,9 +145,36 @@ class BatchPredictor:
             batch = collate(graphs, dtype=torch.float64, device=self._device)
             labels = collate_labels(graphs, dtype=torch.float64, device=self._device)
             prediction = self._switch.predict(batch, with_stress=True)
-            metrics = Metrics()
-            metrics.add(prediction, labels)
-            yield PredictedBatch(_split(prediction, graphs), metrics)
+            errors = Errors()
+            errors.as_in_file.add(prediction, labels)
+            if self._n_orientations:
+                numbers = range(first, first + len(graphs))
+                self._turn(batch, labels, prediction, numbers, errors)
+            first += len(graphs)
+            yield PredictedBatch(_split(prediction, graphs), errors)
+
+    def _turn(
+        self,
+        batch: Batch,
+        labels: Labels,
+        as_in_file: Prediction,
+        numbers: Sequence[int],
+        errors: Errors,
+    ) -> None:
+        """Evaluate a batch in random orientations and add its errors, in place."""
+        found = [as_in_file]
+        for k in range(self._n_orientations):
+            orientation = AS_JUDGED if k == 0 else FURTHER
+            matrices = torch.from_numpy(orientation.draw(k, numbers)).to(self._device)
+            prediction = self._switch.predict(
+                turn_batch(batch, matrices), with_stress=True
+            )
+            errors.turned.add(
+                prediction, turn_labels(labels, matrices, batch.system_of_atom)
+            )
+            found.append(turn_back(prediction, matrices, batch.system_of_atom))
+        for name, spreads in compute_spreads(found, batch, labels.n_atoms).items():
+            errors.spread.add(name, spreads)
 
 
 def predict_frames(
@@ -130,7 +192,7 @@ def predict_frames(
     """
     predictor = BatchPredictor(model, target, **settings)
     for batch in predictor.predict(frames, progress):
-        metrics.merge(batch.metrics)
+        metrics.merge(batch.errors.as_in_file)
         yield from batch.predictions
 
 

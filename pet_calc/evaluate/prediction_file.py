@@ -20,12 +20,12 @@ import ase.io
 
 from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
-from pet_calc.evaluate.metrics import ErrorSums, Metrics
-from pet_calc.evaluate.predict import PredictedBatch
+from pet_calc.evaluate.metrics import ErrorSums, Metrics, SpreadSums
+from pet_calc.evaluate.predict import Errors, PredictedBatch
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 class PredictionWriter:
@@ -34,7 +34,7 @@ class PredictionWriter:
     def __init__(self, file: IO[bytes], record: Path, run: dict[str, Any]) -> None:
         self.n_frames = 0
         """Frames that are written."""
-        self.metrics = Metrics()
+        self.errors = Errors()
         """Their errors."""
         self._file = file
         self._record = record
@@ -61,10 +61,10 @@ class PredictionWriter:
             values = json.loads(self._record.read_text())
             n_bytes, before = values["n_bytes"], values["run"]
             self.n_frames = values["n_frames"]
-            sums = values["metrics"]["sums"]
-            self.metrics = Metrics(
-                {name: ErrorSums(**sums[name]) for name in sums},
-                values["metrics"]["n_structures"],
+            self.errors = Errors(
+                _read_metrics(values["errors"]["as_in_file"]),
+                _read_metrics(values["errors"]["turned"]),
+                SpreadSums(**values["errors"]["spread"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -95,7 +95,7 @@ class PredictionWriter:
         self._sync()
         self._n_bytes += len(content)
         self.n_frames += len(batch.predictions)
-        self.metrics.merge(batch.metrics)
+        self.errors.merge(batch.errors)
         self._write_record()
 
     def cut(self) -> None:
@@ -114,11 +114,16 @@ class PredictionWriter:
             "run": self._run,
             "n_frames": self.n_frames,
             "n_bytes": self._n_bytes,
-            "metrics": asdict(self.metrics),
+            "errors": asdict(self.errors),
         }
         temporary = self._record.with_name(self._record.name + ".tmp")
         temporary.write_text(json.dumps(values))
         temporary.replace(self._record)
+
+
+def _read_metrics(values: dict[str, Any]) -> Metrics:
+    sums = {name: ErrorSums(**value) for name, value in values["sums"].items()}
+    return Metrics(sums, values["n_structures"])
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from pet_calc.data.frames import Progress, iterate_frames
 from pet_calc.data.label_options import build_label_keys, build_label_units
 from pet_calc.errors import PetCalcError
 from pet_calc.evaluate.loading import choose_device, load_merged_model
-from pet_calc.evaluate.metrics import Metrics
-from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor
+from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor, Errors
 from pet_calc.evaluate.prediction_file import PredictionWriter, open_predictions
 from pet_calc.evaluate.shared import FAILED, predict_shared, tell_all
 from pet_calc.fast.switch import Compile
@@ -45,6 +44,8 @@ class EvaluationOptions:
     """``exact`` or ``mixed``."""
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     """Pairs and atoms evaluated at once."""
+    n_orientations: int = 1
+    """Random ones in which each frame is evaluated, besides that of the file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Evaluation:
 
     census: LabelCensus
     """What the files hold."""
-    metrics: Metrics
+    errors: Errors
     """Errors over all frames, those before an interruption too."""
 
 
@@ -102,6 +103,7 @@ def run_evaluation(
         batch_tokens=options.batch_tokens,
         compile=options.compile,
         precision=options.precision,
+        n_orientations=options.n_orientations,
     )
     with ExitStack() as stack:
         writer: PredictionWriter | None = None
@@ -113,16 +115,16 @@ def run_evaluation(
             except PetCalcError:
                 tell_all(FAILED, share)
                 raise
-        metrics = Metrics() if writer is None else writer.metrics
+        errors = Errors() if writer is None else writer.errors
         n_done = tell_all(0 if writer is None else writer.n_frames, share)
         # the frames before are counted in the census, but not evaluated
         left = islice(watched, n_done, None)
-        for batch in predict_shared(predictor, left, share):
+        for batch in predict_shared(predictor, left, share, first=n_done):
             if writer is None:
-                metrics.merge(batch.metrics)
+                errors.merge(batch.errors)
             else:
                 writer.add(batch)
-    return Evaluation(census.build(), metrics)
+    return Evaluation(census.build(), errors)
 
 
 def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, Any]:
@@ -135,6 +137,7 @@ def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, 
         "target": target,
         "dtype": dtype,
         "precision": options.precision,
+        "n_orientations": options.n_orientations,
         "data": [[hash_file(file), index] for file, index in files],
         "keys": asdict(build_label_keys(dataset)),
         "units": asdict(build_label_units(dataset)),

@@ -7,7 +7,7 @@ atoms and bounds what more processes can gain.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
 
 import torch.distributed as dist
 
@@ -23,7 +23,10 @@ _BLOCK_ATOMS = 1000
 
 
 def predict_shared(
-    predictor: BatchPredictor, frames: Iterable[LabeledFrame], share: tuple[int, int]
+    predictor: BatchPredictor,
+    frames: Iterable[LabeledFrame],
+    share: tuple[int, int],
+    first: int = 0,
 ) -> Iterator[PredictedBatch]:
     """Yield all batches in the order of the frames in the first process.
 
@@ -34,18 +37,22 @@ def predict_shared(
         predictor: of this process.
         frames: all of them, the same ones in each process.
         share: number of this process, and how many there are; joined already.
+        first: number of the first of the frames.
     """
     rank, size = share
     if size == 1:
-        yield from predictor.predict(frames)
+        yield from predictor.predict(frames, first=first)
         return
     # results lie on the CPU, also where the processes talk through NCCL
     group = dist.new_group(backend="gloo")
     blocks = _cut(frames)
     while blocks_of_round := list(islice(blocks, size)):
         own: list[PredictedBatch] = []
+        n_before = [0, *accumulate(len(block) for block in blocks_of_round)]
         if rank < len(blocks_of_round):
-            own = list(predictor.predict(blocks_of_round[rank]))
+            start = first + n_before[rank]
+            own = list(predictor.predict(blocks_of_round[rank], first=start))
+        first += n_before[-1]
         gathered: list[list[PredictedBatch]] = [[]] * size
         dist.gather_object(own, gathered if rank == 0 else None, group=group)
         if rank == 0:

@@ -1,10 +1,11 @@
 """What a run achieved, as data and as text."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.train.forgetting import Forgetting
+from pet_calc.train.rotation import RotationReport
 
 
 @dataclass
@@ -29,14 +30,19 @@ class RunReport:
     """Validation errors of the best model."""
     test: dict[str, float] = field(default_factory=dict)
     """Test errors of the best model, empty without a test set."""
+    rotation: RotationReport | None = None
+    """What turning the frames changes; None in a session that stopped before the
+    end."""
     forgetting: Forgetting | None = None
     """Errors in the base's own domain, None without a retain_set."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
-        if self.forgetting is not None:
-            values["forgetting"] = self.forgetting.to_dict()
+        values = asdict(replace(self, rotation=None, forgetting=None))
+        for name in ("rotation", "forgetting"):
+            part = getattr(self, name)
+            if part is not None:
+                values[name] = part.to_dict()
         return values
 
     def to_text(self) -> str:
@@ -50,9 +56,11 @@ class RunReport:
         ]
         if self.test:
             lines.append(f"test       {format_errors(self.test)}")
-        if self.forgetting is not None:
-            lines += [
-                f"{'' if i else 'forgetting':<10} {line}"
-                for i, line in enumerate(self.forgetting.to_text().splitlines())
-            ]
+        for name in ("rotation", "forgetting"):
+            part = getattr(self, name)
+            if part is not None:
+                lines += [
+                    f"{'' if i else name:<10} {line}"
+                    for i, line in enumerate(part.to_text().splitlines())
+                ]
         return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint import load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.checkpoint.files import write_atomically
 from pet_calc.config import (
@@ -57,6 +57,7 @@ from pet_calc.train.ranks import Ranks, join_ranks
 from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.replay import build_replay
 from pet_calc.train.report import RunReport
+from pet_calc.train.rotation import RotationReport, choose_sample, measure_turned
 from pet_calc.train.setup import (
     Prepared,
     build_model,
@@ -173,6 +174,18 @@ def _run(
     if is_recomputed:
         recompute_layers(model)
         logger.info("layers are computed again for the gradient, to save memory")
+    sample = choose_sample(frames, model.pair_cutoff)
+    base_spread: dict[str, float] = {}
+    metadata: dict[str, Any] = {}
+    if ranks.is_main:
+        if is_resumed:
+            before = load_checkpoint(folder / LAST_NAME).metadata
+            base_spread = before.get("rotation", {}).get("base", {})
+        elif base is not None:
+            errors = measure_turned(model, prepared.base_output, sample)
+            base_spread = errors.spread.to_dict()
+        metadata = describe_run(options, target, prepared, frames, domain)
+        metadata["rotation"] = {"base": base_spread}
     trainer = Trainer(
         model,
         task,
@@ -182,9 +195,7 @@ def _run(
         n_epochs=n_epochs,
         learning_rate=rate,
         folder=folder,
-        metadata=describe_run(options, target, prepared, frames, domain)
-        if ranks.is_main
-        else {},
+        metadata=metadata,
         direct=DirectTask(prepared.direct, build_direct_loss(options, task.loss))
         if prepared.direct.names
         else None,
@@ -218,6 +229,8 @@ def _run(
         validation=trainer.best_metrics,
         best_model=str(trainer.best_path),
     )
+    if end != "stopped":
+        report.rotation = RotationReport(sample, base=base_spread)
     _write_results(trainer, prepared, loaders, report, options, domain)
     return report
 
@@ -387,6 +400,13 @@ def _write_results(
         logger.info("test set: %s", format_errors(report.test))
     if not is_main:
         return
+    if report.rotation is not None:
+        report.rotation.measure(trainer.model, prepared.target)
+        logger.info("rotation: %s", report.rotation.to_text())
+        for warning in report.rotation.find_warnings():
+            logger.warning("%s", warning)
+        best.metadata["rotation"] = report.rotation.to_dict()
+        save_checkpoint(trainer.best_path, best)
     if domain.retained and report.end != "stopped":
         report.forgetting = measure_forgetting(
             trainer.model,

@@ -162,11 +162,26 @@ def test_eval_compares_and_predicts(tuned, tmp_path):
         for a, b in zip(found, reference, strict=True)
     ]
     values = json.loads(errors.read_text())
-    assert values["energy_mae"] == pytest.approx(np.abs(energies).mean(), rel=1e-6)
+    as_in_file = np.abs(energies).mean()
+    assert values["as_in_file.energy_mae"] == pytest.approx(as_in_file, rel=1e-6)
+    assert f"spread over orientations energy {1000 * values['spread.energy']:.2f}" in (
+        result.stdout
+    )
     assert f"energy MAE {1000 * values['energy_mae']:.2f}" in result.stdout
     np.testing.assert_allclose(
         found[0].get_forces(), evaluate(model)["forces"], atol=2e-8
     )
+
+
+def test_eval_in_the_orientation_of_the_file_only(tuned, tmp_path):
+    model, data = tuned.path("run/best_model.ckpt"), tuned.path("train.xyz")
+    found = []
+    for flags in (["--orientations", 0], []):
+        errors = tmp_path / "errors.json"
+        result = tuned("eval", model, data, "--json", errors, *flags, *SESSION)
+        found.append(json.loads(errors.read_text()))
+        assert ("rotation" in result.stdout) == (not flags)
+    assert found[0] == {name: found[1][f"as_in_file.{name}"] for name in found[0]}
 
 
 def test_eval_with_an_adapter_is_eval_of_the_model(tuned):

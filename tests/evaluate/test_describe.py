@@ -22,6 +22,7 @@ METADATA = {
     "authors": ["A. Author"],
     "epoch": 3,
     "validation": {"energy_mae": 0.001, "energy_rmse": 0.002},
+    "rotation": {"spread": {"energy": 0.001, "forces": 0.02}, "base": {}},
     "provenance": {
         "method": "lora",
         "base": "base.ckpt",
@@ -71,6 +72,7 @@ def test_a_checkpoint_of_pet_calc(tmp_path):
         "uncertainty   yes",
         "lora from base.ckpt, fingerprint abababab",
         "9 train, 1 validation\n",
+        "spread over orientations energy 1.00 meV/atom, forces 20.00 meV/Å\n",
         "train.xyz, sha256 cdcdcdcd",
         "energy MAE 1.00 RMSE 2.00 meV/atom",
         "pet_calc 0.1",

@@ -99,14 +99,14 @@ def test_nothing_is_left_of_a_writing_without_a_frame(path):
 @pytest.mark.parametrize("ending", ["", "5\nLattice=", "whole frames and more"])
 def test_going_on_gives_the_file_and_the_errors_of_one_go(path, batches, ending):
     """Also where the record had not yet spoken of what came last."""
-    expected = write(path, batches).metrics
+    expected = write(path, batches).errors
     whole = path.read_bytes()
     partial = stop_after(path, batches[:2])
     with partial.open("ab") as file:
         file.write(whole if "whole" in ending else ending.encode())
     writer = write(path, batches, is_resumed=True)
     assert path.read_bytes() == whole
-    assert writer.metrics == expected
+    assert writer.errors == expected
     assert writer.n_frames == 4
     assert list(path.parent.iterdir()) == [path]
 
