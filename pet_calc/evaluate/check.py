@@ -11,6 +11,7 @@ from pet_calc.data.labels import DEFAULT_UNITS, LabelUnits
 from pet_calc.errors import DataError, ModelError
 from pet_calc.evaluate.check_base import Comparison, compare_with_base
 from pet_calc.evaluate.check_labels import check_labels
+from pet_calc.evaluate.check_orientation import check_orientation
 from pet_calc.evaluate.check_structures import (
     check_alone,
     check_duplicates,
@@ -103,6 +104,7 @@ def check_frames(
         *check_labels(frames),
         *check_duplicates(frames),
         *check_alone(few),
+        *check_orientation(few),
         *check_work(work),
     ]
     for name, others in (held_out or {}).items():

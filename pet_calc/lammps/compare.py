@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from pet_calc.calculator import PETCalculator
 from pet_calc.errors import PetCalcError
 from pet_calc.lammps.inputs import RunOptions, build_setup, write_data
-from pet_calc.lammps.orient import orient_for_lammps
+from pet_calc.lammps.orient import find_rotation, orient_for_lammps
 from pet_calc.lammps.run import run_lammps
 from pet_calc.lammps.script import PairStyle, read_pair_style, read_setup
 
@@ -56,6 +56,10 @@ class Comparison(NamedTuple):
     """bar, largest component of the tensor."""
     tolerance: float
     """What the model's dtype allows for the forces, eV/Å."""
+    turned: tuple[float, float] | None = None
+    """How far the calculator's energy, eV per atom, and largest force component, eV/Å,
+    are from those in the orientation of the structure's file; None if that is the
+    same."""
 
     @property
     def is_same(self) -> bool:
@@ -76,6 +80,13 @@ class Comparison(NamedTuple):
             lines.append(
                 f"          pressure {self.pressure_difference:.1e} bar "
                 f"(of {self.pressure:.6g})"
+            )
+        if self.turned is not None:
+            energy, forces = self.turned
+            lines.append(
+                f"turned    as LAMMPS holds it, the structure has another orientation "
+                f"than in its file: energy {1000 * energy:.2f} meV/atom, forces up to "
+                f"{1000 * forces:.1f} meV/Å apart there (PET is not exactly invariant)"
             )
         return "\n".join(lines)
 
@@ -107,8 +118,26 @@ def compare_step_0(
         has_stress = bool(atoms.pbc.all())
         found = _run_step_0(text, folder, folder, has_stress, n_ranks=n_ranks)
     turned = orient_for_lammps(atoms)
-    turned.calc = PETCalculator(model, target=options.variant, device=options.device)
-    return _compare(turned, found, "metal")
+    calculator = PETCalculator(model, target=options.variant, device=options.device)
+    turned.calc = calculator
+    comparison = _compare(turned, found, "metal")
+    return comparison._replace(turned=_compare_orientations(atoms, turned, calculator))
+
+
+def _compare_orientations(
+    atoms: Atoms, turned: Atoms, calculator: PETCalculator
+) -> tuple[float, float] | None:
+    """Return what turning changes: energy per atom, largest force component."""
+    rotation = find_rotation(atoms)
+    if np.allclose(rotation, np.eye(3), atol=1e-6):
+        return None
+    as_in_file = atoms.copy()
+    as_in_file.calc = calculator
+    # the results of the calculator are those of its last structure
+    energy, forces = turned.get_potential_energy(), turned.get_forces()
+    energy -= as_in_file.get_potential_energy()
+    forces = forces - as_in_file.get_forces(apply_constraint=False) @ rotation
+    return abs(energy) / len(atoms), float(np.abs(forces).max())
 
 
 def check_input(

@@ -34,12 +34,18 @@ def orient_for_lammps(atoms: Atoms) -> Atoms:
         along = turned.positions @ axis
         turned.positions += np.outer(np.full(len(along), MARGIN - along.min()), axis)
     lower = _make_lower(cell)
-    rotation = np.linalg.solve(cell, lower)
+    rotation = find_rotation(atoms)
     turned.set_cell(lower)
     turned.positions = turned.positions @ rotation
     if turned.has("momenta"):
         turned.set_momenta(turned.get_momenta() @ rotation)
     return turned
+
+
+def find_rotation(atoms: Atoms) -> np.ndarray:
+    """Return the matrix that turns row vectors as ``orient_for_lammps`` does."""
+    cell = _complete_cell(atoms)
+    return np.linalg.solve(cell, _make_lower(cell))
 
 
 def _complete_cell(atoms: Atoms) -> np.ndarray:

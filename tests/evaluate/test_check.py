@@ -36,9 +36,13 @@ def test_the_report_has_text_and_json():
     text = report.to_text()
     assert "error     forces run against the base's" in text
     assert "          -> negate them in the file" in text
-    assert text.splitlines()[-1] == "checked   1 errors, 1 warnings, 0 notes"
+    assert text.splitlines()[-1] == "checked   1 errors, 1 warnings, 1 notes"
     values = json.loads(json.dumps(report.to_dict()))
-    assert [f["code"] for f in values["findings"]] == ["forces-sign", "leakage"]
+    assert [f["code"] for f in values["findings"]] == [
+        "forces-sign",
+        "leakage",
+        "one-orientation",
+    ]
     assert values["base"]["al.xyz"]["forces"]["correlation"] == pytest.approx(-1.0)
     assert [f.code for f in report.errors] == ["forces-sign"]
 

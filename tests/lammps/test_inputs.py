@@ -8,12 +8,14 @@ from calculator_cases import build_bulk, build_molecule, heat
 from click.testing import CliRunner
 from helpers import build_model
 
+from pet_calc import PETCalculator
 from pet_calc.cli.main import cli
 from pet_calc.errors import ConfigError, PetCalcError
 from pet_calc.export import export_model
 from pet_calc.lammps import run_lammps
 from pet_calc.lammps.compare import compare_step_0
 from pet_calc.lammps.inputs import RunOptions, write_input
+from pet_calc.lammps.orient import orient_for_lammps
 
 pytestmark = pytest.mark.lammps
 
@@ -71,6 +73,24 @@ def test_step_0_is_that_of_the_calculator(build, model):
     assert found.force_difference < 1e-9
     assert (found.pressure is None) == (not atoms.pbc.all())
     assert f"energy    {found.energy:.6f} eV" in found.describe()
+
+
+def test_it_says_what_the_orientation_of_lammps_changes(model):
+    atoms = build_bulk()
+    # a lower triangular cell is LAMMPS's own
+    assert compare_step_0(orient_for_lammps(atoms), model).turned is None
+    atoms.rotate(50, (1, 2, 3), rotate_cell=True)
+    found = compare_step_0(atoms, model)
+    turned = orient_for_lammps(atoms)
+    calculator = PETCalculator(model)
+    energy = calculator.get_potential_energy(turned)
+    energy -= calculator.get_potential_energy(atoms)
+    assert found.turned[0] == pytest.approx(abs(energy) / len(atoms), rel=1e-6)
+    assert f"energy {1000 * found.turned[0]:.2f} meV/atom" in found.describe()
+    forces = calculator.get_forces(turned) - calculator.get_forces(atoms) @ (
+        np.linalg.solve(atoms.cell.array, turned.cell.array)
+    )
+    assert found.turned[1] == pytest.approx(np.abs(forces).max(), rel=1e-6)
 
 
 def test_two_ranks_take_an_open_boundary_that_follows_the_atoms(model):
