@@ -15,7 +15,7 @@ from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_lab
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
 from pet_calc.evaluate.requests import check_charge_and_spin
-from pet_calc.evaluate.rotation import compute_spreads, turn_back
+from pet_calc.evaluate.rotation import average, compute_spreads, turn_back
 from pet_calc.fast.switch import Compile, ModelSwitch
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -73,6 +73,8 @@ class PredictedBatch(NamedTuple):
     predictions: list[FramePrediction]
     """Of the frames as they stand in the file."""
     errors: Errors
+    averaged: list[FramePrediction]
+    """Means over all orientations of each frame; the same without random ones."""
 
 
 class BatchPredictor:
@@ -147,11 +149,13 @@ class BatchPredictor:
             prediction = self._switch.predict(batch, with_stress=True)
             errors = Errors()
             errors.as_in_file.add(prediction, labels)
+            predictions = averaged = _split(prediction, graphs)
             if self._n_orientations:
                 numbers = range(first, first + len(graphs))
-                self._turn(batch, labels, prediction, numbers, errors)
+                mean = self._turn(batch, labels, prediction, numbers, errors)
+                averaged = _split(mean, graphs)
             first += len(graphs)
-            yield PredictedBatch(_split(prediction, graphs), errors)
+            yield PredictedBatch(predictions, errors, averaged)
 
     def _turn(
         self,
@@ -160,8 +164,11 @@ class BatchPredictor:
         as_in_file: Prediction,
         numbers: Sequence[int],
         errors: Errors,
-    ) -> None:
-        """Evaluate a batch in random orientations and add its errors, in place."""
+    ) -> Prediction:
+        """Evaluate a batch in random orientations and add its errors, in place.
+
+        Returns the mean over these and the file's, turned back.
+        """
         found = [as_in_file]
         for k in range(self._n_orientations):
             orientation = AS_JUDGED if k == 0 else FURTHER
@@ -175,6 +182,7 @@ class BatchPredictor:
             found.append(turn_back(prediction, matrices, batch.system_of_atom))
         for name, spreads in compute_spreads(found, batch, labels.n_atoms).items():
             errors.spread.add(name, spreads)
+        return average(found)
 
 
 def predict_frames(

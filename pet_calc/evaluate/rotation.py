@@ -29,6 +29,20 @@ def turn_back(
     )
 
 
+def average(found: Sequence[Prediction]) -> Prediction:
+    """Return the mean of predictions of the same systems, turned back, in float64."""
+    forces, stress = (
+        torch.stack(values).to(torch.float64).mean(dim=0)
+        for values in zip(*map(_get_derived, found), strict=True)
+    )
+    return Prediction(
+        torch.stack([each.energy for each in found]).mean(dim=0),
+        torch.stack([each.atomic_energies for each in found]).mean(dim=0),
+        forces,
+        stress,
+    )
+
+
 def compute_spreads(
     found: Sequence[Prediction], batch: Batch, n_atoms: Tensor
 ) -> dict[str, Tensor]:

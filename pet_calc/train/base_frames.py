@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from pet_calc.data.read_dataset import StoreRule, read_dataset
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.check import check_set
 from pet_calc.evaluate.check_structures import check_leakage
-from pet_calc.evaluate.metrics import Metrics, format_errors
-from pet_calc.evaluate.predict import predict_frames
+from pet_calc.evaluate.metrics import format_errors
+from pet_calc.evaluate.predict import BatchPredictor
 from pet_calc.model.hypers import ENERGY
 from pet_calc.model.pet import PET
 from pet_calc.train.direct import label_direct
@@ -30,6 +31,9 @@ from pet_calc.train.generate import generate_frames
 from pet_calc.train.setup import Prepared
 
 logger = logging.getLogger(__name__)
+
+# random ones, in which the base labels a frame besides that of the file
+N_ORIENTATIONS = 7
 
 
 @dataclass
@@ -168,11 +172,15 @@ def label_by_model(
     frames: Sequence[LabeledFrame],
     progress: Progress | None = None,
 ) -> list[LabeledFrame]:
-    """Return the frames with the model's energy, forces and, if periodic, stress."""
+    """Return the frames with the model's energy, forces and, if periodic, stress.
+
+    They are means over orientations: what the model makes of a single one is not to be
+    learned.
+    """
+    predictor = BatchPredictor(model, output, n_orientations=N_ORIENTATIONS)
+    batches = predictor.predict(frames, progress)
     labelled = []
-    for prediction in predict_frames(
-        model, frames, output, Metrics(), progress=progress
-    ):
+    for prediction in chain.from_iterable(batch.averaged for batch in batches):
         frame = prediction.frame
         labelled.append(
             LabeledFrame(

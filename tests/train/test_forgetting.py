@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -17,9 +18,12 @@ from training_data import (
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import DatasetOptions, LabelOptions, TargetOptions
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_frame
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.model.hypers import TargetSpec
-from pet_calc.train import loop
+from pet_calc.train import base_frames, loop
+from pet_calc.train.base_frames import label_by_model
 from pet_calc.train.forgetting import Forgetting
 from pet_calc.train.run import run_training
 
@@ -199,6 +203,7 @@ def test_replay_asks_at_first_for_nothing_that_the_base_does_not_say(
     # EMT labels for training move the offsets; the base's labels are replayed
     replay = write_labelled(tmp_path, base, name="replay.xyz")
     losses = replayed_loss(monkeypatch)
+    monkeypatch.setattr(base_frames, "N_ORIENTATIONS", 0)
     run(
         build_options(
             tmp_path,
@@ -214,6 +219,24 @@ def test_replay_asks_at_first_for_nothing_that_the_base_does_not_say(
     assert losses
     # squares of the eight decimals of the file, of float64 rounding without it
     assert max(losses) < (1e-12 if labels == "file" else 1e-20)
+
+
+def test_labels_of_the_base_are_means_over_orientations(base):
+    model = load_checkpoint(base).build_model()
+    frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames(3)]
+    labelled = label_by_model(model, "energy", frames)
+    calculator = PETCalculator(base)
+    for i, frame in enumerate(frames):
+        energies, forces = [], []
+        for k in range(-1, base_frames.N_ORIENTATIONS):
+            matrix = np.eye(3)
+            if k >= 0:
+                (matrix,) = (AS_JUDGED if k == 0 else FURTHER).draw(k, [i])
+            atoms = turn_frame(frame, matrix).to_atoms()
+            energies.append(calculator.get_potential_energy(atoms))
+            forces.append(calculator.get_forces(atoms) @ matrix)
+        assert labelled[i].energy == pytest.approx(np.mean(energies), abs=1e-10)
+        np.testing.assert_allclose(labelled[i].forces, np.mean(forces, 0), atol=1e-10)
 
 
 def test_replay_keeps_the_base_in_mind(tmp_path, base):
