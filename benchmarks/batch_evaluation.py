@@ -36,7 +36,7 @@ from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import predict_frames
-from pet_calc.fast.compiler import multiplies_bfloat16
+from pet_calc.system.compiler import multiplies_bfloat16
 
 PEER_SIZES = (8, 32, 128)
 

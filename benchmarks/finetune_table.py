@@ -25,7 +25,7 @@ from pathlib import Path
 import ase.io
 import yaml
 
-from pet_calc.evaluate.loading import load_record
+from pet_calc.checkpoint.open import load_record
 
 # training, validation and test frames, as pet-calc and ASE's readers take them
 SETS = {

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from pet_calc.fast.compiler import multiplies_bfloat16
+from pet_calc.system.compiler import multiplies_bfloat16
 
 FOLDER = Path(__file__).resolve().parent
 SMALL = ["ethanol (9)", "dimer (21)", "64 Si"]

@@ -35,8 +35,8 @@ from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.graph import build_batch
 from pet_calc.export import export_model
-from pet_calc.fast.compiler import multiplies_bfloat16
 from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.system.compiler import multiplies_bfloat16
 
 # d_pet, layers, cutoff, adaptive neighbours: published sizes, metatrain's default, and
 # one to try a script with

@@ -11,8 +11,8 @@ from ase.io import read
 from scipy.spatial.transform import Rotation
 
 from pet_calc.checkpoint import load_checkpoint, save_checkpoint
+from pet_calc.checkpoint.open import load_merged_model
 from pet_calc.data.frames import LabeledFrame, read_frames
-from pet_calc.evaluate.loading import load_merged_model
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import predict_frames
 

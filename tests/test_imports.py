@@ -12,11 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pet_calc"
 
 FLOORS = [
-    {"errors", "units", "assets"},
-    {"model", "lora", "config", "hub"},
-    {"checkpoint", "data", "fast"},
-    {"evaluate", "export", "calculator"},
-    {"train", "lammps"},
+    {"system", "errors", "units", "assets"},
+    {"model", "hub"},
+    {"lora", "config"},
+    {"checkpoint", "data"},
+    {"engine"},
+    {"calculator", "export", "evaluate"},
+    {"check", "info", "lammps"},
+    {"train"},
     {"cli"},
 ]
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -24,6 +27,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # What the lowest units may use besides the standard library. An adapter file is
 # safetensors, hence the one addition to torch.
 THIRD_PARTY = {
+    "system": {"filelock", "torch"},
     "errors": set(),
     "assets": set(),
     "units": {"ase"},
@@ -96,8 +100,6 @@ def test_neighbours_on_a_floor_do_not_import_in_a_circle():
         unit = unit_of(path)
         if unit != "__init__":
             graph.setdefault(unit, set()).update(units_imported_by(path) - {unit})
-    # model and lora may know each other: the layers of one are the targets of the other
-    graph.get("model", set()).discard("lora")
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the circle
 
 
@@ -108,6 +110,12 @@ def test_third_party_imports_are_the_allowed_ones(path):
     assert not third_party & FORBIDDEN
     allowed = THIRD_PARTY.get(unit_of(path))
     assert allowed is None or third_party <= allowed
+
+
+def test_of_the_system_only_the_ranks_know_torch():
+    for path in (PACKAGE / "system").glob("*.py"):
+        roots = {name.split(".")[0] for name in read_imports(path)}
+        assert "torch" not in roots or path.name == "ranks.py", path
 
 
 def test_find_imports_sees_relative_and_nested_imports():

@@ -17,8 +17,9 @@ from pet_calc.config.quick import FinetuneFlags, build_finetune_options
 from pet_calc.data import orientation
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
-from pet_calc.train import loaders, offsets
+from pet_calc.train import loaders
 from pet_calc.train.run import run_training
+from pet_calc.train.start import composition as offsets
 
 N_FRAMES = 12
 

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.errors import CheckpointError, LoRAError
 from pet_calc.lora.adapter import Adapter
 from pet_calc.lora.fingerprint import hash_tensors
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.system.atomic import write_atomically
 
 # one entry: safetensors writes several in random order, so no two files were alike
 HEADER_KEY = "pet_calc_adapter"

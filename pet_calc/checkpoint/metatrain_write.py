@@ -14,7 +14,6 @@ import torch
 from metatomic.torch import ModelMetadata
 from torch import Tensor
 
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.checkpoint.layout import build_block_map, build_layout, encode_map
 from pet_calc.checkpoint.record import Checkpoint
 from pet_calc.checkpoint.versions import BACKEND, LATEST_VERSION, LONG_RANGE_DEFAULTS
@@ -22,6 +21,7 @@ from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import base_state_of
 from pet_calc.lora.layer import compute_merged_weight
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.system.atomic import write_atomically
 
 _METADATA_FIELDS = ("name", "description", "authors", "references", "extra")
 _LORA_A = ".lora_A.weight"

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.checkpoint.metatrain import convert_metatrain
 from pet_calc.checkpoint.record import Checkpoint
 from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.errors import CheckpointError, LoRAError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.system.atomic import write_atomically
 
 FORMAT = "pet-calc"
 FORMAT_VERSION = 1

@@ -49,14 +49,14 @@ def command(
     """
     import json
     from dataclasses import asdict
-    from pathlib import Path
 
+    from pet_calc.check.run import check_set
     from pet_calc.cli.main import EXIT_USER_ERROR
     from pet_calc.config.quick import LabelFlags
     from pet_calc.data.census import CensusCounter
     from pet_calc.data.label_options import build_label_units
     from pet_calc.data.read_dataset import read_for_check
-    from pet_calc.evaluate.check import check_set
+    from pet_calc.system.atomic import write_text_atomically
 
     labels = LabelFlags(**take_label_flags(flags))
     dataset = labels.build_dataset(data)
@@ -79,7 +79,7 @@ def command(
     click.echo(report.to_text())
     if json_file:
         values = {"census": asdict(census), **report.to_dict()}
-        Path(json_file).write_text(json.dumps(values, indent=2) + "\n")
+        write_text_atomically(json_file, json.dumps(values, indent=2) + "\n")
     if report.errors:
         click.get_current_context().exit(EXIT_USER_ERROR)
 
@@ -87,7 +87,7 @@ def command(
 def _load(flags: dict[str, Any]) -> Any:
     import torch
 
-    from pet_calc.evaluate.loading import choose_device, load_merged_model
+    from pet_calc.checkpoint.open import choose_device, load_merged_model
 
     return load_merged_model(
         flags["base"],

@@ -76,21 +76,21 @@ def command(
       pet-calc eval base.ckpt test.xyz --adapter adapter.safetensors -o predicted.xyz
       torchrun --nproc-per-node 4 --no-python pet-calc eval base.ckpt test.xyz
     """
-    from pet_calc.evaluate.cores import CoreWatch
+    from pet_calc.system.cores import CoreWatch
 
     watch = CoreWatch()  # torch takes a second to import
     import json
     from functools import partial
-    from pathlib import Path
 
     import torch
     from tqdm import tqdm
 
+    from pet_calc.checkpoint.open import choose_device
     from pet_calc.config.quick import LabelFlags
-    from pet_calc.evaluate.loading import choose_device
     from pet_calc.evaluate.metrics import depends_on_file, format_errors, format_spread
     from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
-    from pet_calc.train.ranks import join_ranks
+    from pet_calc.system.atomic import write_text_atomically
+    from pet_calc.system.ranks import join_ranks
 
     if resume and output is None:
         raise click.UsageError("--resume goes on with the file of -o; name it")
@@ -141,4 +141,4 @@ def command(
             values |= {f"as_in_file.{name}": as_in_file[name] for name in as_in_file}
             values |= {f"spread.{name}": spread[name] for name in spread}
         text = json.dumps(values, indent=2)
-        Path(json_file).write_text(text + "\n")
+        write_text_atomically(json_file, text + "\n")

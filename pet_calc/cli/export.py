@@ -34,8 +34,8 @@ def command(
     """
     import torch
 
+    from pet_calc.checkpoint.open import load_merged_checkpoint
     from pet_calc.errors import ConfigError
-    from pet_calc.evaluate.loading import load_merged_checkpoint
     from pet_calc.export import export_model
 
     path = output or f"{_strip_endings(Path(checkpoint).name)}.pt"

@@ -53,7 +53,7 @@ def command(
       pet-calc finetune train.xyz --val val.xyz --base b.ckpt --rank 16 --epochs 100
       pet-calc finetune options.yaml --base pet-mad-s-v1.5.0 -o water/
     """
-    from pet_calc.train.ranks import is_main_process
+    from pet_calc.system.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     session = {name: flags.pop(name) for name in _SESSION}

@@ -23,8 +23,8 @@ def command(file: str, is_json: bool) -> None:
     """
     import json
 
-    from pet_calc.evaluate.describe import describe_file
-    from pet_calc.evaluate.description_text import format_description
+    from pet_calc.info.describe import describe_file
+    from pet_calc.info.text import format_description
 
     values = describe_file(file)
     if is_json:

@@ -18,8 +18,8 @@ def command(checkpoint: str, adapter: str | None, output: str) -> None:
       pet-calc merge base.ckpt --adapter adapter.safetensors -o merged.ckpt
     """
     from pet_calc.checkpoint import load_checkpoint, save_checkpoint
+    from pet_calc.checkpoint.open import load_merged_checkpoint
     from pet_calc.errors import LoRAError
-    from pet_calc.evaluate.loading import load_merged_checkpoint
 
     record = load_checkpoint(checkpoint)
     if record.lora is None and adapter is None:

@@ -43,7 +43,7 @@ def command(
     from dataclasses import replace
 
     from pet_calc.config import read_options
-    from pet_calc.train.ranks import is_main_process
+    from pet_calc.system.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     options = read_options(options_file)

@@ -1,6 +1,5 @@
 """Writing options so that a run can be repeated, as ``read_options`` reads them."""
 
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ from pet_calc.config.options import (
     RunOptions,
 )
 from pet_calc.config.yaml_file import dump_yaml
+from pet_calc.system.atomic import write_text_atomically
 
 
 def write_options(options: RunOptions, path: str | Path) -> None:
     """Write the options with all defaults filled in, as YAML."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(dump_yaml(options_to_dict(options)), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_atomically(path, dump_yaml(options_to_dict(options)))
 
 
 def options_to_dict(options: RunOptions) -> dict[str, Any]:

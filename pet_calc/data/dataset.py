@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from pet_calc.data.frames import LabeledFrame, Progress
 from pet_calc.data.graph import Graph, build_graph
-from pet_calc.data.locks import lock_file
 from pet_calc.data.store import (
     HAS_DIRECT_FORCES,
     HAS_DIRECT_STRESS,
@@ -24,6 +23,7 @@ from pet_calc.data.store import (
     write_array,
 )
 from pet_calc.data.stored import StoredFrames
+from pet_calc.system.locks import hold_lock
 
 # fewer frames are done before other processes have started; stored frames that a worker
 # gets at a time
@@ -180,9 +180,8 @@ def count_stored_tokens(
     counts = np.empty(len(frames), dtype=np.int64)
     for number, store in enumerate(frames.stores):
         path = store.folder.with_name(f"{store.folder.name}.tokens-{cutoff:.6g}.npy")
-        with path.with_suffix(".lock").open("w") as lock:
-            # of several processes one counts, and the others wait for it
-            lock_file(lock, wait=True)
+        # of several processes one counts, and the others wait for it
+        with hold_lock(path.with_suffix(".lock")):
             if not path.exists():
                 starts = range(0, len(store), _FEW)
                 shown = progress(starts) if progress else starts

@@ -1,7 +1,6 @@
 """Iterate over the structures in files that ASE reads, without holding them all."""
 
 import glob
-import hashlib
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from itertools import islice
@@ -50,15 +49,6 @@ def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[tuple[Atoms, str, 
     for name, file_index in expand_paths(paths, index):
         for i, atoms in _iterate_frames(name, file_index):
             yield atoms, name, i
-
-
-def hash_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _to_list(paths: Paths) -> list[str | Path]:

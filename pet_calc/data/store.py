@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pet_calc.data.files import hash_file
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.locks import lock_file
 from pet_calc.errors import DataError
+from pet_calc.system.atomic import write_atomically, write_text_atomically
+from pet_calc.system.hashing import hash_file
+from pet_calc.system.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +166,8 @@ def open_or_build_store(
     text = json.dumps([FORMAT_VERSION, made_from, before], sort_keys=True)
     folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not folder.exists():
-        with (root / f"{folder.name}.lock").open("w") as lock:
-            if not lock_file(lock):
-                logger.info("%s: another process writes it; waiting", folder)
-                lock_file(lock, wait=True)
+        waiting = f"{folder}: another process writes it; waiting"
+        with hold_lock(root / f"{folder.name}.lock", message=waiting):
             if not folder.exists():
                 _report_outdated(root, folder, files)
                 _build(folder, read(), made_from, before)
@@ -180,11 +179,7 @@ def open_or_build_store(
 
 def write_array(path: Path, values: npt.NDArray[Any]) -> None:
     """Write an array beside a store, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, values)
-        _sync(file)
-    temporary.replace(path)
+    write_atomically(path, lambda file: np.save(file, values))
 
 
 def _build(
@@ -205,9 +200,8 @@ def _build(
                 "start again when they are complete"
             )
         header |= {"made_from": made_from, "sources": sources}
-        with (temporary / HEADER_NAME).open("w") as file:
-            json.dump({"format_version": FORMAT_VERSION, **header}, file)
-            _sync(file)
+        text = json.dumps({"format_version": FORMAT_VERSION, **header})
+        write_text_atomically(temporary / HEADER_NAME, text)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

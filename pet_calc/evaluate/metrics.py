@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pet_calc.data.graph import Labels
 from pet_calc.model.derivatives import Prediction
+from pet_calc.system.ranks import Ranks
 
 QUANTITIES = ("energy", "forces", "stress")
 # (factor, unit) in which each error is shown; inside, everything is in eV and Å
@@ -90,6 +91,17 @@ class Metrics:
         self.n_structures += other.n_structures
         for name, sums in self.sums.items():
             sums.merge(other.sums[name])
+
+    def merge_over(self, ranks: Ranks, device: torch.device) -> None:
+        """Make each process's errors those of all, in place."""
+        sums = list(self.sums.values())
+        values = [v for s in sums for v in (s.absolute, s.squared, float(s.count))]
+        values = ranks.sum([*values, float(self.n_structures)], device)
+        largest = ranks.find_largest([s.largest for s in sums], device)
+        for i, s in enumerate(sums):
+            s.absolute, s.squared = values[3 * i], values[3 * i + 1]
+            s.count, s.largest = round(values[3 * i + 2]), largest[i]
+        self.n_structures = round(values[-1])
 
     def to_dict(self) -> dict[str, float]:
         """Return ``energy_mae``, ``energy_rmse``, ... in eV and Å; no NaN."""

@@ -10,13 +10,13 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from pet_calc.calculator.supported import check_charge_and_spin
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
+from pet_calc.engine.switch import Compile, ModelSwitch
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
-from pet_calc.evaluate.requests import check_charge_and_spin
 from pet_calc.evaluate.rotation import average, compute_spreads, turn_back
-from pet_calc.fast.switch import Compile, ModelSwitch
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET

@@ -18,10 +18,11 @@ from typing import IO, Any
 
 import ase.io
 
-from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import ErrorSums, Metrics, SpreadSums
 from pet_calc.evaluate.predict import Errors, PredictedBatch
+from pet_calc.system.atomic import write_text_atomically
+from pet_calc.system.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,7 @@ class PredictionWriter:
             "n_bytes": self._n_bytes,
             "errors": asdict(self.errors),
         }
-        temporary = self._record.with_name(self._record.name + ".tmp")
-        temporary.write_text(json.dumps(values))
-        temporary.replace(self._record)
+        write_text_atomically(self._record, json.dumps(values))
 
 
 def _read_metrics(values: dict[str, Any]) -> Metrics:
@@ -149,27 +148,28 @@ def open_predictions(
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     partial = path.with_name(path.name + ".partial")
     record = path.with_name(path.name + ".partial.json")
-    with partial.open("ab") as file:
-        if not lock_file(file):
+    with hold_lock(path.with_name(path.name + ".lock"), waits=False) as is_ours:
+        if not is_ours:
             raise ConfigError(f"{partial}: another process writes to it; choose -o")
-        writer = PredictionWriter(file, record, run)
-        if is_resumed:
-            writer.resume(str(partial))
-        else:
-            record.unlink(missing_ok=True)
-        writer.cut()
-        try:
-            yield writer
-        except BaseException:
-            if writer.n_frames:
+        with partial.open("ab") as file:
+            writer = PredictionWriter(file, record, run)
+            if is_resumed:
+                writer.resume(str(partial))
+            else:
+                record.unlink(missing_ok=True)
+            writer.cut()
+            try:
+                yield writer
+            except BaseException:
+                if not writer.n_frames:
+                    partial.unlink()
+                    raise
                 writer.cut()
                 logger.warning(
                     "%s has the first %d predictions; --resume goes on with them",
                     partial,
                     writer.n_frames,
                 )
-            else:
-                partial.unlink()
-            raise
+                raise
         partial.replace(path)
         record.unlink(missing_ok=True)

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
+from pet_calc.checkpoint.open import choose_device, load_merged_model
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.census import CensusCounter, LabelCensus
-from pet_calc.data.files import expand_paths, hash_file
+from pet_calc.data.files import expand_paths
 from pet_calc.data.frames import Progress, iterate_frames
 from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.engine.switch import Compile
 from pet_calc.errors import PetCalcError
-from pet_calc.evaluate.loading import choose_device, load_merged_model
+from pet_calc.evaluate.in_parallel import FAILED, predict_shared, tell_all
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor, Errors
 from pet_calc.evaluate.prediction_file import PredictionWriter, open_predictions
-from pet_calc.evaluate.shared import FAILED, predict_shared, tell_all
-from pet_calc.fast.switch import Compile
 from pet_calc.model.hypers import choose_energy_target
+from pet_calc.system.hashing import hash_file
 
 
 @dataclass(frozen=True)

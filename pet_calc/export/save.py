@@ -17,13 +17,13 @@ from metatomic.torch import (
     ModelOutput,
 )
 
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.errors import ExportError
 from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.hypers import NON_CONSERVATIVE_STRESS, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.system.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

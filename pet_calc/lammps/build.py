@@ -10,15 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from pet_calc.engine.sources import KERNELS, list_kernel_flags
 from pet_calc.errors import ConfigError
-from pet_calc.fast.compiler import (
-    KERNELS,
-    describe_compiler,
-    find_compiler,
-    find_openmp,
-    list_kernel_flags,
-    run_compiler,
-)
 from pet_calc.lammps.locate import (
     PLUGIN_NAME,
     SOURCES,
@@ -28,6 +21,12 @@ from pet_calc.lammps.locate import (
     find_toolchain,
     list_sources,
     read_release,
+)
+from pet_calc.system.compiler import (
+    describe_compiler,
+    find_compiler,
+    find_openmp,
+    run_compiler,
 )
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def _compile(toolchain: Toolchain, compiler: str, folder: Path) -> list[str]:
         "-DLAMMPS_SMALLBIG",
         f"-DPET_CALC_LAMMPS_VERSION={toolchain.lammps_version}",
     ]
-    # the second for the engine's headers, as fast/kernels/engine.h
+    # the second for the engine's headers, as engine/kernels/engine.h
     flags += [f"-I{SOURCES}", f"-I{PACKAGE}"]
     # -isystem: their warnings are not ours
     includes = ["-D_GLIBCXX_USE_CXX11_ABI=1"]

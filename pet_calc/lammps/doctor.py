@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from ase import Atoms
 
+from pet_calc.engine.build import build_engine
 from pet_calc.errors import PetCalcError
 from pet_calc.export import export_model
-from pet_calc.fast.build import build_engine
-from pet_calc.fast.compiler import describe_compiler, find_compiler
 from pet_calc.lammps.build import build_plugin
 from pet_calc.lammps.compare import compare_step_0
 from pet_calc.lammps.locate import find_toolchain
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.system.compiler import describe_compiler, find_compiler
 
 # small enough to be built and exported in a second
 TINY = {"d_pet": 8, "d_head": 8, "d_node": 16, "d_feedforward": 8, "num_heads": 2}

@@ -5,16 +5,16 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.errors import ConfigError
 from pet_calc.lammps.orient import orient_for_lammps
+from pet_calc.system.atomic import write_text_atomically
 
 Ensemble = Literal["nve", "nvt", "npt", "minimize"]
 
@@ -70,7 +70,7 @@ def write_input(
     write_data(atoms, folder / DATA_FILE)
     path = folder / INPUT_FILE
     text = build_input(atoms, os.path.relpath(model, folder), options)
-    _write_text(path, text)
+    write_text_atomically(path, text)
     return path
 
 
@@ -85,7 +85,7 @@ def write_data(atoms: Atoms, path: Path) -> None:
         velocities=_has_velocities(atoms),
         units="metal",
     )
-    _write_text(path, buffer.getvalue())
+    write_text_atomically(path, buffer.getvalue())
 
 
 def list_elements(atoms: Atoms) -> list[str]:
@@ -178,13 +178,6 @@ def _check(atoms: Atoms, options: RunOptions) -> None:
             "npt needs a structure that is periodic in all directions; this one is "
             f"periodic along {atoms.pbc.tolist()}: use nvt"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)
 
 
 def _has_velocities(atoms: Atoms) -> bool:

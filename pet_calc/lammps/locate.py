@@ -13,8 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from pet_calc.engine import sources
 from pet_calc.errors import ConfigError
-from pet_calc.fast import compiler
+from pet_calc.system import compiler
+from pet_calc.system.hashing import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +105,9 @@ def compute_key(toolchain: Toolchain) -> str:
     parts = {
         "versions": toolchain.versions,
         "folders": [str(folder) for folder in toolchain.library_folders],
-        "sources": {path.name: _hash(path) for path in list_sources()},
+        "sources": {path.name: hash_file(path) for path in list_sources()},
         # the engine inside is compiled for this processor
-        "engine": compiler.compute_kernel_digest(),
+        "engine": sources.compute_kernel_digest(),
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -163,7 +165,3 @@ def _find_folder(found: metadata.Distribution, *places: str) -> Path:
         f"installed torch, or was not installed from a wheel; run: pip install "
         f"--force-reinstall --no-deps {name}"
     )
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

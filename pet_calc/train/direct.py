@@ -22,9 +22,8 @@ from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.pet import PET
-from pet_calc.train.direct_heads import DirectHeads
-from pet_calc.train.loss import compute_loss
-from pet_calc.train.share import compute_share
+from pet_calc.train.loss import compute_loss, compute_share
+from pet_calc.train.start.direct_heads import DirectHeads
 
 
 def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOptions:

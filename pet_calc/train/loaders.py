@@ -10,8 +10,8 @@ from pet_calc.data.dataset import GraphDataset, StreamedDataset, make_dataset
 from pet_calc.data.frames import Progress
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import AS_JUDGED, TRAINING, Orientation
+from pet_calc.system.ranks import Ranks
 from pet_calc.train.datasets import RunFrames
-from pet_calc.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,10 @@ from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
+from pet_calc.system.ranks import Ranks
 from pet_calc.train.direct import DirectTask
 from pet_calc.train.logbook import Logbook
-from pet_calc.train.loss import compute_loss
+from pet_calc.train.loss import compute_loss, compute_share
 from pet_calc.train.memory import (
     MemoryBound,
     add_gradient,
@@ -37,14 +38,12 @@ from pet_calc.train.optim import (
     compute_learning_rate,
     set_learning_rate,
 )
-from pet_calc.train.ranks import Ranks
-from pet_calc.train.share import compute_share
 from pet_calc.train.signals import StopSignal
-from pet_calc.train.state import Progress, Task
 from pet_calc.train.steps import StepPredictor
+from pet_calc.train.task import Progress, Task
 
 if TYPE_CHECKING:
-    from pet_calc.train.replay import ReplayTask
+    from pet_calc.train.domain.replay import ReplayTask
 
 logger = logging.getLogger(__name__)
 
@@ -228,12 +227,12 @@ class Trainer:
 
             loss_sum += sum(self.bound.run(step, compute, name_frame))
         for part_metrics in metrics.values():
-            self.ranks.merge_metrics(part_metrics, self._device)
+            part_metrics.merge_over(self.ranks, self._device)
         (loss_sum,) = self.ranks.sum([loss_sum], self._device)
         values = merge_by_target(metrics, self.task.target)
         if self.direct is not None:
             direct = self.direct.pop_metrics()
-            self.ranks.merge_metrics(direct, self._device)
+            direct.merge_over(self.ranks, self._device)
             values.update(
                 {f"direct_{name}": value for name, value in direct.to_dict().items()}
             )

@@ -8,10 +8,10 @@ import torch
 
 import pet_calc
 from pet_calc.config import RunOptions, TargetOptions, options_to_dict
-from pet_calc.data.files import hash_file
-from pet_calc.train.base_frames import BaseDomain
+from pet_calc.system.hashing import hash_file
 from pet_calc.train.datasets import RunFrames
-from pet_calc.train.setup import Prepared
+from pet_calc.train.domain.frames import BaseDomain
+from pet_calc.train.start.model import Prepared
 
 
 def describe_run(

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pet_calc.evaluate.metrics import format_errors
-from pet_calc.train.forgetting import Forgetting
+from pet_calc.train.domain.forgetting import Forgetting
 from pet_calc.train.rotation import RotationReport
 
 

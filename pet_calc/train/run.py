@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from pet_calc.check.finding import Finding
+from pet_calc.check.run import CheckReport, check_set
 from pet_calc.checkpoint import load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
-from pet_calc.checkpoint.files import write_atomically
 from pet_calc.config import (
     LossOptions,
     LossTerm,
@@ -33,13 +34,12 @@ from pet_calc.data.read_dataset import (
     take_frames,
 )
 from pet_calc.errors import ConfigError, DataError
-from pet_calc.evaluate.check import CheckReport, check_set
-from pet_calc.evaluate.cores import CoreWatch
-from pet_calc.evaluate.findings import Finding
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
-from pet_calc.train.base_frames import BaseDomain, read_base_domain
+from pet_calc.system.atomic import write_text_atomically
+from pet_calc.system.cores import CoreWatch
+from pet_calc.system.ranks import Ranks, join_ranks
 from pet_calc.train.datasets import (
     RunFrames,
     choose_target,
@@ -47,18 +47,18 @@ from pet_calc.train.datasets import (
     read_run_frames,
 )
 from pet_calc.train.direct import DirectTask, build_direct_loss
-from pet_calc.train.direct_heads import scale_new_heads
-from pet_calc.train.forgetting import measure_forgetting
+from pet_calc.train.domain.forgetting import measure_forgetting
+from pet_calc.train.domain.frames import BaseDomain, read_base_domain
+from pet_calc.train.domain.replay import build_replay
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, Task, Trainer
-from pet_calc.train.offsets import set_offsets
 from pet_calc.train.provenance import describe_run
-from pet_calc.train.ranks import Ranks, join_ranks
 from pet_calc.train.recompute import recompute_layers
-from pet_calc.train.replay import build_replay
 from pet_calc.train.report import RunReport
 from pet_calc.train.rotation import RotationReport, choose_sample, measure_turned
-from pet_calc.train.setup import (
+from pet_calc.train.start.composition import set_offsets
+from pet_calc.train.start.direct_heads import scale_new_heads
+from pet_calc.train.start.model import (
     Prepared,
     build_model,
     count_trainable,
@@ -417,11 +417,7 @@ def _write_results(
         )
         logger.info("forgetting: %s", report.forgetting.to_text())
     text = json.dumps(report.to_dict(), indent=2) + "\n"
-    write_atomically(folder / REPORT_NAME, lambda file: _write_text(file, text))
-
-
-def _write_text(file: Any, text: str) -> None:
-    file.write(text.encode())
+    write_text_atomically(folder / REPORT_NAME, text)
 
 
 def _check_folder(folder: Path, is_resumed: bool, may_overwrite: bool) -> None:

@@ -7,15 +7,15 @@ from typing import Literal
 
 import torch
 
+from pet_calc.engine.build import TRAINER, find_build_obstacle, is_built
+from pet_calc.engine.switch import find_mixed_obstacle
+from pet_calc.engine.training import TrainingEngine, find_training_obstacle
 from pet_calc.errors import ConfigError
-from pet_calc.fast.build import TRAINER, find_build_obstacle, is_built
-from pet_calc.fast.switch import find_mixed_obstacle
-from pet_calc.fast.training import TrainingEngine, find_training_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
-from pet_calc.train.state import Task
+from pet_calc.train.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import pickle
 from dataclasses import fields
 
@@ -16,7 +15,6 @@ from pet_calc.data import store as store_module
 from pet_calc.data.dataset import GraphDataset, count_stored_tokens, make_dataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.loader import BatchLoader
-from pet_calc.data.locks import lock_file
 from pet_calc.data.read_dataset import StoreRule, draw_frames, read_dataset
 from pet_calc.data.store import FrameStore, open_or_build_store
 from pet_calc.data.stored import StoredFrames
@@ -155,21 +153,6 @@ def test_of_two_writers_one_writes_and_both_read(tmp_path):
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert counter.value == 1
-
-
-def test_a_lock_ends_with_its_process(tmp_path):
-    path = tmp_path / "lock"
-    context = multiprocessing.get_context("fork")
-
-    def hold():
-        lock_file(path.open("w"))
-        os._exit(1)
-
-    worker = context.Process(target=hold)
-    worker.start()
-    worker.join(60)
-    with path.open("w") as file:
-        assert lock_file(file)
 
 
 @pytest.mark.parametrize("name", ["frames.bin", "index.bin"])

@@ -19,11 +19,11 @@ from training_data import write_base, write_frames
 from pet_calc import PETCalculator
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.frames import read_frames
-from pet_calc.data.locks import lock_file
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.predict import BatchPredictor
 from pet_calc.evaluate.prediction_file import open_predictions
 from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
+from pet_calc.system.locks import hold_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {"model": "a", "target": "energy"}
@@ -148,10 +148,11 @@ def test_predictions_are_on_disk_as_soon_as_they_are_made(path, batches):
 
 
 def test_two_writers_do_not_mix(path):
-    with path.with_name("predicted.xyz.partial").open("a") as file:
-        lock_file(file)
-        with pytest.raises(ConfigError, match="another process"):
-            write(path, [])
+    with (
+        hold_lock(path.with_name("predicted.xyz.lock")),
+        pytest.raises(ConfigError, match="another process"),
+    ):
+        write(path, [])
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -6,8 +6,8 @@ from calculator_cases import DIRECT
 from helpers import ATOMIC_TYPES, build_batch, build_model, build_structures
 from metatomic.torch import load_atomistic_model
 
+from pet_calc.engine.network import FastNetwork
 from pet_calc.export import export_model
-from pet_calc.fast.network import FastNetwork
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.fold import (
     describe_numbers,

@@ -18,9 +18,9 @@ from hub_server import Client, serve
 from training_data import write_base, write_frames
 
 from pet_calc import PETCalculator
+from pet_calc.checkpoint.open import load_record
 from pet_calc.cli.main import cli
 from pet_calc.errors import CheckpointError
-from pet_calc.evaluate.loading import load_record
 
 CONTENT = random.Random(1).randbytes(50_000)
 LARGE = random.Random(2).randbytes(12_000_000)  # the client writes pieces of 10 MB

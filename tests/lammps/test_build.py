@@ -8,8 +8,8 @@ from importlib import metadata
 
 import pytest
 
+from pet_calc.engine import sources
 from pet_calc.errors import ConfigError
-from pet_calc.fast import compiler
 from pet_calc.lammps import build, locate
 
 pytestmark = pytest.mark.lammps
@@ -43,10 +43,10 @@ def test_other_kernels_or_another_processor_are_another_plugin(monkeypatch, tmp_
     toolchain = locate.find_toolchain()
     key = locate.compute_key(toolchain)
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "read_features", lambda: "an older processor")
+        patch.setattr(sources, "read_features", lambda: "an older processor")
         assert locate.compute_key(toolchain) != key
-    kernels = shutil.copytree(compiler.KERNELS, tmp_path / "kernels")
-    monkeypatch.setattr(compiler, "KERNELS", kernels)
+    kernels = shutil.copytree(sources.KERNELS, tmp_path / "kernels")
+    monkeypatch.setattr(sources, "KERNELS", kernels)
     assert locate.compute_key(toolchain) == key
     with (kernels / "rows.h").open("a") as file:
         file.write("// changed")

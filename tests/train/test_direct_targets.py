@@ -14,6 +14,7 @@ from training_data import build_frames, stand_as_in_file, write_base, write_fram
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
+from pet_calc.checkpoint.open import load_merged_checkpoint
 from pet_calc.config import parse_options
 from pet_calc.config.replay import ReplayOptions
 from pet_calc.data.dataset import GraphDataset
@@ -21,13 +22,12 @@ from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.labels import LabelKeys
 from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError, DataError
-from pet_calc.evaluate.loading import load_merged_checkpoint
 from pet_calc.export import export_model
 from pet_calc.lora.freeze import HEAD_GROUPS
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.train.direct import DirectTask, label_direct, predict_direct
-from pet_calc.train.direct_heads import DirectHeads
 from pet_calc.train.run import run_training
+from pet_calc.train.start.direct_heads import DirectHeads
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
 BASE = [

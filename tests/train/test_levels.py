@@ -18,12 +18,12 @@ from training_data import (
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
+from pet_calc.checkpoint.open import load_merged_checkpoint
 from pet_calc.config.quick import LabelFlags
 from pet_calc.errors import ConfigError
-from pet_calc.evaluate.describe import describe_file
-from pet_calc.evaluate.description_text import format_description
-from pet_calc.evaluate.loading import load_merged_checkpoint
 from pet_calc.export import export_model
+from pet_calc.info.describe import describe_file
+from pet_calc.info.text import format_description
 from pet_calc.lora.freeze import HEAD_GROUPS
 from pet_calc.lora.inject import remove_lora
 from pet_calc.model.hypers import TargetSpec

@@ -14,12 +14,12 @@ from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import Orientation, turn_labels
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.system.ranks import Ranks
 from pet_calc.train.direct import predict_direct
-from pet_calc.train.direct_heads import DirectHeads
 from pet_calc.train.loaders import build_loaders
 from pet_calc.train.loss import compute_loss
-from pet_calc.train.ranks import Ranks
 from pet_calc.train.run import run_training
+from pet_calc.train.start.direct_heads import DirectHeads
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
 MSE = LossOptions(LossTerm(), LossTerm(), LossTerm())

@@ -15,10 +15,10 @@ from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.train.direct import predict_direct
-from pet_calc.train.direct_heads import DirectHeads
 from pet_calc.train.memory import measure_memory
 from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.run import run_training
+from pet_calc.train.start.direct_heads import DirectHeads
 
 SPECS = [TargetSpec.for_energy(), TargetSpec.for_forces("non_conservative_force")]
 DIRECT = DirectHeads("non_conservative_force")

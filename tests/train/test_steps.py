@@ -10,8 +10,8 @@ from helpers import build_model
 from training_data import build_options, write_base, write_frames
 
 from pet_calc.config import TrainOptions
+from pet_calc.engine import switch
 from pet_calc.errors import ConfigError
-from pet_calc.fast import switch
 from pet_calc.train import steps
 from pet_calc.train.run import run_training
 from pet_calc.train.steps import LONG_RUN, choose_predictor

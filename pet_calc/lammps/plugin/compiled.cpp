@@ -20,7 +20,7 @@ c10::ivalue::TupleElements describe(const torch::jit::Module &module, const std:
   return module.get_method(DESCRIBE)({output}).toTuple()->elements();
 }
 
-torch::Tensor take(fast::Tensors &tensors, const std::string &name) {
+torch::Tensor take(engine::Tensors &tensors, const std::string &name) {
   const auto found = tensors.at(name);
   tensors.erase(name);
   return found;
@@ -42,7 +42,7 @@ CompiledPet::CompiledPet(const torch::jit::Module &module, const std::string &ou
   const auto description = describe(module, output);
   const auto shape = c10::impl::toTypedDict<std::string, int64_t>(description[1].toGenericDict());
   const auto numbers = c10::impl::toTypedDict<std::string, double>(description[2].toGenericDict());
-  fast::Tensors weights;
+  engine::Tensors weights;
   for (const auto &item : module.attr("pet").toModule().named_parameters())
     weights.insert(item.name, item.value);
   auto folded = c10::impl::toTypedDict<std::string, torch::Tensor>(
@@ -51,7 +51,7 @@ CompiledPet::CompiledPet(const torch::jit::Module &module, const std::string &ou
   scale_ = take(folded, "scale").to(dtype);
   composition_ = take(folded, "composition");
   for (const auto &item : folded) item.setValue(item.value().to(dtype));
-  engine_ = std::make_unique<fast::Engine>(folded, shape, numbers);
+  engine_ = std::make_unique<engine::Engine>(folded, shape, numbers);
   has_zbl_ = shape.at("has_zbl") != 0;
   if (shape.at("is_conditioned") != 0)
     addition_ = module.get_method("embed_conditions")({charge, spin_multiplicity}).toTensor();

@@ -11,12 +11,12 @@
 #include <torch/script.h>
 
 #include "engine.h"
-#include "fast/kernels/engine.h"
+#include "engine/kernels/engine.h"
 #include "neighbors.h"
 
 namespace pet_calc {
 
-// A PET in a file of pet-calc, run by the engine of pet_calc/fast/kernels instead of
+// A PET in a file of pet-calc, run by the engine of pet_calc/engine/kernels instead of
 // TorchScript. The file folds its weights for it and says what shape they have
 // (pet_calc/export/engine.py).
 class CompiledPet {
@@ -40,7 +40,7 @@ class CompiledPet {
 
   torch::jit::Module module_;
   torch::Dtype dtype_;
-  std::unique_ptr<fast::Engine> engine_;
+  std::unique_ptr<engine::Engine> engine_;
   torch::Tensor species_of_number_;    // [largest number + 1]
   torch::Tensor scale_;                // [n_species]
   torch::Tensor composition_;          // [n_species], float64

@@ -1,0 +1,187 @@
+"""The ASE calculator: ``atoms.calc = PETCalculator("best_model.ckpt")``."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from pet_calc.calculator.from_checkpoint import ModelEngine
+from pet_calc.calculator.from_export import DTYPES, ExportedEngine
+from pet_calc.calculator.supported import check_known_elements, has_stress
+from pet_calc.checkpoint import Checkpoint
+from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_model
+from pet_calc.engine.switch import Compile
+from pet_calc.errors import ConfigError
+from pet_calc.model.pet import PET
+
+logger = logging.getLogger(__name__)
+
+# the list is built again when an atom has moved half of this, Å
+DEFAULT_SKIN = 0.5
+
+
+class PETCalculator(Calculator):
+    """Energy, forces and stress of a PET model for ASE.
+
+    Units are ASE's: eV, eV/Å, eV/Å^3, stress positive in tension. Every call gives
+    ``energy``, ``free_energy`` (the same), ``energies`` (per atom) and ``forces``;
+    ``stress`` too where the structure is periodic in all three directions.
+
+    Models conditioned on charge and spin read ``atoms.info["charge"]`` (default 0)
+    and ``atoms.info["spin"]`` (multiplicity 2S + 1, default 1).
+    """
+
+    implemented_properties = [  # noqa: RUF012 - ASE declares it as a plain list
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(
+        self,
+        model: str | Path | Checkpoint | PET,
+        *,
+        adapter: str | Path | None = None,
+        target: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        non_conservative: bool = False,
+        skin: float = DEFAULT_SKIN,
+        compile: Compile = "auto",
+        precision: str = "exact",
+    ) -> None:
+        """Load the model.
+
+        Args:
+            model: path of a pet-calc or metatrain checkpoint or of an exported
+                ``.pt`` file, or a model in memory (which is left unchanged).
+            adapter: LoRA adapter file (``.safetensors``) to put on the model.
+            target: energy output to use, such as ``energy/pbe`` or ``pbe``; needed
+                only if the model has several and none is called ``energy``.
+            device: such as ``cpu`` or ``cuda``; None takes the GPU if there is one.
+            dtype: ``float32`` or ``float64``; None keeps the model's own.
+            non_conservative: take forces and stress from the model's direct heads,
+                which is faster but does not conserve energy. The mean force is
+                taken off, so that the system does not drift.
+            skin: extra distance, Å, in the neighbour list, which is kept until an
+                atom has moved half of it. It changes speed, not results.
+            compile: whether to use the engine that is compiled for this machine, on
+                the CPU. ``"auto"`` takes it if it is there, and has it compiled in
+                the background (half a minute, once) where a run has lasted for 20
+                evaluations; True waits for it; False does without. Results agree to
+                rounding.
+            precision: ``"exact"``, or ``"mixed"`` for matrix products in bfloat16,
+                which newer processors and GPUs do several times faster. The README has
+                the size of the error.
+
+        Raises:
+            CheckpointError: if the file cannot be read.
+            ConfigError: for a wrong device, dtype, skin, compile or precision, if the
+                engine was asked for and cannot run, and for an adapter, another dtype
+                or precision on an exported file, in which all are fixed.
+            LoRAError: if the adapter belongs to another base.
+            ModelError: if the model lacks the output asked for.
+        """
+        super().__init__()
+        wanted = _resolve_dtype(dtype)
+        if not skin >= 0.0:
+            raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
+        self._engine: ModelEngine | ExportedEngine
+        if isinstance(model, (str, Path)) and is_exported(model):
+            if adapter is not None:
+                raise ConfigError(
+                    f"{model}: an exported file cannot take an adapter; export the "
+                    "checkpoint with the adapter instead (pet-calc export --adapter)"
+                )
+            if precision != "exact":
+                raise ConfigError(
+                    f"{model}: an exported file runs in its own precision; for another "
+                    "one take the checkpoint"
+                )
+            self._engine = ExportedEngine(
+                model,
+                target=target,
+                device=device,
+                dtype=wanted,
+                non_conservative=non_conservative,
+                skin=skin,
+                compile=compile,
+            )
+        else:
+            source = Checkpoint.from_model(model) if isinstance(model, PET) else model
+            network = load_merged_model(
+                source, adapter=adapter, dtype=wanted, device=choose_device(device)
+            )
+            self._engine = ModelEngine(
+                network,
+                target=target,
+                non_conservative=non_conservative,
+                skin=skin,
+                compile=compile,
+                precision=precision,
+            )
+        logger.info(
+            "PETCalculator: output %s, %s on %s",
+            self.target,
+            str(self.dtype).removeprefix("torch."),
+            self.device,
+        )
+
+    @property
+    def model(self) -> Any:
+        """The network, LoRA merged, or the exported file's metatomic model."""
+        return self._engine.model
+
+    @property
+    def target(self) -> str:
+        """Name of the energy output in use."""
+        return self._engine.target
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self._engine.dtype
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed, charge and spin in ``atoms.info`` included."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None:
+            changes.extend(self._engine.find_changes(self.atoms, atoms))
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill ``results``; called by ASE.
+
+        Raises:
+            ModelError: for elements, charges or spins that the model does not know.
+            PropertyNotImplementedError: for the stress of a molecule or a slab.
+        """
+        properties = properties or ["energy"]
+        super().calculate(atoms, properties, system_changes)
+        structure: Any = self.atoms
+        check_known_elements(structure, self._engine.known)
+        is_bulk = has_stress(structure, properties)
+        self.results = self._engine.compute(structure, properties, is_bulk)
+
+
+def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise ConfigError(f"dtype {dtype}: expected float32 or float64")

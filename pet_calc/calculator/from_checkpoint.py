@@ -1,0 +1,149 @@
+"""Evaluate a PET on one ``Atoms`` after the other, as a calculator needs it."""
+
+from typing import Any
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from pet_calc.calculator.atoms_io import build_single_batch, name_results
+from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.data.labels import read_charge_and_spin
+from pet_calc.data.pair_cache import PairCache
+from pet_calc.engine.switch import Compile, ModelSwitch
+from pet_calc.errors import ConfigError, ModelError
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction
+from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.hypers import (
+    NON_CONSERVATIVE_FORCE,
+    NON_CONSERVATIVE_FORCES,
+    NON_CONSERVATIVE_STRESS,
+    choose_energy_target,
+)
+from pet_calc.model.pet import PET
+
+
+class ModelEngine:
+    """A model with its neighbour list; results in ASE's units and names."""
+
+    def __init__(
+        self,
+        model: PET,
+        *,
+        target: str | None,
+        non_conservative: bool,
+        skin: float,
+        compile: Compile = "auto",
+        precision: str = "exact",
+    ) -> None:
+        """Set up; the arguments are those of ``PETCalculator``.
+
+        Raises:
+            ModelError: if the model lacks an output.
+            ConfigError: if the compiled engine was asked for and cannot run.
+        """
+        self.model = model
+        self.target = choose_energy_target(model.targets, target)
+        weight = model.edge_embedder.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.known = set(model.atomic_types)
+        self.pairs = PairCache(model.pair_cutoff, skin=skin)
+        self._is_conditioned = model.system_conditioning is not None
+        self._state: tuple[int, int] | None = None
+        self._direct: tuple[str, str | None] | None = None
+        if non_conservative:
+            self._direct = _find_direct_heads(model, self.target)
+            if compile is True or precision == "mixed":
+                raise ConfigError(
+                    "the compiled engine derives forces from the energy: compile=True "
+                    "and precision='mixed' do not go with non_conservative=True"
+                )
+            compile = False
+        self._switch = ModelSwitch(
+            model, self.target, compile=compile, precision=precision
+        )
+
+    def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
+        """Return which inputs differ that ASE does not look at."""
+        if not self._is_conditioned:
+            return []
+        # not that of `before`, which may be one that cannot be read
+        return [] if read_charge_and_spin(now) == self._state else ["info"]
+
+    def compute(
+        self, atoms: Atoms, properties: list[str], has_stress: bool
+    ) -> dict[str, Any]:
+        """Return energy, free_energy, energies, forces and, if there is one, stress.
+
+        Args:
+            atoms: with elements that the model knows.
+            properties: what was asked for; everything is computed anyway.
+            has_stress: whether the structure is periodic in all directions.
+        """
+        batch = self._build_batch(atoms)
+        if self._direct is None:
+            result = self._switch.predict(batch, with_stress=has_stress)
+        else:
+            if has_stress and "stress" in properties and self._direct[1] is None:
+                raise PropertyNotImplementedError(
+                    "the model has no non-conservative stress; use "
+                    "non_conservative=False to derive it from the energy"
+                )
+            result = self._predict_direct(batch, has_stress)
+        return name_results(result)
+
+    def _build_batch(self, atoms: Atoms) -> Batch:
+        charge, spin = 0, 1
+        if self._is_conditioned:
+            # only then: the names may mean something else to other models
+            self._state = None
+            charge, spin = self._state = read_charge_and_spin(atoms)
+        check_charge_and_spin(self.model, charge, spin, "structure")
+        return build_single_batch(atoms, self.pairs, self.device, charge, spin)
+
+    def _predict_direct(self, batch: Batch, has_stress: bool) -> Prediction:
+        """Return energies, and forces and stress from the direct heads."""
+        assert self._direct is not None
+        force_target, stress_target = self._direct
+        names = [self.target, force_target]
+        if has_stress and stress_target is not None:
+            names.append(stress_target)
+        with torch.no_grad():
+            vectors = compute_edge_vectors(batch).to(self.dtype)
+            values = {
+                name: per_atom.to(torch.float64) + self.model.composition(batch, name)
+                for name, per_atom in self.model(batch, vectors, names).items()
+            }
+        forces = values[force_target].view(-1, 3)
+        # as metatomic-ase does: a net force would make the whole system drift
+        forces = forces - forces.mean(dim=0, keepdim=True)
+        stress = None
+        if len(names) == 3:
+            stress = values[names[2]].sum(dim=0).view(1, 3, 3)
+        energies = values[self.target].squeeze(1)
+        return Prediction(energies.sum().view(1), energies, forces, stress)
+
+
+def _find_direct_heads(model: PET, target: str) -> tuple[str, str | None]:
+    """Return the names of the direct force and stress outputs for an energy output.
+
+    ``energy/pbe`` takes ``non_conservative_forces/pbe``, or the outputs without a
+    variant if there are none for it.
+    """
+    _, slash, variant = target.partition("/")
+
+    def find(*bases: str) -> str | None:
+        for ending in dict.fromkeys((slash + variant, "")):
+            for base in bases:
+                if base + ending in model.targets:
+                    return base + ending
+        return None
+
+    forces = find(NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
+    if forces is None:
+        raise ModelError(
+            f"the model has no non-conservative forces for {target}; its outputs are: "
+            + ", ".join(model.targets)
+        )
+    return forces, find(NON_CONSERVATIVE_STRESS)

@@ -1,0 +1,205 @@
+"""Evaluate an exported file: by the compiled engine, or through metatomic-ase."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+
+from pet_calc.calculator.atoms_io import build_single_batch, name_results
+from pet_calc.checkpoint.open import choose_device
+from pet_calc.data.labels import read_charge_and_spin
+from pet_calc.data.pair_cache import PairCache
+from pet_calc.engine.exported_network import ExportedNetwork, find_exported_obstacle
+from pet_calc.engine.switch import Compile, EngineSwitch
+from pet_calc.errors import CheckpointError, ConfigError, ModelError
+from pet_calc.model.hypers import (
+    ENERGY,
+    NON_CONSERVATIVE_FORCE,
+    NON_CONSERVATIVE_STRESS,
+    TargetSpec,
+    choose_energy_target,
+)
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class ExportedEngine:
+    """An exported model; the same interface as ``ModelEngine``."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        target: str | None,
+        device: str | torch.device | None,
+        dtype: torch.dtype | None,
+        non_conservative: bool,
+        skin: float,
+        compile: Compile = "auto",
+    ) -> None:
+        """Load the file; the arguments are those of ``PETCalculator``.
+
+        Raises:
+            CheckpointError: if the file cannot be loaded.
+            ConfigError: if it is in another dtype, which is fixed by the export, or the
+                compiled engine was asked for and cannot run it.
+            ModelError: if the model lacks an output.
+        """
+        self._rebuild = functools.partial(
+            ExportedEngine,
+            path,
+            target=target,
+            device=device,
+            dtype=dtype,
+            non_conservative=non_conservative,
+            skin=skin,
+            compile=compile,
+        )
+        MetatomicCalculator = _import_metatomic_ase()
+        self.device = choose_device(device)
+        self.model = load_exported(path)
+        capabilities = self.model.capabilities()
+        self.dtype = DTYPES[capabilities.dtype]
+        if dtype not in (None, self.dtype):
+            raise ConfigError(
+                f"{path}: exported in {capabilities.dtype}; export it again with "
+                "--dtype to change that"
+            )
+        self.known = set(capabilities.atomic_types)
+        outputs = list(capabilities.outputs)
+        energies = [name for name in outputs if name.split("/", 1)[0] == ENERGY]
+        self.target = choose_energy_target(
+            {name: TargetSpec.for_energy(name) for name in energies}, target
+        )
+        _, slash, variant = self.target.partition("/")
+        variants = {ENERGY: variant or None}
+        mode: Any = False
+        if non_conservative:
+            # the outputs without a variant serve all energies
+            for name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_STRESS):
+                has_own = name + slash + variant in outputs
+                variants[name] = (variant or None) if has_own else None
+            mode = _choose_direct_mode(outputs, variants, self.target)
+        self._lacks_stress = mode == "forces"
+        self._switch = self._decide(compile, non_conservative)
+        self._pairs = PairCache(
+            self.model.requested_neighbor_lists()[0].cutoff,
+            skin=skin,
+        )
+        self._inner = MetatomicCalculator(
+            self.model,
+            device=str(self.device),
+            variants=variants,
+            non_conservative=mode,
+            neighbor_skin=skin,
+            # it would divide by the volume of molecules, which is zero
+            do_gradients_with_energy=False,
+        )
+
+    def _decide(
+        self, compile: Compile, non_conservative: bool
+    ) -> EngineSwitch[ExportedNetwork]:
+        if non_conservative:
+            obstacle: str | None = "it derives forces from the energy"
+        elif self.device.type != "cpu":
+            obstacle = f"the model is on {self.device}, the engine is for the CPU"
+        else:
+            obstacle = find_exported_obstacle(self.model, self.target)
+        make = functools.partial(
+            ExportedNetwork, self.model, self.target, dtype=self.dtype
+        )
+        return EngineSwitch(obstacle, make, compile=compile)
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        # neither TorchScript nor vesin can be copied or pickled: load the file again
+        return self._rebuild, ()
+
+    def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
+        """Return which inputs in ``info`` differ, of those that the model reads."""
+        self._inner.atoms = before
+        return [c for c in self._inner.check_state(now) if c not in all_changes]
+
+    def compute(
+        self, atoms: Atoms, properties: list[str], has_stress: bool
+    ) -> dict[str, Any]:
+        """Return what ``ModelEngine.compute`` returns.
+
+        Raises:
+            ModelError: if the model refuses the structure, as for an unknown charge.
+        """
+        try:
+            return self._compute(atoms, properties, has_stress)
+        except torch.jit.Error as error:
+            # a trace through TorchScript's code, with what was raised in the end
+            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+            if kind != "builtins.ValueError":
+                raise
+            raise ModelError(reason) from error
+
+    def _compute(
+        self, atoms: Atoms, properties: list[str], has_stress: bool
+    ) -> dict[str, Any]:
+        if self._lacks_stress and has_stress and "stress" in properties:
+            raise PropertyNotImplementedError(
+                "the model has no non-conservative stress; use "
+                "non_conservative=False to derive it from the energy"
+            )
+        network = self._switch.get()
+        if network is not None:
+            state = read_charge_and_spin(atoms) if network.is_conditioned else ()
+            batch = build_single_batch(atoms, self._pairs, self.device, *state)
+            return name_results(network.predict(batch, with_stress=has_stress))
+        names = ["energy", "energies", "forces"]
+        if has_stress and not self._lacks_stress:
+            names.append("stress")
+        self._inner.calculate(atoms, names, all_changes)
+        results = {name: self._inner.results[name] for name in names}
+        results["energy"] = float(results["energy"])
+        results["free_energy"] = results["energy"]
+        return results
+
+
+def load_exported(path: str | Path) -> Any:
+    """Return the metatomic model of an exported file, on the CPU.
+
+    Raises:
+        CheckpointError: if metatomic does not accept it.
+    """
+    from metatomic.torch import load_atomistic_model
+
+    try:
+        return load_atomistic_model(str(path))
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise CheckpointError(
+            f"{path}: not an exported metatomic model: {reason}"
+        ) from error
+
+
+def _choose_direct_mode(
+    outputs: list[str], variants: dict[str, str | None], target: str
+) -> bool | str:
+    def is_there(name: str) -> bool:
+        variant = variants[name]
+        return (f"{name}/{variant}" if variant else name) in outputs
+
+    if not is_there(NON_CONSERVATIVE_FORCE):
+        raise ModelError(
+            f"the model has no non-conservative forces for {target}; its outputs are: "
+            + ", ".join(outputs)
+        )
+    return True if is_there(NON_CONSERVATIVE_STRESS) else "forces"
+
+
+def _import_metatomic_ase() -> Any:
+    try:
+        from metatomic_ase import MetatomicCalculator
+    except ImportError as error:
+        raise ConfigError(
+            "exported models run through metatomic-ase, which is not installed: "
+            "pip install metatomic-ase"
+        ) from error
+    return MetatomicCalculator

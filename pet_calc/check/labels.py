@@ -1,0 +1,286 @@
+"""Look at labels by themselves: missing, placeholders, outliers, odd magnitudes.
+
+Limits are wide: a finding that is wrong once is not read the second time. Energies of
+dissociated molecules and forces of rattled crystals have to pass.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.magnitudes import check_magnitudes
+from pet_calc.data.baseline_fit import count_species
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.labels import Array
+
+# robust standard deviations, and eV/atom: converged energies of one composition
+# scatter by 0.01 (MD) to 0.3 eV/atom (dissociated); a wrong functional or a missing
+# atom is off by eV/atom
+ENERGY_OUTLIER = (15.0, 0.5)
+# frames per fitted element, below which the fit explains the outliers away
+FRAMES_PER_ELEMENT = 3
+# robust standard deviations of log |F|, and eV/Å
+FORCE_OUTLIER = (8.0, 20.0)
+# eV/Å per atom: rounding and grids of DFT codes leave 1e-3 and less
+NET_FORCE = 1e-3
+
+_MOST_KEYS = 30
+_LIKE_ENERGY = re.compile(r"energy|toten|^e(tot|_tot)?$|^u0$|^etotal$|^dft_e", re.I)
+_LIKE_FORCES = re.compile(r"force|grad", re.I)
+_LIKE_STRESS = re.compile(r"stress|virial", re.I)
+_SHAPES = {"energy": _LIKE_ENERGY, "forces": _LIKE_FORCES, "stress": _LIKE_STRESS}
+# what ASE and the formats put into info beside labels
+_NOT_LABELS = re.compile(r"cut|tol|conv|weight|per_atom|unit|calculate|time", re.I)
+
+
+def check_labels(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Return what is to be said about the labels of some frames."""
+    return [
+        *_check_presence(frames),
+        *_check_origins(frames),
+        *_check_notes(frames),
+        *_check_zeros(frames),
+        *_check_energy_outliers(frames),
+        *_check_force_outliers(frames),
+        *_check_net_forces(frames),
+        *check_magnitudes(frames),
+    ]
+
+
+def _check_presence(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    n_energies = sum(frame.energy is not None for frame in frames)
+    keys = sorted({key for frame in frames for key in frame.keys})
+    findings = []
+    if n_energies == 0:
+        listed = ", ".join(keys[:_MOST_KEYS]) or "none"
+        more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
+        likely = _find_likely(keys, "energy")
+        advice = f"--energy-key {likely[0]}" if likely else "name it with --energy-key"
+        if len(likely) > 1:
+            advice += f", or {', '.join(likely[1:4])}"
+        findings.append(
+            Finding(
+                "error",
+                "no-energy",
+                f"no frame has an energy; keys there are: {listed}{more}",
+                advice + "; mind its unit (--energy-unit)",
+            )
+        )
+    elif n_energies < len(frames):
+        without = [frame for frame in frames if frame.energy is None]
+        findings.append(
+            Finding(
+                "warning",
+                "missing-energy",
+                f"{len(without)} of {len(frames)} frames have no energy: "
+                f"{name_frames(without)}",
+                "they train on their other labels only; check that this is meant",
+            )
+        )
+    return findings
+
+
+def _check_origins(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report labels from several keys, and keys that look like labels but are not."""
+    findings = []
+    keys = sorted({key for frame in frames for key in frame.keys})
+    used = {origin for frame in frames for origin in frame.origins.values()}
+    for label in ("energy", "forces", "stress"):
+        origins = sorted({f.origins[label] for f in frames if label in f.origins})
+        # a stress that is a virial elsewhere is the same quantity
+        if len(origins) > 1:
+            findings.append(
+                Finding(
+                    "warning",
+                    "mixed-keys",
+                    f"{label} comes from {' and '.join(origins)} in different frames",
+                    f"set the key of {label} if these are not one level of theory",
+                )
+            )
+        others = [key for key in keys if key not in used]
+        likely = [key for key in others if _looks_like(_name(key), _SHAPES[label])]
+        if likely and (origins or label != "energy"):
+            taken = f"{label} is taken from {origins[0]}" if origins else f"no {label}"
+            flag = f"--{label}-key NAME" if label != "stress" else "--stress-key NAME"
+            findings.append(
+                Finding(
+                    "note",
+                    "other-keys",
+                    f"{taken}; there is also {', '.join(likely[:4])}",
+                    f"nothing if that is meant, else {flag}",
+                )
+            )
+    return findings
+
+
+def _check_notes(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report what the reader did not take as it was, such as NaN."""
+    found: dict[str, list[LabeledFrame]] = {}
+    for frame in frames:
+        for note in frame.notes:
+            found.setdefault(note, []).append(frame)
+    findings = []
+    for note, those in found.items():
+        is_nan = "not finite" in note
+        findings.append(
+            Finding(
+                "warning" if is_nan or "symmetric" in note else "note",
+                "not-finite" if is_nan else "read-otherwise",
+                f"{note}: {len(those)} of {len(frames)} frames, {name_frames(those)}",
+                "leave these calculations out if they failed"
+                if is_nan
+                else "nothing, if that is what the data mean",
+            )
+        )
+    return findings
+
+
+def _check_zeros(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report labels that are exactly zero, as placeholders are."""
+    findings = []
+    zeros = {
+        "energy": [f for f in frames if f.energy == 0.0],
+        "forces": [
+            f
+            for f in frames
+            if f.forces is not None and f.n_atoms > 1 and not f.forces.any()
+        ],
+        "stress": [f for f in frames if f.stress is not None and not f.stress.any()],
+    }
+    for label, those in zeros.items():
+        if not those:
+            continue
+        n_labelled = sum(getattr(frame, label) is not None for frame in frames)
+        is_all = len(those) == n_labelled
+        # perfect crystals have no forces; no calculation gives an energy of 0
+        severity = "error" if is_all and label == "energy" else "warning"
+        findings.append(
+            Finding(
+                "note" if label == "forces" and not is_all else severity,  # type: ignore[arg-type]
+                f"zero-{label}",
+                f"{label} is exactly zero in {len(those)} of {n_labelled} frames: "
+                f"{name_frames(those)}",
+                f"if zeros stand for missing {label}, remove them from the file"
+                + (" (crystals at rest do have none)" if label == "forces" else ""),
+            )
+        )
+    return findings
+
+
+def _check_energy_outliers(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    labelled = [frame for frame in frames if frame.energy is not None]
+    types = sorted({int(z) for frame in labelled for z in np.unique(frame.numbers)})
+    if len(labelled) < FRAMES_PER_ELEMENT * len(types) + 10:
+        return []
+    n_atoms = np.array([frame.n_atoms for frame in labelled], dtype=np.float64)
+    energies = np.array([frame.energy for frame in labelled], dtype=np.float64)
+    residuals = _fit_robustly(
+        count_species(labelled, types) / n_atoms[:, None], energies / n_atoms
+    )
+    distances = np.abs(residuals - np.median(residuals))
+    # 1.4826: from the median of the distances to a standard deviation
+    scale = 1.4826 * float(np.median(distances))
+    limit = max(ENERGY_OUTLIER[0] * scale, ENERGY_OUTLIER[1])
+    order = np.argsort(-distances)
+    found = [int(i) for i in order if distances[i] > limit]
+    if not found:
+        return []
+    worst = found[0]
+    symbols = ", ".join(chemical_symbols[z] for z in types)
+    return [
+        Finding(
+            "warning",
+            "energy-outliers",
+            f"{len(found)} of {len(labelled)} energies are far from the rest, up to "
+            f"{residuals[worst]:+.3g} eV/atom after a fit of {symbols} (typical "
+            f"{scale:.2g}): {name_frames([labelled[i] for i in found])}",
+            "look at these calculations: not converged, other settings, other charge, "
+            "or a truncated structure",
+        )
+    ]
+
+
+def _fit_robustly(rows: Array, values: Array) -> Array:
+    """Return residuals of the fit of least absolute deviations (reweighted squares)."""
+    weights = np.ones(len(values))
+    residuals = values
+    for _ in range(30):
+        solution, *_ = np.linalg.lstsq(
+            rows * weights[:, None], values * weights, rcond=None
+        )
+        residuals = values - rows @ solution
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(residuals), 1e-4))
+    return residuals
+
+
+def _check_force_outliers(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    labelled = [f for f in frames if f.forces is not None and f.forces.any()]
+    if len(labelled) < 10:
+        return []
+    largest = np.array([_norms(frame.forces).max() for frame in labelled])
+    logs = np.log(largest)
+    centre = np.median(logs)
+    # 0.1: sets of nearly equal frames would make outliers of harmless ones
+    scale = max(1.4826 * float(np.median(np.abs(logs - centre))), 0.1)
+    is_far = (logs - centre > FORCE_OUTLIER[0] * scale) & (largest > FORCE_OUTLIER[1])
+    found = [int(i) for i in np.argsort(-largest) if is_far[i]]
+    if not found:
+        return []
+    return [
+        Finding(
+            "warning",
+            "force-outliers",
+            f"{len(found)} of {len(labelled)} frames have forces far above the rest, "
+            f"up to {largest[found[0]]:.3g} eV/A (typical largest "
+            f"{np.exp(centre):.2g}): {name_frames([labelled[i] for i in found])}",
+            "look at these calculations; a few such frames can rule the loss",
+        )
+    ]
+
+
+def _check_net_forces(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    labelled = [f for f in frames if f.forces is not None and f.n_atoms > 1]
+    if not labelled:
+        return []
+    means = np.array(
+        [np.linalg.norm(np.mean(np.asarray(f.forces), axis=0)) for f in labelled]
+    )
+    found = [int(i) for i in np.argsort(-means) if means[i] > NET_FORCE]
+    if not found:
+        return []
+    worst = labelled[found[0]]
+    floor = 1000 * float(np.sqrt((means**2).mean()))
+    return [
+        Finding(
+            "warning",
+            "net-forces",
+            f"the forces of {len(found)} of {len(labelled)} frames do not sum to zero, "
+            f"worst {means[found[0]] * worst.n_atoms:.3g} eV/A in {worst.source} "
+            f"({floor:.2g} meV/A per atom over all frames)",
+            "no potential can learn this part: subtract the mean force of each frame, "
+            "or converge grids and SCF better",
+        )
+    ]
+
+
+def _find_likely(keys: Sequence[str], label: str) -> list[str]:
+    names = [_name(key) for key in keys]
+    return [name for name in names if _looks_like(name, _SHAPES[label])]
+
+
+def _looks_like(name: str, pattern: re.Pattern[str]) -> bool:
+    return bool(pattern.search(name)) and not _NOT_LABELS.search(name)
+
+
+def _name(key: str) -> str:
+    """Return ``U0`` for ``info['U0']``."""
+    return key[key.index("[") + 2 : -2]
+
+
+def _norms(forces: Array | None) -> Array:
+    assert forces is not None  # the caller's choice
+    norms: Array = np.linalg.norm(forces, axis=1)
+    return norms

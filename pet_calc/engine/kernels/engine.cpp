@@ -1,0 +1,50 @@
+#include "engine.h"
+
+#include "pairs.h"
+#include "pass.h"
+
+#include <ATen/core/grad_mode.h>
+
+namespace pet_calc::engine {
+
+// calls `work` with a number of the type to compute in and one of the type to store
+template <typename F>
+auto Engine::dispatch(F work) const {
+    if (network_.real == at::kDouble) return work(double(), double());
+    if (network_.stored == at::kBFloat16) return work(float(), c10::BFloat16());
+    return work(float(), float());
+}
+
+Engine::Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers)
+    : network_([&] {
+          Layouts none({});
+          return Network(tensors, shape, numbers, {}, none);
+      }()) {}
+
+std::tuple<Tensor, Tensor, Tensor> Engine::run_edges(
+    const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,
+    const Tensor &geometry, const Tensor &factors, const Tensor &scale,
+    const c10::optional<Tensor> &addition) {
+    at::NoGradGuard no_grad;
+    Input input{species, kinds, reverse, first, geometry, factors, scale, addition};
+    return dispatch([&](auto real, auto stored) {
+        Output out = Pass<decltype(real), decltype(stored)>(network_, input, pool_).run();
+        return std::make_tuple(out.energies, out.of_geometry, out.of_factors);
+    });
+}
+
+std::tuple<Tensor, Tensor> Engine::run_pairs(
+    const Tensor &species, const Tensor &centers, const Tensor &neighbors,
+    const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
+    const c10::optional<Tensor> &addition) {
+    at::NoGradGuard no_grad;
+    return dispatch([&](auto real, auto stored) {
+        Pairs<decltype(real)> pairs(network_, species, centers, neighbors, reverse, vectors,
+                                    scale, addition);
+        Pass<decltype(real), decltype(stored)> pass(network_, pairs.input(), pool_);
+        Output out = pass.run();
+        return std::make_tuple(out.energies, pairs.turn_back(out));
+    });
+}
+
+}  // namespace pet_calc::engine

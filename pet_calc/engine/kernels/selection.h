@@ -1,0 +1,260 @@
+// Which pairs are edges, with their cutoff factors, and the derivatives of both. The
+// formulas are those of pet_calc/model/cutoff.py, where they are explained.
+
+#pragma once
+
+#include "rows.h"
+
+namespace pet_calc::engine {
+
+// numbers of pet_calc/model/constants.py
+constexpr double BUMP_MARGIN = 1e-6, SMALL_SQUARE = 1e-15, MIN_SLOPE = 1e-6;
+constexpr double MIN_ADAPTIVE_FRACTION = 1.0 / 16.0, PI = 3.14159265358979323846;
+constexpr int N_SOLVER_STEPS = 10;
+
+struct Cutoff {
+    double radius, width, n_wanted, adaptive_width;
+    bool is_bump, is_adaptive;
+};
+
+// value and slope, per unit of s, of the bump that falls from 1 to 0 while s grows to 1
+template <typename A>
+inline void bump(A s, A *value, A *slope) {
+    bool is_inside = s > A(BUMP_MARGIN) && s < A(1.0 - BUMP_MARGIN);
+    s = s < A(BUMP_MARGIN) ? A(BUMP_MARGIN) : s;
+    s = s > A(1.0 - BUMP_MARGIN) ? A(1.0 - BUMP_MARGIN) : s;
+    A sine = std::sin(A(PI) * s), step = std::tanh(std::cos(A(PI) * s) / sine);
+    *value = A(0.5) * (A(1) + step);
+    *slope = is_inside ? -A(0.5 * PI) * (A(1) - step * step) / (sine * sine) : A(0);
+}
+
+template <typename A>
+struct Selection {
+    std::vector<int64_t> kept, reverse, first;
+    std::vector<A> distances;  // [n_pairs]
+    std::vector<A> slopes;     // [n_edges], of the factor in the distance
+    std::vector<A> trial_radii, count_slopes, radii;
+    std::vector<char> is_clamped;
+};
+
+// soft number of neighbours within `radius`, with the term that makes it unique
+template <typename A>
+inline void count(const Cutoff &cutoff, const std::vector<A> &distances, A radius, A *number,
+                  A *slope) {
+    A width = cutoff.adaptive_width, n_full = 0, partial = 0, rise = 0;
+    for (A distance : distances) {
+        A s = (distance - (radius - width)) / width;
+        if (s >= A(1)) continue;
+        if (s <= A(0)) {
+            n_full += 1;
+            continue;
+        }
+        A value, fall;
+        bump(s, &value, &fall);
+        partial += value;
+        // at the margins the bump is flat, but the solver's slope is not cut there
+        rise -= fall;
+    }
+    A x = radius / A(cutoff.radius), n = cutoff.n_wanted;
+    *number = n_full + partial + n * x * x * x;
+    *slope = rise / width + A(3) * n / A(cutoff.radius) * x * x;
+}
+
+template <typename A>
+void solve_radii(const Cutoff &cutoff, const int64_t *starts, int64_t n_atoms,
+                 Selection<A> &selection) {
+    selection.trial_radii.resize(n_atoms);
+    selection.count_slopes.resize(n_atoms);
+    selection.radii.resize(n_atoms);
+    selection.is_clamped.resize(n_atoms);
+    // far below the rounding of the refined radius, whose error is the square of this
+    const A converged = A(cutoff.radius) * (sizeof(A) == 8 ? A(1e-9) : A(1e-5));
+    at::parallel_for(0, n_atoms, 8, [&](int64_t begin, int64_t end) {
+        std::vector<A> near;
+        for (int64_t i = begin; i < end; i++) {
+            near.clear();
+            for (int64_t p = starts[i]; p < starts[i + 1]; p++)
+                if (selection.distances[p] < A(cutoff.radius))
+                    near.push_back(selection.distances[p]);
+            A low = 0, high = cutoff.radius, radius = A(0.5) * high, number, slope;
+            for (int step = 0; step < N_SOLVER_STEPS; step++) {
+                count(cutoff, near, radius, &number, &slope);
+                A excess = number - A(cutoff.n_wanted);
+                (excess <= 0 ? low : high) = radius;
+                A newton = radius - excess / std::max(slope, A(MIN_SLOPE));
+                bool is_inside = newton >= low && newton <= high;
+                A next = is_inside ? newton : A(0.5) * (low + high);
+                bool is_done = is_inside && std::abs(next - radius) < converged;
+                radius = next;
+                if (is_done) break;
+            }
+            count(cutoff, near, radius, &number, &slope);
+            slope = std::max(slope, A(MIN_SLOPE));
+            A refined = radius - (number - A(cutoff.n_wanted)) / slope;
+            A lowest = A(cutoff.radius * MIN_ADAPTIVE_FRACTION), highest = A(cutoff.radius);
+            selection.is_clamped[i] = refined < lowest || refined > highest;
+            selection.radii[i] = std::min(std::max(refined, lowest), highest);
+            selection.trial_radii[i] = radius;
+            selection.count_slopes[i] = slope;
+        }
+    });
+}
+
+// Fills everything but `slopes`. `starts` [n_atoms + 1] is the first pair of each atom.
+template <typename A>
+void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
+            const int64_t *reverse, const int64_t *starts, int64_t n_atoms,
+            Selection<A> &selection) {
+    int64_t n_pairs = starts[n_atoms];
+    selection.distances.resize(n_pairs);
+    for_rows(n_pairs, 3, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; p++) {
+            const A *v = vectors + 3 * p;
+            selection.distances[p] =
+                std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + A(SMALL_SQUARE));
+        }
+    });
+    if (cutoff.is_adaptive) solve_radii(cutoff, starts, n_atoms, selection);
+    std::vector<int64_t> new_index(n_pairs, -1);
+    selection.kept.clear();
+    selection.first.assign(n_atoms + 1, 0);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
+            // the sum is the same seen from i and from j, so edges stay paired
+            A reach = cutoff.is_adaptive
+                          ? A(0.5) * (selection.radii[i] + selection.radii[neighbors[p]])
+                          : A(cutoff.radius);
+            if (selection.distances[p] > reach) continue;
+            A other = selection.distances[reverse[p]];
+            if (other > reach) {
+                // by rounding, which may differ between the two
+                TORCH_CHECK(other <= reach + A(sizeof(A) == 8 ? 1e-9 : 1e-4),
+                            "pair i->j is within reach, but j->i is not");
+                continue;
+            }
+            new_index[p] = selection.kept.size();
+            selection.kept.push_back(p);
+        }
+        selection.first[i + 1] = selection.kept.size();
+    }
+    selection.reverse.resize(selection.kept.size());
+    for (size_t e = 0; e < selection.kept.size(); e++) {
+        selection.reverse[e] = new_index[reverse[selection.kept[e]]];
+        TORCH_CHECK(selection.reverse[e] >= 0, "the list of pairs is not one of pairs and their reverses");
+    }
+}
+
+// geometry [n_edges, 4] holds vector and length
+template <typename A>
+void measure(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors, int64_t n_atoms,
+             Selection<A> &selection, A *geometry, A *factors) {
+    selection.slopes.resize(selection.kept.size());
+    for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+                int64_t p = selection.kept[e];
+                A distance = selection.distances[p];
+                for (int64_t k = 0; k < 3; k++) geometry[4 * e + k] = vectors[3 * p + k];
+                geometry[4 * e + 3] = distance;
+                A reach = cutoff.is_adaptive
+                              ? A(0.5) * (selection.radii[i] + selection.radii[neighbors[p]])
+                              : A(cutoff.radius);
+                A width = cutoff.width, s = (distance - (reach - width)) / width, slope;
+                if (cutoff.is_bump) {
+                    bump(s, factors + e, &slope);
+                } else {
+                    bool is_inside = s >= A(0) && s <= A(1);
+                    s = s < A(0) ? A(0) : (s > A(1) ? A(1) : s);
+                    factors[e] = A(0.5) * (A(1) + std::cos(A(PI) * s));
+                    slope = is_inside ? -A(0.5 * PI) * std::sin(A(PI) * s) : A(0);
+                }
+                selection.slopes[e] = slope / width;
+            }
+        }
+    });
+}
+
+// gradient [n_pairs, 3] of the vectors from those of geometry and factors
+template <typename A>
+void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *starts,
+                     int64_t n_atoms, const Selection<A> &selection, const A *of_geometry,
+                     const A *of_factors, A *gradient) {
+    int64_t n_pairs = starts[n_atoms];
+    std::vector<A> of_distances(n_pairs, A(0));
+    for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++)
+                of_distances[selection.kept[e]] =
+                    of_geometry[4 * e + 3] + of_factors[e] * selection.slopes[e];
+            if (!cutoff.is_adaptive || selection.is_clamped[i]) continue;
+            // a larger radius i moves the cutoff of the edges i->j and j->i outwards
+            A of_radius = 0;
+            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+                int64_t r = selection.reverse[e];
+                of_radius -= A(0.5) * (of_factors[e] * selection.slopes[e] +
+                                       of_factors[r] * selection.slopes[r]);
+            }
+            A width = cutoff.adaptive_width, factor = -of_radius / selection.count_slopes[i];
+            for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
+                A s = (selection.distances[p] - (selection.trial_radii[i] - width)) / width;
+                if (s <= A(0) || s >= A(1)) continue;
+                A value, slope;
+                bump(s, &value, &slope);
+                of_distances[p] += factor * slope / width;
+            }
+        }
+    });
+    for_rows(n_pairs, 3, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; p++) {
+            A factor = of_distances[p] / selection.distances[p];
+            for (int64_t k = 0; k < 3; k++) gradient[3 * p + k] = factor * vectors[3 * p + k];
+        }
+    });
+    for (size_t e = 0; e < selection.kept.size(); e++)
+        for (int64_t k = 0; k < 3; k++)
+            gradient[3 * selection.kept[e] + k] += of_geometry[4 * e + k];
+}
+
+// How geometry and factors change when the vectors change by vectors_dot [n_pairs, 3]
+template <typename A>
+void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
+                const int64_t *neighbors, const int64_t *starts, int64_t n_atoms,
+                const Selection<A> &selection, A *geometry_dot, A *factors_dot) {
+    int64_t n_pairs = starts[n_atoms];
+    std::vector<A> distances_dot(n_pairs), radii_dot(n_atoms, A(0));
+    for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
+        for (int64_t p = starts[begin]; p < starts[end]; p++) {
+            const A *v = vectors + 3 * p, *w = vectors_dot + 3 * p;
+            distances_dot[p] =
+                (v[0] * w[0] + v[1] * w[1] + v[2] * w[2]) / selection.distances[p];
+        }
+        if (!cutoff.is_adaptive) return;
+        A width = cutoff.adaptive_width;
+        for (int64_t i = begin; i < end; i++) {
+            if (selection.is_clamped[i]) continue;
+            A count_dot = 0;
+            for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
+                A s = (selection.distances[p] - (selection.trial_radii[i] - width)) / width;
+                if (s <= A(0) || s >= A(1)) continue;
+                A value, slope;
+                bump(s, &value, &slope);
+                count_dot += slope / width * distances_dot[p];
+            }
+            radii_dot[i] = -count_dot / selection.count_slopes[i];
+        }
+    });
+    for_rows(n_atoms, 64, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+                int64_t p = selection.kept[e];
+                for (int64_t k = 0; k < 3; k++)
+                    geometry_dot[4 * e + k] = vectors_dot[3 * p + k];
+                geometry_dot[4 * e + 3] = distances_dot[p];
+                A reach_dot = A(0.5) * (radii_dot[i] + radii_dot[neighbors[p]]);
+                factors_dot[e] = selection.slopes[e] * (distances_dot[p] - reach_dot);
+            }
+        }
+    });
+}
+
+}  // namespace pet_calc::engine

@@ -1,0 +1,13 @@
+"""Checksums of files."""
+
+import hashlib
+from pathlib import Path
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

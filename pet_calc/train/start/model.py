@@ -1,0 +1,410 @@
+"""Make the model of a run: from a base or from nothing, with what is to train."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from ase.data import atomic_numbers, covalent_radii
+
+from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.checkpoint import Checkpoint
+from pet_calc.checkpoint.open import choose_device, load_record
+from pet_calc.checkpoint.to_ev import convert_energies_to_ev, is_angstrom
+from pet_calc.config import FinetuneOptions, RunOptions, TargetOptions
+from pet_calc.data.frames import LabeledFrame, check_elements
+from pet_calc.data.read_dataset import has_label
+from pet_calc.errors import CheckpointError, ConfigError, ModelError
+from pet_calc.hub import pin_version
+from pet_calc.lora.fingerprint import compute_fingerprint
+from pet_calc.lora.freeze import (
+    find_heads,
+    format_trainable_table,
+    freeze_for_heads,
+    freeze_for_lora,
+    trainable_table,
+    unfreeze_all,
+)
+from pet_calc.lora.inject import has_lora, inject_lora, merge_lora
+from pet_calc.lora.rows import train_element_rows
+from pet_calc.model.baseline import TargetTable
+from pet_calc.model.hypers import PETHypers, TargetSpec, choose_energy_target
+from pet_calc.model.pet import PET
+from pet_calc.train.datasets import RunFrames
+from pet_calc.train.start.direct_heads import (
+    DirectHeads,
+    add_wanted_heads,
+    set_up_direct_heads,
+)
+from pet_calc.train.start.new_elements import add_new_elements
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """A model ready to train, and where it came from."""
+
+    model: PET
+    base: Checkpoint | None
+    base_fingerprint: str
+    is_new_target: bool
+    """Whether the target has heads that the base did not have."""
+    new_targets: tuple[str, ...] = ()
+    """All targets of which that is so."""
+    target: str = ""
+    """The main energy output that trains."""
+    source: str = ""
+    """The base's output that the target starts from; itself if it is not new."""
+    base_offsets: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    """[n_species] float64 in eV: energies per element of ``source`` in the base."""
+    new_elements: dict[str, str] = field(default_factory=dict)
+    """Symbols that the base does not know, and what they started from."""
+    direct: DirectHeads = field(default_factory=DirectHeads)
+    """Direct force and stress heads that train too."""
+
+    @property
+    def new_numbers(self) -> list[int]:
+        """Atomic numbers of ``new_elements``."""
+        return [atomic_numbers[symbol] for symbol in self.new_elements]
+
+    @property
+    def base_output(self) -> str:
+        """Output that gives the base's predictions before training, and replays.
+
+        The base's own where it is kept; else the new one, which starts as its copy.
+        """
+        return self.source if self.source in self.model.targets else self.target
+
+    @property
+    def keeps_source(self) -> bool:
+        """Whether the base's own output stays beside a new one."""
+        return self.is_new_target and self.source in self.model.targets
+
+
+def pin_base(options: RunOptions) -> RunOptions:
+    """Return a copy in which the name of the base says which version it is.
+
+    Raises:
+        HubError: if there is no such model, or it cannot be downloaded.
+    """
+    if options.finetune.base is None:
+        return options
+    return options.with_base(pin_version(options.finetune.base))
+
+
+def load_base(options: RunOptions) -> Checkpoint | None:
+    """Return the base of a run, None for training from scratch.
+
+    Raises:
+        CheckpointError: if it cannot be read, or its lengths are not in Å.
+        ConfigError: if the options describe another shape than the base has.
+    """
+    if options.finetune.base is None:
+        return None
+    base = load_record(options.finetune.base)
+    _check_hypers(options.hypers, base)
+    if not is_angstrom(base.length_unit):
+        raise CheckpointError(
+            f"{base.source}: its lengths are in {base.length_unit}; only models in Å "
+            "can be fine-tuned"
+        )
+    return base
+
+
+def build_model(
+    base: Checkpoint | None,
+    options: RunOptions,
+    target: TargetOptions,
+    frames: RunFrames,
+) -> Prepared:
+    """Return the model before LoRA is injected, in the dtype and on the device.
+
+    Raises:
+        ConfigError: if base and method contradict each other.
+        DataError: if the data has elements that the model does not know.
+    """
+    dtype = torch.float64 if options.base_precision == 64 else torch.float32
+    device = choose_device(options.device)
+    if base is None:
+        model = _build_fresh(options, frames.all())
+        direct = add_wanted_heads(model, "", options.direct_targets, seed=options.seed)
+        prepared = Prepared(
+            model,
+            None,
+            "",
+            True,
+            (*options.energy_targets, *direct.new),
+            target=target.name,
+            direct=direct,
+        )
+        check_elements(frames.all(), model.atomic_types)
+    else:
+        prepared = _build_from_base(base, options, target, frames)
+    _check_states(prepared.model, frames.all())
+    prepared.model.to(device=device, dtype=dtype)
+    logger.info(
+        "model: PET, %s parameters, %s on %s%s",
+        f"{sum(p.numel() for p in prepared.model.parameters()):,}",
+        str(dtype).removeprefix("torch."),
+        device,
+        f", from {options.finetune.base}" if base is not None else ", from scratch",
+    )
+    return prepared
+
+
+def set_trainable(prepared: Prepared, options: RunOptions) -> None:
+    """Inject LoRA if asked for and choose what trains, in place; log the table."""
+    model, finetune = prepared.model, options.finetune
+    targets, direct = list(options.energy_targets), prepared.direct.names
+    if finetune.method == "lora":
+        head_mode = _resolve_head_mode(finetune, bool(prepared.new_targets))
+        if head_mode == "freeze" and prepared.direct.new:
+            raise ConfigError(
+                f"finetune.head_mode: frozen, {', '.join(prepared.direct.new)} would "
+                "keep its random weights; write train"
+            )
+        if finetune.head_mode == "auto" and prepared.new_targets:
+            targets = list(prepared.new_targets)
+        config = finetune.lora
+        if head_mode == "lora" and "heads" not in config.targets:
+            config = replace(config, targets=(*config.targets, "heads"))
+        if not has_lora(model):
+            weight = model.edge_embedder.weight
+            injected = inject_lora(model, config, seed=options.seed)
+            model.to(device=weight.device, dtype=weight.dtype)
+            logger.info(
+                "LoRA: rank %d, alpha %g, in %d layers; heads: %s",
+                config.rank,
+                config.alpha,
+                len(injected),
+                head_mode,
+            )
+        freeze_for_lora(
+            model,
+            head_mode=head_mode,  # type: ignore[arg-type]
+            targets=[*targets, *direct],
+        )
+        train_element_rows(model, prepared.new_numbers)
+    elif finetune.method == "heads":
+        freeze_for_heads(model, [*targets, *direct], groups=finetune.head_modules)
+    else:
+        unfreeze_all(model)
+        kept = [n for n in model.targets if n not in (*targets, *direct)]
+        for part in find_heads(model, kept):
+            part.requires_grad_(False)
+    logger.info("%s", format_trainable_table(trainable_table(model)))
+
+
+def count_trainable(model: PET) -> tuple[int, int]:
+    """Return the numbers of trainable and of all parameters."""
+    rows = trainable_table(model)
+    return sum(row.n_trainable for row in rows), sum(row.n_parameters for row in rows)
+
+
+def _build_fresh(options: RunOptions, frames: Iterable[LabeledFrame]) -> PET:
+    numbers = options.atomic_types
+    if numbers is None:
+        numbers = tuple(sorted({int(z) for f in frames for z in f.numbers}))
+    specs = [
+        TargetSpec.for_energy(target.name, description=target.description)
+        for target in options.energy_targets.values()
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = PET(options.hypers or PETHypers(), list(numbers), specs)
+    if model.zbl is not None:
+        model.zbl.covalent_radii.copy_(torch.tensor(covalent_radii[list(numbers)]))
+    return model
+
+
+def _build_from_base(
+    base: Checkpoint,
+    options: RunOptions,
+    target: TargetOptions,
+    frames: RunFrames,
+) -> Prepared:
+    fingerprint = compute_fingerprint(base.state)
+    model = base.build_model()
+    convert_energies_to_ev(model)
+    if has_lora(model):
+        logger.info("the base has LoRA of its own: merged before training")
+        merge_lora(model)
+        fingerprint = compute_fingerprint(model.state_dict())
+    new_elements = add_new_elements(model, frames.all(), options.finetune.new_elements)
+    known = dict(model.targets)
+    sources = {
+        wanted.name: _add_target(model, options, wanted, known)
+        for wanted in options.energy_targets.values()
+    }
+    new = tuple(name for name, source in sources.items() if name != source)
+    source = sources[target.name]
+    direct = _choose_outputs(model, options, source, target.name, frames.train)
+    table = cast(TargetTable, model.baseline.tables[target.name])
+    return Prepared(
+        model,
+        base,
+        fingerprint,
+        target.name in new,
+        (*new, *direct.new),
+        target=target.name,
+        source=source,
+        base_offsets=table.composition[:, 0].clone(),
+        new_elements=new_elements,
+        direct=direct,
+    )
+
+
+def _add_target(
+    model: PET, options: RunOptions, target: TargetOptions, known: dict[str, TargetSpec]
+) -> str:
+    """Give the model an output to train, in place; return what it starts from.
+
+    ``known`` are the outputs of the base.
+    """
+    finetune, name = options.finetune, target.name
+    if name in model.targets:
+        if name in finetune.inherit_heads:
+            raise ConfigError(
+                f"finetune.inherit_heads: {name} is an output of the base already"
+            )
+        if target.description:
+            spec = model.targets[name]
+            model.targets[name] = replace(spec, description=target.description)
+        return name
+    source = _choose_source(known, name, finetune)
+    spec = TargetSpec.for_energy(name, description=target.description)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model.add_target(spec, inherit_from=source)
+    logger.info("new output %s starts from the heads of %s", name, source)
+    return source
+
+
+def _choose_outputs(
+    model: PET,
+    options: RunOptions,
+    source: str,
+    target: str,
+    frames: Sequence[LabeledFrame],
+) -> DirectHeads:
+    """Return the direct heads that train; drop outputs that are not kept, in place.
+
+    Heads that do not train are wrong once the trunk has changed, hence the default.
+    """
+    finetune, loss = options.finetune, options.train.loss_of(target)
+    keeps_others = finetune.keep_head or finetune.method == "heads"
+    wanted = options.direct_targets
+    direct = DirectHeads()
+    if finetune.direct_heads == "drop" and wanted:
+        raise ConfigError(
+            "finetune.direct_heads: expected train, got drop: "
+            f"{', '.join(t.name for t in wanted.values())} are targets of the training"
+        )
+    if finetune.direct_heads == "train":
+        direct = set_up_direct_heads(
+            model,
+            source,
+            target,
+            wanted=add_wanted_heads(model, source, wanted, seed=options.seed),
+            has_forces=loss.forces.weight > 0 and has_label(frames, "forces"),
+            has_stress=loss.stress.weight > 0 and has_label(frames, "stress"),
+            keeps_others=keeps_others,
+        )
+    trained = (*options.energy_targets, *direct.names)
+    others = [name for name in model.targets if name not in trained]
+    if finetune.keep_head and not others:
+        raise ConfigError(
+            f"keep_head: {target} of the base is what is trained, and there is nothing "
+            "beside it to keep; name the new level with --target energy/NAME"
+        )
+    if not keeps_others:
+        for name in others:
+            model.remove_target(name)
+            logger.info(
+                "output %s of the base is dropped: its heads do not train; "
+                "--keep-head keeps it",
+                name,
+            )
+    elif others:
+        _log_kept(model, others)
+    return direct
+
+
+def _choose_source(
+    known: dict[str, TargetSpec], target: str, finetune: FinetuneOptions
+) -> str:
+    """Return the base's output that a new target starts from."""
+    try:
+        return choose_energy_target(known, finetune.inherit_heads.get(target))
+    except ModelError as error:
+        energies = [name for name, spec in known.items() if spec.is_energy]
+        raise ConfigError(
+            f"the new output {target} can start from one of the base's "
+            f"({', '.join(energies) or 'which has no energy'}): name it with "
+            "--inherit-head, or in inherit_heads of an options file"
+        ) from error
+
+
+def _log_kept(model: PET, names: list[str]) -> None:
+    """Say what outputs that are kept cost: memory, and no time unless asked for."""
+    n_weights = sum(
+        p.numel() for part in find_heads(model, names) for p in part.parameters()
+    )
+    logger.info(
+        "kept as in the base: %s (%s weights in their heads, %.1f MB; no time unless "
+        "asked for); their heads do not train, so they change with the trunk only",
+        ", ".join(names),
+        f"{n_weights:,}",
+        4e-6 * n_weights,
+    )
+
+
+def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
+    """Raise for a charge or spin that the model has no entry for.
+
+    A model that knows of none of them leaves them out, which is said.
+    """
+    n_others, first = 0, ""
+    for frame in frames:
+        charge, spin = frame.charge, frame.spin_multiplicity
+        check_charge_and_spin(model, charge, spin, frame.source)
+        if (charge, spin) != (0, 1):
+            n_others, first = n_others + 1, first or frame.source
+    if n_others and model.system_conditioning is None:
+        logger.warning(
+            "%d frames have a charge or a spin multiplicity other than 1 (first %s), "
+            "which the model does not know of: it takes them for neutral singlets",
+            n_others,
+            first,
+        )
+
+
+def _resolve_head_mode(finetune: FinetuneOptions, is_new_target: bool) -> str:
+    if finetune.head_mode == "auto":
+        return "train" if is_new_target else "freeze"
+    return finetune.head_mode
+
+
+def _check_hypers(hypers: PETHypers | None, base: Checkpoint) -> None:
+    """Raise if the options describe another shape than the base has."""
+    if hypers is None:
+        return
+    wanted, found = hypers.to_dict(), base.hypers.to_dict()
+    defaults = PETHypers().to_dict()
+    # a default may be there because nobody wrote it
+    different: dict[str, Any] = {
+        name: (found[name], value)
+        for name, value in wanted.items()
+        if value not in (found[name], defaults[name])
+    }
+    if different:
+        listed = "; ".join(
+            f"{name} is {old} in the base, {new} in the options"
+            for name, (old, new) in different.items()
+        )
+        raise ConfigError(
+            f"architecture.model: the shape comes from the base: {listed}; remove "
+            "the block"
+        )
