@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_data import write_base, write_frames
+from support.frames import write_frames
+from support.runs import write_base
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -14,17 +14,17 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from calculator_cases import (
-    DIRECT,
+from click.testing import CliRunner
+from support.frames import write_frames
+from support.models import DIRECT, build_model
+from support.runs import build_options
+from support.structures import (
     assert_same,
     build_bulk,
     build_molecule,
     build_water,
     get_results,
 )
-from click.testing import CliRunner
-from helpers import build_model
-from training_data import build_options, write_frames
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

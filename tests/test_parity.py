@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build_batch
-from peer import build_peer, build_structures, evaluate_peer, load_peer
+from support.peer import build_peer, build_structures, evaluate_peer, load_peer
+from support.structures import build_batch
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.model.derivatives import predict

@@ -11,17 +11,17 @@ import torch
 from ase import Atoms, units
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
-from calculator_cases import (
-    DIRECT,
+from metatomic_ase import MetatomicCalculator
+from support.models import DIRECT, PBE0, build_model, build_tuned
+from support.peer import build_peer, evaluate_peer
+from support.structures import (
     assert_same,
+    build_batch,
     build_bulk,
     build_molecule,
+    build_structures,
     get_results,
 )
-from helpers import build_batch, build_model, build_structures
-from lora_models import PBE0, build_tuned
-from metatomic_ase import MetatomicCalculator
-from peer import build_peer, evaluate_peer
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

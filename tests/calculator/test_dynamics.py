@@ -10,14 +10,15 @@ import pytest
 from ase import units
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
-from calculator_cases import (
+from support.models import build_model
+from support.structures import (
     assert_same,
     build_bulk,
     build_molecule,
+    build_structures,
     get_results,
     heat,
 )
-from helpers import build_model, build_structures
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 from ase.calculators.calculator import PropertyNotImplementedError
-from calculator_cases import (
-    DIRECT,
-    ENERGIES,
+from metatomic_ase import MetatomicCalculator
+from support.models import DIRECT, ENERGIES, build_model
+from support.structures import (
     PROPERTIES,
     assert_same,
+    build_batch,
     build_bulk,
     build_molecule,
     get_results,
 )
-from helpers import build_batch, build_model
-from metatomic_ase import MetatomicCalculator
 
 from pet_calc import PETCalculator
 from pet_calc.errors import (

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from check_cases import build_labelled, find, get_codes, predict_as, read_shared, scale
-from helpers import TINY
+from support.frames import (
+    build_labelled,
+    find,
+    get_codes,
+    predict_as,
+    read_shared,
+    scale,
+)
+from support.models import TINY
 
 from pet_calc.check.against_base import compare_with_base
 from pet_calc.check.energy_and_forces import compute_work_fit

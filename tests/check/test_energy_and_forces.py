@@ -1,7 +1,7 @@
 """Energies against forces between near frames, without a model."""
 
 import pytest
-from check_cases import build_labelled, find, read_shared, scale
+from support.frames import build_labelled, find, read_shared, scale
 
 from pet_calc.check.energy_and_forces import check_work, compute_work_fit
 

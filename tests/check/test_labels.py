@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_cases import build_labelled, find, get_codes, read_shared, scale
+from support.frames import build_labelled, find, get_codes, read_shared, scale
 
 from pet_calc.check.labels import check_labels
 from pet_calc.check.magnitudes import estimate_all_electron

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import ase.build
 import numpy as np
-from check_cases import build_labelled, find, read_shared
+from support.frames import build_labelled, find, read_shared
 
 from pet_calc.check.orientation import check_orientation
 from pet_calc.data.frames import LabeledFrame

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from check_cases import build_labelled, find, get_codes, predict_as, scale
-from helpers import build_model
+from support.frames import build_labelled, find, get_codes, predict_as, scale
+from support.models import build_model
 
 from pet_calc.check import run as check
 from pet_calc.check.finding import Finding, name_frames, sort_findings

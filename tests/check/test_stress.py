@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check_cases import build_labelled, find, get_codes, predict_as, read_shared, scale
+from support.frames import (
+    build_labelled,
+    find,
+    get_codes,
+    predict_as,
+    read_shared,
+    scale,
+)
 
 from pet_calc.check.against_base import compare_with_base
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from check_cases import build_labelled, find, read_shared
+from support.frames import build_labelled, find, read_shared
 
 from pet_calc.check.structures import (
     check_alone,

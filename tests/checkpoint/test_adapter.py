@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from helpers import build_model
-from lora_models import PBE0, build_tuned, evaluate
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.models import PBE0, build_model, build_tuned, evaluate
 
 from pet_calc.checkpoint.adapter import load_adapter, save_adapter
 from pet_calc.errors import CheckpointError, LoRAError

@@ -12,7 +12,7 @@ from metatrain.pet.modules.finetuning import apply_finetuning_strategy
 from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_generic_target_info
 from metatrain.utils.io import model_from_checkpoint
-from peer import ATOMIC_TYPES, build_dataset_info, build_peer, load_peer
+from support.peer import ATOMIC_TYPES, build_dataset_info, build_peer, load_peer
 
 from pet_calc.checkpoint import (
     compute_fingerprint,

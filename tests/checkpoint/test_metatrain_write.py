@@ -8,8 +8,9 @@ import ase.io
 import pytest
 import torch
 import yaml
-from helpers import build_batch, build_model
-from peer import build_peer, build_structures, evaluate_peer, load_peer
+from support.models import build_model
+from support.peer import build_peer, build_structures, evaluate_peer, load_peer
+from support.structures import build_batch
 
 from pet_calc.checkpoint import (
     Checkpoint,

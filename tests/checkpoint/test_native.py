@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from helpers import build_model
+from support.models import build_model
 
 from pet_calc.checkpoint import (
     Checkpoint,

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from helpers import build_model
-from lora_models import build_lora_model, build_tuned, evaluate
+from support.models import build_lora_model, build_model, build_tuned, evaluate
 
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.errors import CheckpointError

@@ -7,7 +7,7 @@ import zipfile
 import metatensor.torch as mts
 import pytest
 import torch
-from peer import build_dataset_info, build_peer
+from support.peer import build_dataset_info, build_peer
 
 from pet_calc.checkpoint.layout import build_layout, encode_map
 from pet_calc.checkpoint.tensormap import decode_map, decode_target

@@ -7,7 +7,8 @@ import ase.io
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
-from training_data import build_frames, build_options, write_base, write_frames
+from support.frames import build_frames, write_frames
+from support.runs import build_options, write_base
 
 from pet_calc import PETCalculator
 from pet_calc.cli.main import cli

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from ase.units import GPa, Hartree, kcal, mol
 from click.testing import CliRunner
-from training_data import build_frames, write_base
+from support.frames import build_frames
+from support.runs import write_base
 
 from pet_calc.cli.main import cli
 from pet_calc.config import read_options

@@ -12,10 +12,11 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
-from calculator_cases import get_results
 from click.testing import CliRunner
-from helpers import TINY, build_model
-from training_data import build_frames, write_base, write_frames
+from support.frames import build_frames, write_frames
+from support.models import TINY, build_model
+from support.runs import write_base
+from support.structures import get_results
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -8,9 +8,8 @@ import pytest
 import torch
 from ase import units
 from ase.md.verlet import VelocityVerlet
-from calculator_cases import (
-    DIRECT,
-    ENERGIES,
+from support.models import DIRECT, ENERGIES, build_model
+from support.structures import (
     assert_same,
     build_bulk,
     build_molecule,
@@ -18,7 +17,6 @@ from calculator_cases import (
     get_results,
     heat,
 )
-from helpers import build_model
 
 from pet_calc import PETCalculator
 from pet_calc.engine.exported_network import ExportedNetwork

@@ -7,7 +7,8 @@ import ase.build
 import pytest
 import torch
 from ase import Atoms
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.data.graph import build_batch as build_graph_batch
 from pet_calc.engine.network import HEAD_WIDTHS, FastNetwork, find_obstacle

@@ -5,7 +5,8 @@ import pytest
 import torch
 from ase import Atoms
 from engine.test_network import VARIANTS
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.engine.training import TrainingEngine, find_training_obstacle
 from pet_calc.lora import LoRAConfig, inject_lora

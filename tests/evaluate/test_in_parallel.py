@@ -9,7 +9,8 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from training_data import build_frames, write_base
+from support.frames import build_frames
+from support.runs import write_base
 
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.evaluate.prediction_file import PredictionWriter

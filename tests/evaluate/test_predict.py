@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from calculator_cases import get_results
-from helpers import build_model, build_structures
+from support.models import build_model
+from support.structures import build_structures, get_results
 
 from pet_calc import PETCalculator
 from pet_calc.data.frames import LabeledFrame

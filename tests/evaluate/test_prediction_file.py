@@ -12,9 +12,10 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from calculator_cases import get_results
-from helpers import build_model
-from training_data import write_base, write_frames
+from support.frames import write_frames
+from support.models import build_model
+from support.runs import write_base
+from support.structures import get_results
 
 from pet_calc import PETCalculator
 from pet_calc.config.data_options import DatasetOptions

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers import build_model
-from training_data import build_frames
+from support.frames import build_frames
+from support.models import build_model
 
 from pet_calc import PETCalculator
 from pet_calc.data.frames import LabeledFrame

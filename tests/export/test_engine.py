@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from calculator_cases import DIRECT
-from helpers import ATOMIC_TYPES, build_batch, build_model, build_structures
 from metatomic.torch import load_atomistic_model
+from support.models import ATOMIC_TYPES, DIRECT, build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.engine.network import FastNetwork
 from pet_calc.export import export_model

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from ase.stress import full_3x3_to_voigt_6_stress
-from helpers import build_batch, build_model, build_structures
 from metatomic.torch import load_atomistic_model
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.errors import ExportError
 from pet_calc.export import build_atomistic_model, export_model

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from ase import Atoms
-from helpers import build_batch, build_model, build_structures
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import (
     ModelEvaluationOptions,
@@ -11,6 +10,8 @@ from metatomic.torch import (
     System,
     register_autograd_neighbors,
 )
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.export import build_atomistic_model
 from pet_calc.model.derivatives import predict

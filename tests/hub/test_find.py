@@ -14,8 +14,9 @@ import ase.io
 import pytest
 import torch
 from click.testing import CliRunner
-from hub_server import Client, serve
-from training_data import write_base, write_frames
+from support.frames import write_frames
+from support.hub import Client, serve
+from support.runs import write_base
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint.open import load_record

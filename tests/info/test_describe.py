@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build_model
-from lora_models import PBE0, build_lora_model, build_tuned
-from peer import build_peer
+from support.models import PBE0, build_lora_model, build_model, build_tuned
+from support.peer import build_peer
 
 from pet_calc.checkpoint import Checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ase.io.lammpsdata import write_lammps_data
-from calculator_cases import DIRECT, build_bulk
 from click.testing import CliRunner
-from helpers import build_model
+from support.models import DIRECT, build_model
+from support.structures import build_bulk
 
 from pet_calc.cli.main import cli
 from pet_calc.errors import ConfigError, PetCalcError

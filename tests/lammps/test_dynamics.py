@@ -5,8 +5,8 @@ import re
 import ase.build
 import numpy as np
 import pytest
-from calculator_cases import heat
-from helpers import build_model
+from support.models import build_model
+from support.structures import heat
 
 from pet_calc.export import export_model
 

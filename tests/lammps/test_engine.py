@@ -9,15 +9,9 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
-from calculator_cases import (
-    DIRECT,
-    build_molecule,
-    build_triclinic,
-    build_water,
-    heat,
-)
-from helpers import build_model
 from metatomic.torch import AtomisticModel, ModelMetadata
+from support.models import DIRECT, build_model
+from support.structures import build_molecule, build_triclinic, build_water, heat
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, save_checkpoint

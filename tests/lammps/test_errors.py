@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from helpers import build_model
+from support.models import build_model
 
 from pet_calc.export import export_model
 

@@ -4,9 +4,9 @@ import ase.build
 import ase.io
 import numpy as np
 import pytest
-from calculator_cases import build_bulk, build_molecule, heat
 from click.testing import CliRunner
-from helpers import build_model
+from support.models import build_model
+from support.structures import build_bulk, build_molecule, heat
 
 from pet_calc import PETCalculator
 from pet_calc.cli.main import cli

@@ -7,8 +7,8 @@ import pytest
 from ase import Atoms, units
 from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
-from calculator_cases import heat
-from helpers import build_model
+from support.models import build_model
+from support.structures import heat
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -85,7 +85,7 @@ def test_forces_are_right_after_1000_steps_of_migration(n_ranks, rods):
 
 @pytest.mark.parametrize("adaptive", [None, 4.0])
 def test_a_file_of_metatrain_is_corrected(adaptive, tmp_path, new_batch, orient):
-    from peer import build_peer
+    from support.peer import build_peer
 
     peer = build_peer(cutoff=3.0, num_gnn_layers=1, num_neighbors_adaptive=adaptive)
     path = str(tmp_path / "peer.pt")

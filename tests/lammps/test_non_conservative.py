@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from calculator_cases import DIRECT, build_bulk
-from helpers import build_model
+from support.models import DIRECT, build_model
+from support.structures import build_bulk
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model

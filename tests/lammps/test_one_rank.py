@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from calculator_cases import (
-    build_bulk,
-    build_molecule,
-    build_triclinic,
-    build_water,
-)
-from helpers import build_model
 from metatomic_ase import MetatomicCalculator
+from support.models import build_model
+from support.structures import build_bulk, build_molecule, build_triclinic, build_water
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model

@@ -4,7 +4,7 @@ import ase.build
 import numpy as np
 import pytest
 from ase import Atoms
-from calculator_cases import build_bulk, build_molecule, heat
+from support.structures import build_bulk, build_molecule, heat
 
 from pet_calc.errors import DataError
 from pet_calc.lammps.orient import orient_for_lammps

@@ -4,7 +4,7 @@ import ase.build
 import numpy as np
 import pytest
 from ase.io.lammpsdata import write_lammps_data
-from helpers import build_model
+from support.models import build_model
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model

@@ -8,8 +8,6 @@ import pytest
 import torch
 from ase import Atoms
 from ase.calculators.lj import LennardJones
-from calculator_cases import heat
-from helpers import ATOMIC_TYPES, build_model
 from metatensor.torch import Labels, TensorMap
 from metatomic.torch import (
     AtomisticModel,
@@ -18,6 +16,8 @@ from metatomic.torch import (
     ModelOutput,
     System,
 )
+from support.models import ATOMIC_TYPES, build_model
+from support.structures import heat
 
 from pet_calc import PETCalculator
 from pet_calc.export import build_atomistic_model, export_model

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import build_model
-from lora_models import PBE0, build_lora_model, build_tuned, evaluate
+from support.models import PBE0, build_lora_model, build_model, build_tuned, evaluate
 
 from pet_calc.errors import LoRAError
 from pet_calc.lora import (

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import build_batch, build_model, build_structures
-from lora_models import PBE0, build_lora_model, build_tuned, evaluate
+from support.models import PBE0, build_lora_model, build_model, build_tuned, evaluate
+from support.structures import build_batch, build_structures
 
 from pet_calc.errors import LoRAError
 from pet_calc.lora import AdapterBank, LoRAConfig, inject_lora

@@ -1,8 +1,7 @@
 """A base has one fingerprint, and another base has another."""
 
 import torch
-from helpers import build_model
-from lora_models import PBE0, build_lora_model, build_tuned
+from support.models import PBE0, build_lora_model, build_model, build_tuned
 
 from pet_calc.lora import compute_fingerprint
 from pet_calc.lora.fingerprint import base_state_of, hash_tensors

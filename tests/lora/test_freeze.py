@@ -1,8 +1,7 @@
 """Which parameters train."""
 
 import pytest
-from helpers import build_model
-from lora_models import PBE0, build_lora_model
+from support.models import PBE0, build_lora_model, build_model
 
 from pet_calc.errors import LoRAError
 from pet_calc.lora import (

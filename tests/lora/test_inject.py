@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers import build_batch, build_model, build_structures
-from lora_models import build_lora_model, evaluate, randomise_lora
+from support.models import build_lora_model, build_model, evaluate, randomise_lora
+from support.structures import build_batch, build_structures
 from torch import nn
 
 from pet_calc.errors import LoRAError

@@ -1,7 +1,8 @@
 """Embeddings of which only the rows of new elements train."""
 
 import torch
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.lora.freeze import freeze_for_lora, trainable_table
 from pet_calc.lora.inject import inject_lora

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from ase import Atoms
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.model import constants
 from pet_calc.model.baseline import ZBL

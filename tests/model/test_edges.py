@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.model.edges import (
     EdgeSelector,

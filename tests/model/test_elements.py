@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import ATOMIC_TYPES, build_batch, build_model, build_structures
+from support.models import ATOMIC_TYPES, build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.model.derivatives import predict

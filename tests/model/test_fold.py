@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import build_model
+from support.models import build_model
 
 from pet_calc.lora import LoRAConfig, inject_lora, merge_lora
 from pet_calc.model.fold import (

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from helpers import build_batch, build_model
+from support.models import build_model
+from support.structures import build_batch
 
 from pet_calc.model.derivatives import compute_forces, predict
 from pet_calc.model.edges import compute_edge_vectors

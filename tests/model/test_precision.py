@@ -5,7 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build_batch, build_model, build_structures
+from support.models import build_model
+from support.structures import build_batch, build_structures
 
 from pet_calc.model.derivatives import predict
 from pet_calc.model.precision import NARROW, Bfloat16Products

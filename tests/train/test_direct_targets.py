@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 from metatomic_ase import MetatomicCalculator
-from training_data import build_frames, stand_as_in_file, write_base, write_frames
+from support.frames import build_frames, write_frames
+from support.runs import stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 import torch
 from metatomic_ase import MetatomicCalculator
-from training_data import (
-    build_frames,
-    build_options,
-    stand_as_in_file,
-    write_base,
-    write_frames,
-)
+from support.frames import build_frames, write_frames
+from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training_data import build_options, check_resume
+from support.runs import build_options, check_resume
 
 from pet_calc.errors import DataError
 from pet_calc.train import loop, memory

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import build_model
-from training_data import build_options, check_resume, write_base
+from support.models import build_model
+from support.runs import build_options, check_resume, write_base
 
 from pet_calc.errors import ConfigError
 from pet_calc.train.muon import Muon, find_matrices, orthogonalize

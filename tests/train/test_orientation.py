@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from training_data import build_frames, build_options, write_base
+from support.frames import build_frames
+from support.runs import build_options, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm

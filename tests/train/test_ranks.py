@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from training_data import write_base, write_frames
+from support.frames import write_frames
+from support.runs import write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.model.hypers import TargetSpec

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import build_batch, build_model, build_structures
-from training_data import build_options, write_base
+from support.models import build_model
+from support.runs import build_options, write_base
+from support.structures import build_batch, build_structures
 
 from pet_calc.config import TrainOptions
 from pet_calc.errors import ConfigError

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from ase.io import read, write
-from training_data import build_frames, build_options, write_base, write_frames
+from support.frames import build_frames, write_frames
+from support.runs import build_options, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

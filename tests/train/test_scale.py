@@ -11,7 +11,8 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from training_data import build_options, write_base, write_frames
+from support.frames import write_frames
+from support.runs import build_options, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.train.run import run_training

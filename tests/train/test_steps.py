@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import build_model
-from training_data import build_options, write_base, write_frames
+from support.frames import write_frames
+from support.models import build_model
+from support.runs import build_options, write_base
 
 from pet_calc.config import TrainOptions
 from pet_calc.engine import switch

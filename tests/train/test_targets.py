@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_data import build_frames, stand_as_in_file, write_base
+from support.frames import build_frames
+from support.runs import stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import read_options

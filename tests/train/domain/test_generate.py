@@ -6,7 +6,7 @@ import ase.build
 import numpy as np
 import pytest
 from ase.data import covalent_radii
-from training_data import build_frames
+from support.frames import build_frames
 
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.errors import DataError

@@ -8,12 +8,8 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from training_data import (
-    build_frames,
-    build_options,
-    stand_as_in_file,
-    write_base,
-)
+from support.frames import build_frames
+from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

@@ -10,13 +10,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from metatomic_ase import MetatomicCalculator
-from peer import evaluate_peer, load_peer
-from training_data import (
-    build_frames,
-    build_options,
-    stand_as_in_file,
-    write_base,
-)
+from support.frames import build_frames
+from support.peer import evaluate_peer, load_peer
+from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint

@@ -1,15 +1,11 @@
-"""Small labelled data sets and options that the training tests share."""
+"""Short trainings on the CPU that many tests share."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import ase.build
-import ase.io
-import numpy as np
 import torch
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
-from helpers import ATOMIC_TYPES, TINY
+from support.frames import write_frames
+from support.models import ATOMIC_TYPES, TINY
 
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.config import TrainOptions
@@ -20,35 +16,6 @@ from pet_calc.model.pet import PET
 from pet_calc.train import loaders
 from pet_calc.train.run import run_training
 from pet_calc.train.start import composition as offsets
-
-N_FRAMES = 12
-
-
-def build_frames(n_frames=N_FRAMES, seed=0):
-    """Rattled aluminium cells (with stress) and molecules, labelled by ASE's EMT."""
-    frames = []
-    rng = np.random.default_rng(seed)
-    for i in range(n_frames):
-        if i % 3:
-            atoms = ase.build.molecule("H2O")
-        else:
-            atoms = ase.build.bulk("Al", "fcc", 4.05, cubic=True)
-            atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
-        atoms.positions += 0.05 * rng.standard_normal(atoms.positions.shape)
-        atoms.calc = EMT()
-        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        if atoms.pbc.all():
-            results["stress"] = atoms.get_stress()
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        frames.append(atoms)
-    return frames
-
-
-def write_frames(folder, n_frames=N_FRAMES, seed=0, name="train.xyz"):
-    """Write the frames; return the file's name."""
-    path = folder / name
-    ase.io.write(path, build_frames(n_frames, seed))
-    return str(path)
 
 
 def write_base(folder, targets=None, **hypers):

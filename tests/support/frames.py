@@ -1,17 +1,19 @@
-"""Frames and stand-ins for a base that the tests of the checks share."""
+"""Small labelled sets, and stand-ins for a base, that many tests share."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import ase.build
+import ase.io
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.evaluate.predict import FramePrediction
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def read_shared(name, index=":"):
@@ -94,3 +96,33 @@ def find(findings, code):
     found = [finding for finding in findings if finding.code == code]
     assert len(found) == 1, findings
     return found[0]
+
+
+N_FRAMES = 12
+
+
+def build_frames(n_frames=N_FRAMES, seed=0):
+    """Rattled aluminium cells (with stress) and molecules, labelled by ASE's EMT."""
+    frames = []
+    rng = np.random.default_rng(seed)
+    for i in range(n_frames):
+        if i % 3:
+            atoms = ase.build.molecule("H2O")
+        else:
+            atoms = ase.build.bulk("Al", "fcc", 4.05, cubic=True)
+            atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
+        atoms.positions += 0.05 * rng.standard_normal(atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        if atoms.pbc.all():
+            results["stress"] = atoms.get_stress()
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def write_frames(folder, n_frames=N_FRAMES, seed=0, name="train.xyz"):
+    """Write the frames; return the file's name."""
+    path = folder / name
+    ase.io.write(path, build_frames(n_frames, seed))
+    return str(path)

@@ -1,7 +1,7 @@
-"""Tiny models with corrections, and adapters, that the LoRA tests share."""
+"""Tiny models, plain and with corrections, that many tests share."""
 
 import torch
-from helpers import build_batch, build_model, build_structures
+from support.structures import build_batch, build_structures
 
 from pet_calc.lora import (
     LoRAConfig,
@@ -11,7 +11,54 @@ from pet_calc.lora import (
 )
 from pet_calc.lora.freeze import find_heads
 from pet_calc.model.derivatives import predict
-from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.pet import PET
+
+ATOMIC_TYPES = [1, 6, 8, 13, 14]
+
+
+TINY = {
+    "cutoff": 4.0,
+    "d_pet": 8,
+    "d_head": 8,
+    "d_node": 16,
+    "d_feedforward": 8,
+    "num_heads": 2,
+    "num_attention_layers": 1,
+}
+
+
+def build_model(targets=None, *, seed=0, dtype=torch.float64, **hypers):
+    """A tiny PET with random weights and composition; nothing is zero or one in it."""
+    specs = targets or [TargetSpec.for_energy()]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = PET(PETHypers(**{**TINY, **hypers}), ATOMIC_TYPES, specs)
+    model = model.to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter += 0.2 * noise
+        for name, table in model.baseline.tables.items():
+            table.scale += 2.0
+            if model.targets[name].is_energy:
+                noise = torch.randn(table.composition.shape, generator=generator)
+                table.composition += 10.0 * noise.to(torch.float64)
+        if model.zbl is not None:
+            model.zbl.covalent_radii += 0.6
+    return model
+
+
+ENERGIES = [TargetSpec.for_energy("energy/pbe"), TargetSpec.for_energy("energy/scan")]
+
+
+DIRECT = [
+    TargetSpec.for_energy(),
+    TargetSpec("non_conservative_forces", "force", "eV/A", "atom", components=[3]),
+    TargetSpec("non_conservative_stress", "pressure", "eV/A^3", components=[3, 3]),
+]
+
 
 PBE0 = TargetSpec.for_energy("energy/pbe0", description="PBE0-D3")
 

@@ -1,48 +1,13 @@
-"""Tiny models and structures that many tests share."""
+"""Structures that many tests share, and what models and calculators say of them."""
 
 import ase.build
 import numpy as np
 import torch
-from ase import Atoms
+from ase import Atoms, units
 
 from pet_calc.data.neighbors import compute_pairs, mask_cell
 from pet_calc.model.batch import Batch
 from pet_calc.model.edges import find_reverse_pairs
-from pet_calc.model.hypers import PETHypers, TargetSpec
-from pet_calc.model.pet import PET
-
-ATOMIC_TYPES = [1, 6, 8, 13, 14]
-TINY = {
-    "cutoff": 4.0,
-    "d_pet": 8,
-    "d_head": 8,
-    "d_node": 16,
-    "d_feedforward": 8,
-    "num_heads": 2,
-    "num_attention_layers": 1,
-}
-
-
-def build_model(targets=None, *, seed=0, dtype=torch.float64, **hypers):
-    """A tiny PET with random weights and composition; nothing is zero or one in it."""
-    specs = targets or [TargetSpec.for_energy()]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = PET(PETHypers(**{**TINY, **hypers}), ATOMIC_TYPES, specs)
-    model = model.to(dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
-            parameter += 0.2 * noise
-        for name, table in model.baseline.tables.items():
-            table.scale += 2.0
-            if model.targets[name].is_energy:
-                noise = torch.randn(table.composition.shape, generator=generator)
-                table.composition += 10.0 * noise.to(torch.float64)
-        if model.zbl is not None:
-            model.zbl.covalent_radii += 0.6
-    return model
 
 
 def build_structures():
@@ -88,3 +53,59 @@ def build_batch(structures, model, *, skin=0.0):
         charges=torch.tensor([i.get("charge", 0) for i in infos]),
         spin_multiplicities=torch.tensor([i.get("spin", 1) for i in infos]),
     )
+
+
+PROPERTIES = ("energy", "energies", "forces", "stress")
+
+
+def build_bulk():
+    """Eight silicon atoms in a sheared cell: forces and all of the stress."""
+    atoms = ase.build.bulk("Si", "diamond", 5.4, cubic=True)
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.05, 0], [0, 1, 0.1], [0, 0, 1]]))
+    atoms.set_scaled_positions(atoms.get_scaled_positions())
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def build_molecule():
+    return ase.build.molecule("CH3OH")
+
+
+def heat(atoms, temperature=300):
+    """Give the atoms random momenta of a temperature in K."""
+    spread = np.sqrt(atoms.get_masses()[:, None] * units.kB * temperature)
+    momenta = spread * np.random.default_rng(0).standard_normal((len(atoms), 3))
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
+
+
+def get_results(calculator, atoms):
+    """All that there is, as if asked for one by one."""
+    atoms = atoms.copy()
+    names = [n for n in PROPERTIES if n != "stress" or atoms.pbc.all()]
+    return {name: calculator.get_property(name, atoms) for name in names}
+
+
+def assert_same(one, other, tolerance=1e-10):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        scale = max(1.0, np.abs(values).max())
+        np.testing.assert_allclose(
+            values, other[name], rtol=0, atol=tolerance * scale, err_msg=name
+        )
+
+
+def build_water(repeat=(3, 2, 2)):
+    """Molecules in cells of 3.1 Å, some across the boundary; narrow: 6.2 Å."""
+    atoms = ase.build.molecule("H2O")
+    atoms.set_cell([3.1, 3.1, 3.1])
+    atoms.pbc = True
+    atoms = atoms.repeat(repeat)
+    atoms.rattle(0.15, seed=3)
+    return atoms
+
+
+def build_triclinic():
+    """A strongly sheared crystal of two elements."""
+    cell = [[4.2, 0.3, -0.2], [1.5, 4.6, 0.4], [-1.1, 1.3, 5.1]]
+    scaled = [[0.02, 0.1, 0.2], [0.5, 0.4, 0.6], [0.9, 0.8, 0.1], [0.3, 0.75, 0.85]]
+    return Atoms("SiO2Si", cell=cell, scaled_positions=scaled, pbc=True)
