@@ -1,9 +1,9 @@
 """Measure the bundled base model for materials and write its card.
 
-    .venv/bin/python data/materials_card.py CHECKPOINT
+    .venv/bin/python bases/materials_card.py CHECKPOINT
 
-CHECKPOINT is data/build/materials2/best_model_materials_stage2.ckpt. Needs
-data/build/materials (see data/README.md). Runs held-out crystals, then writes
+CHECKPOINT is bases/build/materials2/best_model_materials_stage2.ckpt. Needs
+bases/build/materials (see bases/README.md). Runs held-out crystals, then writes
 pet-sevennet-xs.ckpt, .md, .yaml and .csv into pet_calc/assets, as base_card.py does for
 molecules.
 """
@@ -50,10 +50,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     checkpoint = parser.parse_args().checkpoint
-    data = ROOT / "data"
+    folder = ROOT / "bases"
     stages = (
-        ("", data / "materials_options.yaml", BUILD / "materials_base"),
-        (".stage2", data / "materials_stage2.yaml", checkpoint.parent),
+        ("", folder / "materials_options.yaml", BUILD / "materials_base"),
+        (".stage2", folder / "materials_stage2.yaml", checkpoint.parent),
     )
     dynamics = run_crystals(checkpoint, choose_crystals(read(TEST, ":")))
     path, record = bundle(checkpoint, NAME, DESCRIPTION, stages)
@@ -134,9 +134,9 @@ for fine-tuning and for trying pet-calc; it is no replacement for the published 
 Elements: {elements}.
 
 Trained by `pet-calc train` in two stages (options and logs are beside this card) on
-{provenance["n_frames"]["train"]} structures, described in `data/README.md`; the weights
-are those of epoch {record.metadata["epoch"]} of the second stage. This card is written
-by `data/materials_card.py`.
+{provenance["n_frames"]["train"]} structures, described in `bases/README.md`; the
+weights are those of epoch {record.metadata["epoch"]} of the second stage. This card is
+written by `bases/materials_card.py`.
 
 ## Errors on held-out systems
 

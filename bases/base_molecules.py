@@ -1,12 +1,12 @@
 """Make the molecular base data: GFN1-xTB energies, forces and (in cells) stress.
 
-    python data/base_molecules.py                    # everything, into data/build/
-    python data/base_molecules.py --limit 20 --out /tmp/few
+    python bases/base_molecules.py                    # everything, into bases/build/
+    python bases/base_molecules.py --limit 20 --out /tmp/few
 
 One unit of work is one system (a molecule, a pair, a cluster, a cell). Each finished
 unit is a file in OUT/units, so an interrupted run goes on where it stopped. The last
 step filters, removes duplicates, splits by system and writes base_{train,val,test}.xyz.
-See data/README.md.
+See bases/README.md.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from runs import generator, refuse_other_settings, unit_file, write_frames
 from tqdm import tqdm
 
 Unit = tuple[str, str]  # group and system name
-N_DRAWN = 2500
+N_DRAWN = 2000
 
 
 def list_units(seed: int) -> list[Unit]:

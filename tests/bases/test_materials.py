@@ -13,14 +13,15 @@ from ase.data import covalent_radii
 from ase.io import read
 from ase.neighborlist import neighbor_list
 
-DATA = Path(__file__).parents[1] / "data"
-SUMMARY = DATA / "materials_summary.json"
-BUILD = DATA / "build" / "materials"
+ROOT = Path(__file__).parents[2]
+BASES, DATA = ROOT / "bases", ROOT / "data"
+SUMMARY = BASES / "materials_summary.json"
+BUILD = BASES / "build" / "materials"
 
 
 @pytest.fixture
 def catalogue(monkeypatch):
-    monkeypatch.syspath_prepend(str(DATA))
+    monkeypatch.syspath_prepend(str(BASES))
     return importlib.import_module("materials_catalogue")
 
 
@@ -71,7 +72,7 @@ def test_structure_types_are_what_their_names_say(
 
 def test_materials_files_match_their_summary_and_share_no_system():
     if not SUMMARY.exists() or not BUILD.exists():
-        pytest.skip("data/build/materials is not made here: run data/materials.py")
+        pytest.skip("bases/build/materials is not made here: run bases/materials.py")
     seen = {}
     for name, entry in json.loads(SUMMARY.read_text())["files"].items():
         content = (BUILD / name).read_bytes()
@@ -86,7 +87,7 @@ def test_materials_files_match_their_summary_and_share_no_system():
 
 def test_labels_passed_their_finite_difference_check():
     if not SUMMARY.exists():
-        pytest.skip("data/materials_summary.json is not made yet")
+        pytest.skip("bases/materials_summary.json is not made yet")
     checks = json.loads(SUMMARY.read_text())["finite_differences"]
     assert len(checks["frames"]) >= 12
     # energies are float32: 1e-5 eV of noise over 0.02 Å, or over a strain of 0.005
@@ -97,8 +98,8 @@ def test_labels_passed_their_finite_difference_check():
 @pytest.mark.slow
 def test_a_short_materials_run_makes_labelled_frames_and_resumes(tmp_path):
     if importlib.util.find_spec("sevenn") is None:
-        pytest.skip("sevenn is not installed: see data/requirements-materials.txt")
-    script = str(DATA / "materials.py")
+        pytest.skip("sevenn is not installed: see bases/requirements-materials.txt")
+    script = str(BASES / "materials.py")
     command = [sys.executable, script, "--limit", "3", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     frames = read(tmp_path / "materials_train.xyz", ":")

@@ -1,8 +1,8 @@
 """Measure the bundled base model for molecules and write its card.
 
-    .venv/bin/python data/base_card.py data/build/base2/best_model_base_stage2.ckpt
+    .venv/bin/python bases/base_card.py bases/build/base2/best_model_base_stage2.ckpt
 
-Needs data/build (see data/README.md) with what base_dynamics.py found. Writes
+Needs bases/build (see bases/README.md) with what base_dynamics.py found. Writes
 pet-gfn1-xs.ckpt, .md, .yaml and .csv into pet_calc/assets: the weights without training
 state, the card, and options and log of both stages.
 """
@@ -41,8 +41,8 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     checkpoint = parser.parse_args().checkpoint
     stages = (
-        ("", ROOT / "data" / "base_options.yaml", BUILD / "base"),
-        (".stage2", ROOT / "data" / "base_stage2.yaml", checkpoint.parent),
+        ("", ROOT / "bases" / "base_options.yaml", BUILD / "base"),
+        (".stage2", ROOT / "bases" / "base_stage2.yaml", checkpoint.parent),
     )
     path, record = bundle(checkpoint, NAME, DESCRIPTION, stages)
     text = write_card(path, record)
@@ -70,9 +70,9 @@ semiempirical method, meant as a starting point for fine-tuning and for trying p
 it is no replacement for the published models.
 
 Trained by `pet-calc train` in two stages (options and logs are beside this card) on
-{provenance["n_frames"]["train"]} structures, described in `data/README.md`; the weights
-are those of epoch {record.metadata["epoch"]} of the second stage. This card is written
-by `data/base_card.py`.
+{provenance["n_frames"]["train"]} structures, described in `bases/README.md`; the
+weights are those of epoch {record.metadata["epoch"]} of the second stage. This card is
+written by `bases/base_card.py`.
 
 ## Errors on held-out systems
 
@@ -92,7 +92,7 @@ molecules).
 ## Dynamics of held-out systems
 
 {time_ps:.0f} ps each, {TIMESTEP_FS} fs a step, from minima; no system is in the
-training set (`data/base_dynamics.py`). A bond is broken where it was longer than
+training set (`bases/base_dynamics.py`). A bond is broken where it was longer than
 {BROKEN} sums of covalent radii. NVE: drift in meV/atom/ps. NVT (Langevin): mean
 temperature.
 

@@ -1,12 +1,12 @@
 """Make the fine-tuning data: PBE0-D3(BJ)/def2-TZVP for ethylene glycol with water.
 
-    python data/dft_target.py            # goes on where it stopped, into data/dft/
-    python data/dft_target.py --limit 3 --out /tmp/few
+    python bases/dft_target.py            # goes on where it stopped, into data/dft/
+    python bases/dft_target.py --limit 3 --out /tmp/few
 
 Geometries come from GFN1-xTB Langevin runs, one per trajectory; splits differ in their
 trajectories. The out-of-distribution test has 600 K and a second water molecule. The
 frames of all splits are interleaved, so the files can be used before the last is done.
-See data/README.md.
+See bases/README.md.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from sampling import molecular_dynamics, relax
 from smiles3d import parse_smiles
 from tqdm import tqdm
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 FRAMES_PER_RUN = 5
 EQUILIBRATION_FS = 400
 STRIDE_FS = 200
@@ -182,7 +183,7 @@ def main() -> None:
     """Label every geometry that no file holds yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here / "dft", help="folder")
+    parser.add_argument("--out", type=Path, default=DATA / "dft", help="folder")
     parser.add_argument("--geometries", type=Path, help="file to keep MD snapshots in")
     parser.add_argument("--limit", type=int, help="stop after this many frames in all")
     parser.add_argument("--workers", type=int, default=1, help="processes")

@@ -1,13 +1,13 @@
 """Make the materials base data: SevenNet-0 energies, forces and stress.
 
-    python data/materials.py                          # into data/build/materials/
-    python data/materials.py --limit 20 --out /tmp/few_materials
-    python data/materials.py --assemble               # only from the units there are
+    python bases/materials.py                          # into bases/build/materials/
+    python bases/materials.py --limit 20 --out /tmp/few_materials
+    python bases/materials.py --assemble               # only from the units there are
 
 One unit of work is one crystal, surface, alloy or melt. Each finished unit is a file in
 OUT/units, so an interrupted run goes on where it stopped. The last step filters,
 removes duplicates, splits, checks labels by finite differences and writes
-materials_{train,val,test}.xyz. See data/README.md.
+materials_{train,val,test}.xyz. See bases/README.md.
 """
 
 import argparse

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from ase.io import read
 
-DATA = Path(__file__).parents[1] / "data"
+ROOT = Path(__file__).parents[2]
+BASES, DATA = ROOT / "bases", ROOT / "data"
 DFT = DATA / "dft"
-BUILD = DATA / "build"
+BUILD = BASES / "build"
 SPLITS = ("train", "val", "test", "test_ood")
 
 
 def _base_files():
-    path = DATA / "base_summary.json"
+    path = BASES / "base_summary.json"
     files = json.loads(path.read_text())["files"] if path.exists() else {}
     if not files or not all((BUILD / name).exists() for name in files):
-        pytest.skip("data/build is not made here: run data/base_molecules.py")
+        pytest.skip("bases/build is not made here: run bases/base_molecules.py")
     return files
 
 
@@ -75,8 +76,8 @@ def test_base_files_match_their_summary_and_share_no_system():
 
 def test_a_short_base_run_makes_labelled_frames_and_resumes(tmp_path):
     if importlib.util.find_spec("tblite") is None:
-        pytest.skip("tblite is not installed: pip install -r data/requirements.txt")
-    script = str(DATA / "base_molecules.py")
+        pytest.skip("tblite is not installed: pip install -r bases/requirements.txt")
+    script = str(BASES / "base_molecules.py")
     command = [sys.executable, script, "--limit", "3", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     frames = read(tmp_path / "base_train.xyz", ":")

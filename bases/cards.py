@@ -17,7 +17,7 @@ from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import predict_frames
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "data" / "build"
+BUILD = ROOT / "bases" / "build"
 ASSETS = ROOT / "pet_calc" / "assets"
 N_ROTATIONS = 20
 N_ROTATED = 40

@@ -1,11 +1,11 @@
 """Run held-out molecules for 20 ps with the bundled base model: are they stable?
 
-    .venv/bin/python data/base_dynamics.py data/build/base2/best_model_base_stage2.ckpt
+    .venv/bin/python bases/base_dynamics.py CHECKPOINT
 
 Ten molecules of the test set and a water cluster, far apart in one structure, so that
-one evaluation serves all: NVE and NVT (Langevin) at 300 and 600 K. Needs data/build
-(see data/README.md). About 14 minutes a run on one core. base_card.py makes a table of
-what it writes, data/build/dynamics.json.
+one evaluation serves all: NVE and NVT (Langevin) at 300 and 600 K. Needs bases/build
+(see bases/README.md). About 14 minutes a run on one core. base_card.py makes a table of
+what it writes, bases/build/dynamics.json.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pet_calc import PETCalculator
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "data" / "build"
+BUILD = ROOT / "bases" / "build"
 RESULT = BUILD / "dynamics.json"
 N_MOLECULES, SMALLEST, LARGEST = 10, 6, 16
 N_WATERS = 5  # (H2O)5 is never trained on
