@@ -177,6 +177,13 @@ _OPTIONS = (
         show_default=True,
         help="How each structure is turned at random, anew in each epoch.",
     ),
+    click.option(
+        "--consistency",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Weight of what two orientations of a structure differ by, such as 2.",
+    ),
     click.option("--lr", "learning_rate", type=float, help="Peak rate.  [by method]"),
     click.option(
         "--loss-weights",

@@ -50,9 +50,14 @@ def default_energy_weight(method: Method) -> float:
     return 1.0 if method == "scratch" else 10.0
 
 
-def default_num_epochs(method: Method) -> int:
+def default_num_epochs(method: Method, *, is_paired: bool = False) -> int:
     """Return how often the training set is passed over: often from scratch, else less.
 
     A base already knows most of it, and the small sets of fine-tuning overfit.
+
+    Args:
+        method: What is trained.
+        is_paired: Whether a pass shows each structure twice.
     """
-    return 1000 if method == "scratch" else 200
+    n_epochs = 1000 if method == "scratch" else 200
+    return n_epochs // 2 if is_paired else n_epochs

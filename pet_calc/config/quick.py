@@ -94,6 +94,7 @@ class FinetuneFlags:
     test: str | None = None
     """As ``validation``; None is no test set."""
     augmentation: Augmentation = TrainOptions.augmentation
+    consistency: float = TrainOptions.consistency
     epochs: int | None = None
     batch_size: int | Literal["auto"] = TrainOptions.batch_size
     pairs_per_batch: int | None = None
@@ -176,6 +177,7 @@ def build_finetune_options(
         train=TrainOptions(
             num_epochs=flags.epochs,
             augmentation=flags.augmentation,
+            consistency=flags.consistency,
             batch_size=flags.batch_size,
             pairs_per_batch=flags.pairs_per_batch,
             num_workers=flags.num_workers,

@@ -45,6 +45,17 @@ class LabelTotals(NamedTuple):
     """Over atoms of frames with forces for a direct head."""
     direct_stress: float = 0.0
     """Over frames with a stress for a direct head."""
+    frames: float = 0.0
+    """Over all frames."""
+    atoms: float = 0.0
+    """Over the atoms of all frames."""
+
+    def double(self) -> "LabelTotals":
+        """Return the totals of frames that are all there twice."""
+        return LabelTotals(*(2 * value for value in self))
+
+
+_LABELS = ("energy", "forces", "stress", "direct_forces", "direct_stress")
 
 
 class GraphDataset:
@@ -96,7 +107,9 @@ class GraphDataset:
         totals = dict.fromkeys(LabelTotals._fields, 0.0)
         for index in indices:
             frame = self.frames[index]
-            for name in totals:
+            totals["frames"] += frame.weight
+            totals["atoms"] += frame.weight * frame.n_atoms
+            for name in _LABELS:
                 if getattr(frame, name) is not None:
                     n_rows = frame.n_atoms if name.endswith("forces") else 1
                     totals[name] += frame.weight * n_rows
@@ -156,6 +169,8 @@ class StreamedDataset(GraphDataset):
                 (weights * n_atoms)[(flags & HAS_DIRECT_FORCES) > 0].sum()
             ),
             direct_stress=float(weights[(flags & HAS_DIRECT_STRESS) > 0].sum()),
+            frames=float(weights.sum()),
+            atoms=float((weights * n_atoms).sum()),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pet_calc.data.dataset import GraphDataset, LabelTotals
@@ -35,6 +36,9 @@ class MicroBatch(NamedTuple):
     """Of the frames in the data set."""
     direct: Labels | None = None
     """Of direct heads that have labels of their own; None without any."""
+    turns: Tensor | None = None
+    """[n_systems, 3, 3], by which each system is turned, where every frame is there in
+    two orientations: all in the first half, and again in the second."""
 
     @property
     def n_tokens(self) -> int:
@@ -72,12 +76,14 @@ class BatchLoader:
         share: tuple[int, int] = (0, 1),
         n_workers: int = 0,
         orientation: Orientation | None = None,
+        is_paired: bool = False,
     ) -> None:
         """Set up; neighbour lists are computed on first use.
 
         Args:
             dataset: the frames.
-            size: of a step, in frames or in tokens (pairs plus atoms).
+            size: of a step, in frames or in tokens (pairs plus atoms); a frame that is
+                there twice counts once.
             by: what ``size`` counts. Steps by tokens cost the same each, where frames
                 differ in size.
             shuffle: whether each epoch has its own order.
@@ -89,6 +95,7 @@ class BatchLoader:
             share: (rank, number of ranks) of this process in the work.
             n_workers: processes that prepare steps ahead; 0 does it here.
             orientation: how frames are turned; None leaves them as they are.
+            is_paired: whether each frame is in its step in two orientations.
         """
         if size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {size}")
@@ -105,6 +112,7 @@ class BatchLoader:
         self.share = share
         self.n_workers = n_workers
         self.orientation = orientation
+        self.is_paired = is_paired
         self._sampler = _Plan()
         self._workers: DataLoader | None = None
 
@@ -129,7 +137,12 @@ class BatchLoader:
         """Yield the steps of an epoch, from step ``start`` on."""
         plan = [(epoch, indices) for indices in self.plan(epoch)[start:]]
         maker = _StepMaker(
-            self.dataset, self.share, self.dtype, self.most_tokens, self.orientation
+            self.dataset,
+            self.share,
+            self.dtype,
+            self.most_tokens,
+            self.orientation,
+            self.is_paired,
         )
         if self.n_workers == 0:
             steps: Iterator[Step | PetCalcError] = starmap(maker.make, plan)
@@ -218,8 +231,10 @@ class _StepMaker(Dataset):
         dtype: torch.dtype,
         most_tokens: int | None,
         orientation: Orientation | None,
+        is_paired: bool,
     ) -> None:
         self.dataset = dataset
+        self.is_paired = is_paired
         self.share = share
         self.dtype = dtype
         self.most_tokens = most_tokens
@@ -240,31 +255,43 @@ class _StepMaker(Dataset):
             by_target.setdefault(graph.frame.target, []).append((index, graph))
         parts = []
         for target, entries in by_target.items():
-            sizes = np.array([g.n_pairs + g.n_atoms for _, g in entries])
+            n_copies = 2 if self.is_paired else 1
+            sizes = n_copies * np.array([g.n_pairs + g.n_atoms for _, g in entries])
             largest = self.most_tokens or int(sizes.sum())
             for run in pack(sizes, largest):
-                graphs = [graph for _, graph in entries[run]]
+                chosen = entries[run] * n_copies
+                graphs = [graph for _, graph in chosen]
                 part = MicroBatch(
                     collate(graphs, dtype=self.dtype),
                     collate_labels(graphs, dtype=self.dtype),
                     target,
-                    tuple(index for index, _ in entries[run]),
+                    tuple(index for index, _ in chosen),
                     collate_direct_labels(graphs, dtype=self.dtype),
                 )
-                if self.orientation is not None:
-                    part = _turn(part, self.orientation, epoch)
-                parts.append(part)
-        return Step(parts, self.dataset.measure(indices))
+                parts.append(self._turn(part, epoch))
+        totals = self.dataset.measure(indices)
+        return Step(parts, totals.double() if self.is_paired else totals)
 
-
-def _turn(part: MicroBatch, orientation: Orientation, epoch: int) -> MicroBatch:
-    matrices = torch.from_numpy(orientation.draw(epoch, part.indices))
-    batch, direct = part.batch, part.direct
-    return part._replace(
-        batch=turn_batch(batch, matrices),
-        labels=turn_labels(part.labels, matrices, batch.system_of_atom),
-        direct=direct and turn_labels(direct, matrices, batch.system_of_atom),
-    )
+    def _turn(self, part: MicroBatch, epoch: int) -> MicroBatch:
+        orientation = self.orientation
+        if orientation is None:
+            return part
+        if self.is_paired:
+            frames = part.indices[: len(part.indices) // 2]
+            draws = [
+                each.draw(epoch, frames)
+                for each in (orientation, orientation.find_second())
+            ]
+            turns = torch.from_numpy(np.concatenate(draws))
+        else:
+            turns = torch.from_numpy(orientation.draw(epoch, part.indices))
+        batch, direct = part.batch, part.direct
+        return part._replace(
+            batch=turn_batch(batch, turns),
+            labels=turn_labels(part.labels, turns, batch.system_of_atom),
+            direct=direct and turn_labels(direct, turns, batch.system_of_atom),
+            turns=turns if self.is_paired else None,
+        )
 
 
 def _leave(step: Any) -> Any:
@@ -280,6 +307,7 @@ def _move(step: Step, device: torch.device) -> Step:
             labels=Labels(*(tensor.to(device) for tensor in part.labels)),
             direct=part.direct
             and Labels(*(tensor.to(device) for tensor in part.direct)),
+            turns=None if part.turns is None else part.turns.to(device),
         )
         for part in step.parts
     ]

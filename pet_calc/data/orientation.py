@@ -25,6 +25,8 @@ Matrices = npt.NDArray[np.float64]
 # Which draws a set of frames gets: no two sets of a run share them. Those that models
 # are judged in do not depend on a run's seed, so that runs can be compared.
 TRAINING, REPLAY, JUDGED = range(3)
+# added to a stream: of the second orientation that a frame has in a step
+_SECOND = 16
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Orientation:
             matrices = matrices * np.where(draws[:, 4] < 0, -1.0, 1.0)[:, None, None]
         return matrices
 
+    def find_second(self) -> "Orientation":
+        """Return the draws of a second orientation for the same epochs and frames."""
+        return replace(self, stream=self.stream + _SECOND)
+
 
 # How models are judged: in an orientation of each frame's own, the same for all models.
 AS_JUDGED = Orientation(stream=JUDGED, is_fixed=True)
@@ -94,20 +100,17 @@ def turn_batch(batch: Batch, matrices: Tensor) -> Batch:
         batch: the structures.
         matrices: [n_systems, 3, 3], orthogonal; positions become Q r.
     """
-    transposed = matrices.transpose(1, 2).to(batch.positions)
     return batch._replace(
-        positions=_turn_rows(batch.positions, transposed, batch.system_of_atom),
-        cells=torch.bmm(batch.cells, transposed),
+        positions=turn_rows(batch.positions, matrices, batch.system_of_atom),
+        cells=torch.bmm(batch.cells, matrices.transpose(1, 2).to(batch.cells)),
     )
 
 
 def turn_labels(labels: Labels, matrices: Tensor, system_of_atom: Tensor) -> Labels:
     """Return the labels of the turned systems: forces Q f, stress Q s Q^T."""
-    turns = matrices.to(labels.forces)
-    transposed = turns.transpose(1, 2)
     return labels._replace(
-        forces=_turn_rows(labels.forces, transposed, system_of_atom),
-        stress=torch.bmm(torch.bmm(turns, labels.stress), transposed),
+        forces=turn_rows(labels.forces, matrices, system_of_atom),
+        stress=turn_tensors(labels.stress, matrices),
     )
 
 
@@ -133,8 +136,22 @@ def turn_frame(frame: LabeledFrame, matrix: Matrices) -> LabeledFrame:
     )
 
 
-def _turn_rows(rows: Tensor, transposed: Tensor, system_of_row: Tensor) -> Tensor:
+def turn_rows(rows: Tensor, turns: Tensor, system_of_row: Tensor) -> Tensor:
+    """Return vectors [n, 3] turned by the matrix of their system: Q v.
+
+    Args:
+        rows: in any dtype.
+        turns: [n_systems, 3, 3].
+        system_of_row: [n].
+    """
+    transposed = turns.transpose(1, 2).to(rows)
     if transposed.shape[0] == 1:
         return rows @ transposed[0]
     of_row = transposed.index_select(0, system_of_row)
     return torch.bmm(rows.unsqueeze(1), of_row).squeeze(1)
+
+
+def turn_tensors(tensors: Tensor, turns: Tensor) -> Tensor:
+    """Return tensors [n_systems, 3, 3] turned: Q T Q^T."""
+    turns = turns.to(tensors)
+    return torch.bmm(torch.bmm(turns, tensors), turns.transpose(1, 2))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pet_calc.data.orientation import turn_rows, turn_tensors
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 
@@ -21,11 +22,10 @@ def turn_back(
         system_of_atom: [n_atoms].
     """
     forces, stress = (each.to(torch.float64) for each in _get_derived(prediction))
-    turns = matrices.to(forces)
-    of_atom = turns.index_select(0, system_of_atom)
+    back = matrices.transpose(1, 2)
     return prediction._replace(
-        forces=torch.bmm(forces.unsqueeze(1), of_atom).squeeze(1),
-        stress=torch.bmm(torch.bmm(turns.transpose(1, 2), stress), turns),
+        forces=turn_rows(forces, back, system_of_atom),
+        stress=turn_tensors(stress, back),
     )
 
 

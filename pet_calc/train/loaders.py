@@ -53,6 +53,8 @@ def build_loaders(
         stream: which of the run's random orientations the training set gets.
     """
     train = options.train
+    # the replayed frames are more than there is time for already
+    is_paired = train.consistency > 0 and stream == TRAINING
     n_workers = choose_workers(train, ranks)
     for dataset in datasets.values():
         # stored frames need not be looked at before, unless steps go by pairs
@@ -71,7 +73,7 @@ def build_loaders(
     return {
         name: BatchLoader(
             dataset,
-            size,
+            max(1, size // 2) if name == "train" and is_paired else size,
             by=by,  # type: ignore[arg-type]
             shuffle=name == "train",
             seed=options.seed,
@@ -83,6 +85,7 @@ def build_loaders(
             orientation=choose_orientation(options, stream)
             if name == "train"
             else AS_JUDGED,
+            is_paired=name == "train" and is_paired,
         )
         for name, dataset in datasets.items()
     }

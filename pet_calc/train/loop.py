@@ -24,7 +24,7 @@ from pet_calc.model.pet import PET
 from pet_calc.system.ranks import Ranks
 from pet_calc.train.direct import DirectTask
 from pet_calc.train.logbook import Logbook
-from pet_calc.train.loss import compute_loss, compute_share
+from pet_calc.train.loss import compute_consistency, compute_loss, compute_share
 from pet_calc.train.memory import (
     MemoryBound,
     add_gradient,
@@ -394,8 +394,14 @@ class Trainer:
             self.model, batch, task, is_training=is_training
         )
         labels = self._subtract_composition(batch, part.labels, task.target)
-        parts = compute_loss(prediction, labels, _volumes(batch), task.loss)
+        volumes = _volumes(batch)
+        parts = compute_loss(prediction, labels, volumes, task.loss)
         share = compute_share(parts, labels, step.totals, task.loss)
+        if part.turns is not None:
+            apart = compute_consistency(
+                prediction, part, volumes, step.totals, task.loss
+            )
+            share = share + self.options.consistency * apart
         return prediction, labels, share
 
     def _subtract_composition(

@@ -9,6 +9,8 @@ from torch import Tensor
 from pet_calc.config import LossOptions, LossTerm
 from pet_calc.data.dataset import LabelTotals
 from pet_calc.data.graph import Labels
+from pet_calc.data.loader import MicroBatch
+from pet_calc.data.orientation import turn_rows, turn_tensors
 from pet_calc.model.derivatives import Prediction
 
 
@@ -91,6 +93,49 @@ def compute_share(
         if total > 0 and term.weight > 0:
             share = share + term.weight * (weights.sum() / total) * mean
     return share
+
+
+def compute_consistency(
+    prediction: Prediction,
+    part: MicroBatch,
+    volumes: Tensor,
+    totals: LabelTotals,
+    options: LossOptions,
+) -> Tensor:
+    """Return how far predictions are from each other in two orientations, squared.
+
+    It needs no labels. Terms and weights are those of the loss, each mean over the
+    frames of the step; the parts of a step add up.
+
+    Args:
+        prediction: for ``part``, with the graph attached.
+        part: each frame twice, see ``MicroBatch.turns``.
+        volumes: [n_systems] in Å^3, zero without a cell.
+        totals: of the step, each frame twice.
+        options: weights of the terms.
+    """
+    assert part.turns is not None
+    labels, back = part.labels, part.turns.transpose(1, 2)
+    half = len(part.turns) // 2
+    n_atoms = labels.n_atoms[:half].to(torch.float64)
+    weights = labels.weights[:half].to(torch.float64)
+    first, second = prediction.energy.chunk(2)
+    squares = ((first - second) / n_atoms).pow(2)
+    loss = options.value.weight * (weights * squares).sum() / (0.5 * totals.frames)
+    if prediction.forces is not None and options.forces.weight > 0:
+        turned = turn_rows(prediction.forces, back, part.batch.system_of_atom)
+        first, second = turned.chunk(2)
+        squares = (first - second).pow(2).mean(dim=1).to(torch.float64)
+        per_atom = weights.repeat_interleave(labels.n_atoms[:half])
+        mean = (per_atom * squares).sum() / (0.5 * totals.atoms)
+        loss = loss + options.forces.weight * mean
+    if prediction.stress is not None and options.stress.weight > 0:
+        turned = turn_tensors(prediction.stress, back)
+        first, second = (turned * volumes.view(-1, 1, 1)).chunk(2)
+        squares = ((first - second) / n_atoms.view(-1, 1, 1)).pow(2).mean(dim=(1, 2))
+        mean = (weights * squares).sum() / (0.5 * totals.frames)
+        loss = loss + options.stress.weight * mean
+    return loss
 
 
 def _mean_penalty(errors: Tensor, weights: Tensor, term: LossTerm) -> Tensor:

@@ -344,7 +344,9 @@ def _resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
         weight = default_energy_weight(method) if is_energy else LossTerm.weight
         loss.setdefault(name, LossOptions(LossTerm(weight=weight)))
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
-    n_epochs = train.num_epochs or default_num_epochs(method)
+    n_epochs = train.num_epochs or default_num_epochs(
+        method, is_paired=train.consistency > 0
+    )
     filled = replace(train, num_epochs=n_epochs, learning_rate=rate, loss=loss)
     return replace(options, train=filled)
 

@@ -1,24 +1,28 @@
 """Training and judging in random orientations."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from support.frames import build_frames
-from support.runs import build_options, write_base
+from support.runs import build_options, check_resume, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.graph import build_graph, collate
 from pet_calc.data.loader import BatchLoader
-from pet_calc.data.orientation import Orientation, turn_labels
+from pet_calc.data.orientation import Orientation, turn_frame, turn_labels
+from pet_calc.errors import ConfigError
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.system.ranks import Ranks
 from pet_calc.train.direct import predict_direct
 from pet_calc.train.loaders import build_loaders
-from pet_calc.train.loss import compute_loss
+from pet_calc.train.loss import compute_consistency, compute_loss
+from pet_calc.train.rotation import Sample, measure_turned
 from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
 
@@ -119,3 +123,101 @@ def test_augmented_training_makes_the_model_care_less_about_orientation(tmp_path
         report = json.loads((tmp_path / augmentation / "report.json").read_text())
         spreads.append(report["rotation"]["result"]["spread"]["forces"])
     assert spreads[1] < spreads[0]
+
+
+def test_a_paired_step_has_each_frame_in_two_orientations():
+    frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames()]
+    orientation = Orientation(seed=1)
+    dataset = GraphDataset(frames, 4.0)
+    settings = {"dtype": torch.float64, "orientation": orientation, "is_paired": True}
+    (step, *_) = BatchLoader(dataset, 4, **settings).iterate_steps(3)
+    (part,) = step.parts
+    assert part.indices == (0, 1, 2, 3, 0, 1, 2, 3)
+    for half, draws in ((0, orientation), (4, orientation.find_second())):
+        expected = torch.from_numpy(draws.draw(3, range(4)))
+        assert torch.equal(part.turns[half : half + 4], expected)
+    assert not torch.allclose(part.turns[:4], part.turns[4:])
+    plain = dataset.measure(range(4))
+    assert step.totals == plain.double()
+    # a step cut for memory has the same frames, turned the same
+    cut = BatchLoader(dataset, 4, most_tokens=1, **settings).iterate_steps(3)
+    turns = torch.stack([part.turns for part in next(cut).parts], dim=1)
+    assert torch.equal(turns.reshape(-1, 3, 3), part.turns)
+
+
+def compute_step(model, step, with_stress=True):
+    """The consistency of a step, from its parts."""
+    total = 0.0
+    for part in step.parts:
+        prediction = predict(
+            model, part.batch, with_stress=with_stress, is_training=True
+        )
+        volumes = torch.det(part.batch.cells).abs()
+        total = total + compute_consistency(prediction, part, volumes, step.totals, MSE)
+    return total
+
+
+def test_consistency_is_the_squared_difference_of_what_is_turned_back(tmp_path):
+    model = load_checkpoint(write_base(tmp_path)).build_model()
+    frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames(5)]
+    frames[1].weight = 0.5
+    frames[2].energy = frames[2].forces = None  # it needs no labels
+    dataset = GraphDataset(frames, 4.0)
+    settings = {
+        "dtype": torch.float64,
+        "orientation": Orientation(seed=1),
+        "is_paired": True,
+    }
+    (step,) = BatchLoader(dataset, 5, **settings).iterate_steps(0)
+    found = compute_step(model, step)
+    energy = forces = stress = 0.0
+    n_atoms = sum(f.weight * f.n_atoms for f in frames)
+    for i, frame in enumerate(frames):
+        results = []
+        for turn in (step.parts[0].turns[i], step.parts[0].turns[i + 5]):
+            turned = turn_frame(frame, turn.numpy())
+            batch = collate([build_graph(turned, 4.0)], dtype=torch.float64)
+            prediction = predict(model, batch, with_stress=True)
+            results.append(
+                (
+                    prediction.energy / frame.n_atoms,
+                    prediction.forces @ turn,
+                    turn.T @ prediction.stress[0] @ turn * torch.det(batch.cells).abs(),
+                )
+            )
+        one, other = results
+        energy += frame.weight * float((one[0] - other[0]) ** 2) / 4.5
+        squares = (one[1] - other[1]).pow(2).mean(dim=1)
+        forces += frame.weight * float(squares.sum()) / n_atoms
+        virials = (one[2] - other[2]) / frame.n_atoms
+        stress += frame.weight * float(virials.pow(2).mean()) / 4.5
+    expected = pytest.approx(energy + forces + stress, rel=1e-9)
+    assert float(found.detach()) == expected
+    cut = BatchLoader(dataset, 5, most_tokens=1, **settings).iterate_steps(0)
+    assert float(compute_step(model, next(cut)).detach()) == expected
+    gradients = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
+    assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_training_with_consistency_resumes_exactly_and_agrees_more(tmp_path):
+    options = build_options(
+        tmp_path, method="full", consistency=20.0, epochs=4, batch_size=4
+    )
+    check_resume(options, tmp_path)
+    spreads = []
+    for weight in (1e-6, 1000.0):
+        folder = tmp_path / f"weight {weight}"
+        train = replace(options.train, consistency=weight)
+        run_training(
+            replace(options, train=train, output=str(folder)), show_progress=False
+        )
+        model = load_checkpoint(folder / "last_model.ckpt").build_model()
+        frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames()]
+        errors = measure_turned(model, "energy", Sample("", frames))
+        spreads.append(errors.spread.to_dict()["forces"])
+    assert spreads[1] < 0.5 * spreads[0]
+
+
+def test_consistency_without_turns_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="consistency: compares two orientations"):
+        build_options(tmp_path, consistency=1.0, augmentation="none")
