@@ -5,7 +5,8 @@
 
 Rows: the base with new energies per element, a network from scratch of its shape, heads
 alone, LoRA of rank 4, 8 and 32, all weights; the last five without replay and with it.
-Errors are those of each row's best model on the set's test frames. Forgetting is the
+Errors are those of each row's best model on the set's test frames, each in a random
+orientation; the spread is over orientations, meV/atom and meV/Å. Forgetting is the
 error on ``--retain`` (labelled frames of the base's own domain and level) over that
 before training. Replay takes ``--replay``, else structures made of the training set.
 
@@ -88,6 +89,8 @@ COLUMNS = (
     "energy MAE meV/atom",
     "force MAE meV/Å",
     "stress MAE meV/Å^3",
+    "spread energy",
+    "spread forces",
     "steps",
     "time s",
     "memory GB",
@@ -251,6 +254,10 @@ def format_row(name, row):
         value = report["test"].get(f"{quantity}_mae")
         return "" if value is None else f"{1000 * value:.{digits}f}"
 
+    def spread(quantity, digits):
+        value = report["rotation"]["spread"].get(quantity)
+        return "" if value is None else f"{1000 * value:.{digits}f}"
+
     ratios = {}
     if report["forgetting"] is not None:
         ratios = report["forgetting"]["outputs"][report["target"]]["ratio"]
@@ -266,6 +273,8 @@ def format_row(name, row):
         error("energy", 2),
         error("forces", 1),
         error("stress", 3),
+        spread("energy", 2),
+        spread("forces", 1),
         "0" if is_base else str(report["n_steps"]),
         "" if is_base else f"{row['seconds']:.0f}",
         f"{row['memory_gb']:.2f}",

@@ -53,7 +53,7 @@ def test_the_table_of_fine_tunings_is_made_row_by_row(tmp_path, monkeypatch):
     assert lines[-2] == "|".join(base)
     # two steps in an epoch of six frames
     assert lines[-1].startswith("| LoRA r=4, replay | ")
-    assert lines[-1].split("|")[6].strip() == "4"
+    assert lines[-1].split("|")[8].strip() == "4"
     row = json.loads(
         (tmp_path / "out" / "acac" / "lora-r4-replay" / "row.json").read_text()
     )
@@ -62,6 +62,21 @@ def test_the_table_of_fine_tunings_is_made_row_by_row(tmp_path, monkeypatch):
     command[command.index("--steps") + 1] = "30"
     with pytest.raises(SystemExit, match="holds a row with other options"):
         run("LoRA r=4, replay")
+
+
+@pytest.mark.slow
+def test_what_trainings_learn_of_orientation_is_shown_row_by_row(tmp_path):
+    rows = ["base", "LoRA, consistency", "metatrain full"]
+    script = BENCHMARKS / "orientation.py"
+    command = [sys.executable, script, "--data", BENCHMARKS.parent / "data" / "dft"]
+    command += ["--set", "glycol", "--steps", 2, "--only", *rows, "-o", tmp_path]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()[-3:]
+    assert [line.split("|")[1].strip() for line in lines] == rows
+    for line in lines:
+        assert all(float(cell) >= 0 for cell in line.split("|")[2:-1])
 
 
 def run_script(name, *words, shape="tiny"):
