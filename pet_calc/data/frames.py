@@ -68,7 +68,7 @@ class LabeledFrame:
     weight: float = 1.0
     """Weight in the loss."""
     target: str = ""
-    """Output of the model that the labels belong to; empty where there is only one."""
+    """Target that the labels belong to; empty where nobody has said."""
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""

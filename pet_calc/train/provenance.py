@@ -7,7 +7,7 @@ import ase
 import torch
 
 import pet_calc
-from pet_calc.config import RunOptions, TargetOptions, options_to_dict
+from pet_calc.config import RunOptions, options_to_dict
 from pet_calc.system.hashing import hash_file
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.domain.frames import BaseDomain
@@ -16,12 +16,12 @@ from pet_calc.train.start.model import Prepared
 
 def describe_run(
     options: RunOptions,
-    target: TargetOptions,
     prepared: Prepared,
     frames: RunFrames,
     domain: BaseDomain,
 ) -> dict[str, Any]:
     """Return the metadata of the model files: what was done with what."""
+    target = options.energy_targets[options.main_energy]
     metadata: dict[str, Any] = {}
     if prepared.base is not None:
         inherited = ("name", "authors", "references", "description")

@@ -22,7 +22,7 @@ from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.inject import has_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
-from pet_calc.train import loop
+from pet_calc.train import loop, step_runner
 from pet_calc.train.run import run_training
 
 
@@ -99,7 +99,7 @@ def test_a_signal_in_mid_epoch_loses_nothing(tmp_path, monkeypatch):
 
     def interrupt(self, *args):
         loss = take_step(self, *args)
-        if self.progress.step == 4:
+        if self.state.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
@@ -283,7 +283,7 @@ def test_validating_saving_and_logging_are_tried_before_the_first_step(
 
     steps = []
     monkeypatch.setattr(loop.Trainer, "_take_step", lambda *args: steps.append(1))
-    owner = loop.Trainer if name == "evaluate" else loop
+    owner = step_runner.StepRunner if name == "evaluate" else loop
     monkeypatch.setattr(owner, name, fail)
     with pytest.raises(OSError, match="disk full"):
         run(build_options(tmp_path))
@@ -296,7 +296,7 @@ def test_labels_that_give_no_gradient_stop_before_anything_is_written(
     def spoil(loss, parameters):
         parameters[0].grad = torch.full_like(parameters[0], float("nan"))
 
-    monkeypatch.setattr(loop, "add_gradient", spoil)
+    monkeypatch.setattr(step_runner, "add_gradient", spoil)
     with pytest.raises(DataError, match="no finite loss and gradient"):
         run(build_options(tmp_path))
     assert not (tmp_path / "run" / "last_model.ckpt").exists()
