@@ -11,7 +11,6 @@ import torch
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import (
     RunOptions,
-    read_options,
     write_options,
 )
 from pet_calc.data.loader import BatchLoader
@@ -47,13 +46,12 @@ from pet_calc.train.start.model import (
     pin_base,
 )
 from pet_calc.train.start.prepare import prepare_model
+from pet_calc.train.start.resume import OPTIONS_NAME, check_resumed
 from pet_calc.train.start.tasks import build_objectives, choose_tasks, resolve_defaults
 from pet_calc.train.step_runner import StepRunner
 from pet_calc.train.steps import choose_predictor
 
 logger = logging.getLogger(__name__)
-
-OPTIONS_NAME = "options_resolved.yaml"
 
 
 def run_training(
@@ -64,6 +62,7 @@ def run_training(
     stop_after: int | None = None,
     show_progress: bool = True,
     run_name: str = "",
+    accepts_new_data: bool = False,
 ) -> RunReport:
     """Train as the options say, and write the results to ``options.output``.
 
@@ -78,6 +77,7 @@ def run_training(
         stop_after: end this session after so many epochs in all.
         show_progress: show progress bars.
         run_name: goes into the names of the model files, ``best_model_NAME.ckpt``.
+        accepts_new_data: go on with other data than the run began with.
 
     Raises:
         PetCalcError: for options, data or checkpoints that cannot be used; before
@@ -93,6 +93,7 @@ def run_training(
             stop_after,
             show_progress,
             run_name,
+            accepts_new_data,
         )
 
 
@@ -104,6 +105,7 @@ def _run(
     stop_after: int | None,
     show_progress: bool,
     run_name: str,
+    accepts_new_data: bool,
 ) -> RunReport:
     """Do what ``run_training`` says, as one of its processes."""
     watch = CoreWatch()
@@ -120,6 +122,9 @@ def _run(
     domain = read_base_domain(
         prepared, options, frames.train, show_progress=show_progress
     )
+    is_unseen = not is_resumed or check_resumed(
+        path / LAST_NAME, options, prepared, accepts_new_data=accepts_new_data
+    )
     datasets = build_datasets(frames, prepared.model.pair_cutoff)
     prepare_model(
         prepared,
@@ -128,15 +133,13 @@ def _run(
         datasets["train"],
         path / LAST_NAME if is_resumed else None,
     )
-    if not is_resumed:
+    if is_unseen:
         check_data(prepared, options, frames)
     ranks.share_model(prepared.model)
     n_trainable, n_parameters = count_trainable(prepared.model)
     options = resolve_defaults(options, n_parameters)
     if ranks.is_main:
         path.mkdir(parents=True, exist_ok=True)
-        if is_resumed:
-            _warn_of_changes(path / OPTIONS_NAME, options)
         write_options(options, path / OPTIONS_NAME)
     device = prepared.model.edge_embedder.weight.device
     loaders = build_loaders(datasets, options, device, ranks)
@@ -246,27 +249,4 @@ def _check_folder(folder: Path, is_resumed: bool, may_overwrite: bool) -> None:
         raise ConfigError(
             f"{folder}: holds a run already; --resume goes on with it, --overwrite "
             "replaces it, -o names another folder"
-        )
-
-
-def _warn_of_changes(path: Path, options: RunOptions) -> None:
-    """Warn of options that are not those that the run in the folder began with."""
-    if not path.exists():
-        return
-    before, now = read_options(path), options
-    changed = [
-        f"{group}.{field}" if group else field
-        for group, old, new in (
-            ("", before, now),
-            ("train", before.train, now.train),
-            ("finetune", before.finetune, now.finetune),
-        )
-        for field, value in vars(old).items()
-        if value != getattr(new, field) and field not in ("train", "finetune", "output")
-    ]
-    if changed:
-        logger.warning(
-            "resumed with other options than it began with (%s): the result will not "
-            "be that of one uninterrupted run",
-            ", ".join(changed),
         )
