@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from pet_calc.data.neighbors import mask_cell
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -41,7 +42,8 @@ def build_single_batch(
     return Batch(
         species=to_int(atoms.numbers),
         positions=to_float(atoms.positions),
-        cells=to_float(np.asarray(atoms.cell) * atoms.pbc[:, None])[None],
+        # not a product: what is not periodic may hold NaN
+        cells=to_float(mask_cell(np.asarray(atoms.cell), atoms.pbc))[None],
         centers=to_int(pairs.centers),
         neighbors=to_int(pairs.neighbors),
         cell_shifts=to_int(pairs.cell_shifts),
