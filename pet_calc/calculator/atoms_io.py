@@ -74,5 +74,28 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
     return results
 
 
+def assemble_direct(
+    values: dict[str, torch.Tensor], energy: str, forces: str, stress: str | None
+) -> Prediction:
+    """Return what energies and direct outputs per atom say of a single structure.
+
+    Args:
+        values: [n_atoms, n_values] float64 of each output, composition included.
+        energy: name of the energy output.
+        forces: likewise.
+        stress: likewise; None where there is none.
+    """
+    pushes = values[forces].view(-1, 3)
+    # as metatomic-ase does: a net force would make the whole system drift
+    pushes = pushes - pushes.mean(dim=0, keepdim=True)
+    energies = values[energy].squeeze(1)
+    return Prediction(
+        energies.sum().view(1),
+        energies,
+        pushes,
+        None if stress is None else values[stress].sum(dim=0).view(1, 3, 3),
+    )
+
+
 def _to_numpy(values: torch.Tensor) -> np.ndarray:
     return values.detach().cpu().numpy().astype(np.float64)
