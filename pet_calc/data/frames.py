@@ -270,9 +270,9 @@ def check_structure(frame: LabeledFrame) -> None:
         )
     try:
         check_cell(frame.cell, frame.pbc)
+        pair = find_close_pair(frame.positions, frame.cell, frame.pbc, CLOSEST_DISTANCE)
     except DataError as error:
         raise DataError(f"{frame.source}: {error}") from error
-    pair = find_close_pair(frame.positions, frame.cell, frame.pbc, CLOSEST_DISTANCE)
     if pair is not None:
         i, j, distance = pair
         names = [chemical_symbols[frame.numbers[k]] for k in (i, j)]
