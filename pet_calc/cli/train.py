@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import ModelFile, session_options, store_option
+from pet_calc.cli.options import ModelFile, session_options, set_option, store_option
 
 
 @click.command("train")
@@ -19,13 +19,15 @@ from pet_calc.cli.options import ModelFile, session_options, store_option
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."
 )
-@store_option("they go to OUTPUT/store")
+@store_option
+@set_option
 @session_options
 def command(
     options_file: str,
     base: str | None,
     output: str | None,
     store: str | None,
+    changes: tuple[str, ...],
     resume: bool,
     overwrite: bool,
     stop_after: int | None,
@@ -40,13 +42,11 @@ def command(
       pet-calc train options.yaml
       pet-calc train options.yaml -c best_model_options.ckpt
     """
-    from dataclasses import replace
-
-    from pet_calc.config import read_options
+    from pet_calc.config import read_options, replace
     from pet_calc.system.ranks import is_main_process
     from pet_calc.train.run import run_training
 
-    options = read_options(options_file)
+    options = read_options(options_file, changes)
     if base is not None:
         options = options.with_base(base)
     if output is not None:

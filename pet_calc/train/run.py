@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from pet_calc.checkpoint import load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.config import (
     LossOptions,
-    LossTerm,
     RunOptions,
     TargetOptions,
     default_energy_weight,
     default_learning_rate,
     default_num_epochs,
+    find_changes,
     read_options,
+    replace,
     write_options,
 )
 from pet_calc.data.dataset import GraphDataset
@@ -341,8 +341,9 @@ def _resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
     loss = dict(train.loss)
     for name, target in options.targets.items():
         is_energy = target.kind == "energy"
-        weight = default_energy_weight(method) if is_energy else LossTerm.weight
-        loss.setdefault(name, LossOptions(LossTerm(weight=weight)))
+        weight = default_energy_weight(method)
+        own = LossOptions(weight=weight) if is_energy else LossOptions()
+        loss.setdefault(name, own)
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
     n_epochs = train.num_epochs or default_num_epochs(
         method, is_paired=train.consistency > 0
@@ -437,20 +438,10 @@ def _warn_of_changes(path: Path, options: RunOptions) -> None:
     """Warn of options that are not those that the run in the folder began with."""
     if not path.exists():
         return
-    before, now = read_options(path), options
-    changed = [
-        f"{group}.{field}" if group else field
-        for group, old, new in (
-            ("", before, now),
-            ("train", before.train, now.train),
-            ("finetune", before.finetune, now.finetune),
-        )
-        for field, value in vars(old).items()
-        if value != getattr(new, field) and field not in ("train", "finetune", "output")
-    ]
+    changed = set(find_changes(read_options(path), options)) - {"output"}
     if changed:
         logger.warning(
             "resumed with other options than it began with (%s): the result will not "
             "be that of one uninterrupted run",
-            ", ".join(changed),
+            ", ".join(sorted(changed)),
         )

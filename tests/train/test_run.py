@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from support.runs import build_options, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import LossOptions, LossTerm, read_options
+from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
 from pet_calc.data.graph import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
@@ -262,7 +261,7 @@ def test_resuming_with_other_options_is_said(tmp_path, caplog):
     changed = replace(options, seed=7, train=replace(options.train, batch_size=2))
     with caplog.at_level("WARNING", "pet_calc"):
         run(changed, is_resumed=True, stop_after=2)
-    assert "(seed, train.batch_size)" in caplog.text
+    assert "(architecture.training.batch_size, seed)" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", "pet_calc"):
         run(changed, is_resumed=True)

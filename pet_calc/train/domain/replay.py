@@ -1,12 +1,12 @@
 """Replay: every step also trains on structures of the base's own domain."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pet_calc.config import RunOptions
+from pet_calc.config import RunOptions, replace
 from pet_calc.data.dataset import GraphDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
