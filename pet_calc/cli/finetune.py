@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "finetuned"
 
-_SESSION = ("resume", "overwrite", "stop_after", "quiet")
+_SESSION = ("resume", "resume_with_new_data", "overwrite", "stop_after", "quiet")
 # they mean nothing to the other methods
 _LORA_ONLY = ("rank", "alpha", "lora_targets", "head_mode")
 
@@ -80,7 +80,8 @@ def command(
         )
     report = run_training(
         options,
-        is_resumed=session["resume"],
+        is_resumed=session["resume"] or session["resume_with_new_data"],
+        accepts_new_data=session["resume_with_new_data"],
         may_overwrite=session["overwrite"],
         stop_after=session["stop_after"],
         show_progress=not session["quiet"],

@@ -89,7 +89,7 @@ def adapter_option() -> Decorator:
 
 
 def session_options(command: Any) -> Any:
-    """Add ``--resume``, ``--overwrite``, ``--stop-after`` and ``--quiet``."""
+    """Add ``--resume`` and its like, and ``--quiet``."""
     for decorate in (
         click.option("--quiet", is_flag=True, help="No progress bars."),
         click.option(
@@ -100,6 +100,11 @@ def session_options(command: Any) -> Any:
         ),
         click.option(
             "--overwrite", is_flag=True, help="Replace a run in the output folder."
+        ),
+        click.option(
+            "--resume-with-new-data",
+            is_flag=True,
+            help="Likewise, where the files of the data have changed.",
         ),
         click.option(
             "--resume", is_flag=True, help="Go on with the run in the output folder."

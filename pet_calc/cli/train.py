@@ -29,6 +29,7 @@ def command(
     store: str | None,
     changes: tuple[str, ...],
     resume: bool,
+    resume_with_new_data: bool,
     overwrite: bool,
     stop_after: int | None,
     quiet: bool,
@@ -55,7 +56,8 @@ def command(
         options = replace(options, data_store=store)
     report = run_training(
         options,
-        is_resumed=resume,
+        is_resumed=resume or resume_with_new_data,
+        accepts_new_data=resume_with_new_data,
         may_overwrite=overwrite,
         stop_after=stop_after,
         show_progress=not quiet,

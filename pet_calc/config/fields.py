@@ -114,14 +114,15 @@ def _replace_at(options: Any, path: list[str], value: Any) -> Any:
     return replace(options, **{name: value})
 
 
-def find_changes(old: Options, new: Options) -> Iterator[str]:
-    """Yield the paths of the options that differ in two blocks of one kind."""
+def find_changes(old: Options, new: Options) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, old and new value of the options that differ in two blocks."""
     for name in type(old).model_fields:
         before, now = getattr(old, name), getattr(new, name)
         if isinstance(before, Options):
-            yield from (f"{name}.{inner}" for inner in find_changes(before, now))
+            for inner, *values in find_changes(before, now):
+                yield f"{name}.{inner}", values[0], values[1]
         elif before != now:
-            yield name
+            yield name, before, now
 
 
 @contextmanager

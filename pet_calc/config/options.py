@@ -238,6 +238,11 @@ class RunOptions(Options):
         return {n: t for n, t in self.targets.items() if t.kind == "energy"}
 
     @property
+    def main_energy(self) -> str:
+        """Name of the first energy, with which direct heads go; empty without any."""
+        return next(iter(self.energy_targets), "")
+
+    @property
     def direct_targets(self) -> dict[str, TargetOptions]:
         """The targets of non-conservative heads by kind, ``force`` and ``stress``.
 

@@ -101,7 +101,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
             setattr(frames, name, join_frames(found))
     for name in ("train", "validation"):
         part = getattr(frames, name)
-        missing = {t if t != main else "" for t in options.energy_targets}
+        missing = set(options.energy_targets)
         for frame in part:
             if not missing:
                 break
@@ -110,7 +110,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
         for target in sorted(missing):
             raise DataError(
                 f"the {name} set has no frame with an energy ({len(part)} frames) for "
-                f"{target or main}; name the key with --energy-key or in the options "
+                f"{target}; name the key with --energy-key or in the options "
                 "file"
             )
     for name in ("train", *held_out):
@@ -133,7 +133,7 @@ def build_store_rule(value: str | None, output: Path) -> StoreRule:
 
 
 def choose_target(options: RunOptions) -> TargetOptions:
-    """Return the main target of a run: the first, whose frames have no target's name.
+    """Return the main target of a run: the first energy.
 
     Raises:
         ConfigError: if there is no energy, or a direct head comes with another one.
@@ -165,7 +165,7 @@ def choose_target(options: RunOptions) -> TargetOptions:
 
 
 def find_of_target(frames: Frames, name: str) -> Indices:
-    """Return the indices of the frames of a target; the empty name is the main one."""
+    """Return the indices of the frames that have labels of a target."""
     if isinstance(frames, StoredFrames):
         is_wanted = np.array([target == name for target in frames.targets])
         return np.flatnonzero(is_wanted[frames.which])

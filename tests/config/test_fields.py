@@ -93,7 +93,8 @@ def test_options_are_frozen_and_copied_with_changes():
         options.names = ("a",)
     changed = replace(options, size=3, names=("a",))
     assert changed == Outer(inner={"kind": "other", "size": 3}, names=("a",))
-    assert list(find_changes(options, changed)) == ["inner.size", "names"]
+    changes = [("inner.size", 1, 3), ("names", (), ("a",))]
+    assert list(find_changes(options, changed)) == changes
     with pytest.raises(ConfigError, match=r"size: expected a whole number from 1"):
         replace(options, size=0)
 

@@ -265,7 +265,7 @@ def test_a_data_set_is_the_same_from_memory_and_from_a_store(tmp_path):
     )
     assert isinstance(stored, StoredFrames)
     assert_same_frames(stored, kept)
-    assert [frame.target for frame in kept] == [""] * 3 + ["energy/b"] * 3
+    assert [frame.target for frame in kept] == ["energy"] * 3 + ["energy/b"] * 3
     assert kept[1].stress is not None
     assert kept[4].stress is None
 

@@ -166,7 +166,7 @@ def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):
     found = read_dataset(
         read_both(tmp_path), StoreRule(tmp_path, "never"), main_target="energy/a"
     )
-    assert [f.target for f in found] == [""] * 9 + ["energy/b"] * 9
+    assert [f.target for f in found] == ["energy/a"] * 9 + ["energy/b"] * 9
     missing = [f.source.rpartition(" ")[2] for f in found if f.energy is None]
     assert missing == ["2", "0"]
     assert [i for i, f in enumerate(found) if f.forces is None] == [10]
