@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import click
 import cloup
 
-from pet_calc.config.fields import describe
 from pet_calc.config.flags import Place
+from pet_calc.config.messages import describe
 
 
 class FieldValue(click.ParamType):

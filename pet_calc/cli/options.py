@@ -42,26 +42,23 @@ class OutputFile(click.Path):
         return super().convert(value, param, ctx)
 
 
-def device_option(default: str = "auto") -> Decorator:
+def device_option() -> Decorator:
     """Return ``--device``."""
     return click.option(
         "--device",
-        default=default,
+        default="auto",
         show_default=True,
         help="cpu, cuda, cuda:N; auto takes a GPU if there is one.",
     )
 
 
-def dtype_option(default: str | None = None) -> Decorator:
+def dtype_option() -> Decorator:
     """Return ``--dtype``."""
     return click.option(
         "--dtype",
         type=click.Choice(["float32", "float64"]),
-        default=default,
-        show_default=default is not None,
-        help="Precision; the model's own if not given." if default is None else
-        "Precision of the training.",
-    )  # fmt: skip
+        help="Precision; the model's own if not given.",
+    )
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

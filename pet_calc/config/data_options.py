@@ -13,15 +13,9 @@ from pydantic import (
 )
 
 from pet_calc.config import read_data
-from pet_calc.config.fields import (
-    Names,
-    OptionError,
-    Options,
-    Positive,
-    at,
-    expand,
-)
+from pet_calc.config.fields import Names, Options, Positive
 from pet_calc.config.flags import DATA, KEY, LABELS, METHOD, UNIT, option
+from pet_calc.config.messages import OptionError, at, expand
 from pet_calc.errors import ConfigError
 from pet_calc.model.hypers import (
     ENERGY,

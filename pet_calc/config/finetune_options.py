@@ -11,15 +11,9 @@ from pydantic import (
     model_validator,
 )
 
-from pet_calc.config.fields import (
-    Count,
-    Names,
-    OptionError,
-    Options,
-    Positive,
-    require_mapping,
-)
+from pet_calc.config.fields import Count, Names, Options, Positive
 from pet_calc.config.flags import METHOD, option
+from pet_calc.config.messages import OptionError, require_mapping
 
 if TYPE_CHECKING:
     from pet_calc.lora.layer import LoRAConfig

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from pet_calc.config.fields import OptionError, Options, read_docs
+from pet_calc.config.fields import Options, read_docs
+from pet_calc.config.messages import OptionError
 from pet_calc.config.yaml_file import parse_yaml
 
 DATA, LABELS, METHOD, TRAINING = "Data", "Labels", "Method", "Training"

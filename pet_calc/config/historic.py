@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pet_calc.config.fields import OptionError, at, check_keys, require_mapping, show
 from pet_calc.config.finetune_options import ConfigOptions
+from pet_calc.config.messages import OptionError, at, check_keys, require_mapping, show
 from pet_calc.config.old_names import LORA_KEYS
 
 # the default of the versions that had num_epochs_warmup

@@ -5,18 +5,16 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from pet_calc.config.fields import (
-    NotNegative,
+from pet_calc.config.fields import NotNegative, Options, Positive
+from pet_calc.config.flags import METHOD, option
+from pet_calc.config.messages import (
     OptionError,
-    Options,
-    Positive,
     at,
     check_keys,
     expand,
     require_mapping,
     show,
 )
-from pet_calc.config.flags import METHOD, option
 from pet_calc.config.old_names import UNSUPPORTED_LOSS, take_unsupported
 
 # metatrain's names of the gradients, which it also takes in a block of their own

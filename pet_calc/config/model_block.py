@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import Field, create_model
 
-from pet_calc.config.fields import OptionError, Options, require_mapping
+from pet_calc.config.fields import Options
+from pet_calc.config.messages import OptionError, require_mapping
 from pet_calc.config.old_names import refuse_original_pet
 from pet_calc.model.hypers import PETHypers
 

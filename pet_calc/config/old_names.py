@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from pet_calc.config.fields import OptionError, show, suggest
+from pet_calc.config.messages import OptionError, show, suggest
 
 logger = logging.getLogger(__name__)
 

@@ -14,16 +14,7 @@ from pydantic import (
 )
 
 from pet_calc.config.data_options import DatasetOptions, TargetOptions
-from pet_calc.config.fields import (
-    Fraction,
-    OptionError,
-    Options,
-    at,
-    expand,
-    replace,
-    require_mapping,
-    suggest,
-)
+from pet_calc.config.fields import Fraction, Options, replace
 from pet_calc.config.finetune_options import FinetuneOptions
 from pet_calc.config.flags import (
     DATA,
@@ -35,6 +26,7 @@ from pet_calc.config.flags import (
     option,
 )
 from pet_calc.config.historic import update_loss
+from pet_calc.config.messages import OptionError, at, expand, require_mapping, suggest
 from pet_calc.config.model_block import build_hypers
 from pet_calc.config.old_names import (
     NO_EFFECT_RUN,

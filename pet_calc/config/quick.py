@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pet_calc.config.data_options import DatasetOptions, TargetOptions
-from pet_calc.config.fields import OptionError
 from pet_calc.config.flags import Place, apply_changes, find_flags, set_at
+from pet_calc.config.messages import OptionError
 from pet_calc.config.options import RunOptions
 from pet_calc.config.read import parse_options
 from pet_calc.model.hypers import ENERGY

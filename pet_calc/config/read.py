@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pet_calc.config.fields import OptionError
 from pet_calc.config.flags import apply_changes
+from pet_calc.config.messages import OptionError
 from pet_calc.config.options import RunOptions
 from pet_calc.config.yaml_file import dump_yaml, read_yaml
 from pet_calc.errors import ConfigError

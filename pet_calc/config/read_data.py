@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pet_calc.config.fields import OptionError, at, expand, require_mapping, show
+from pet_calc.config.messages import OptionError, at, expand, require_mapping, show
 from pet_calc.config.old_names import UNSUPPORTED_TARGET, take_unsupported
 from pet_calc.model.hypers import (
     NON_CONSERVATIVE_FORCE,

@@ -5,18 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pet_calc.config.fields import (
-    Count,
-    Fraction,
-    NotNegative,
-    OptionError,
-    Options,
-    Positive,
-)
+from pet_calc.config.fields import Count, Fraction, NotNegative, Options, Positive
 from pet_calc.config.finetune_options import FinetuneOptions
 from pet_calc.config.flags import MACHINE, TRAINING, option
 from pet_calc.config.historic import update_training
 from pet_calc.config.loss_options import BaselineOptions, LossOptions
+from pet_calc.config.messages import OptionError
 from pet_calc.config.old_names import (
     LORA_KEYS,
     NO_EFFECT_TRAINING,

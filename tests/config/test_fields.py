@@ -9,13 +9,13 @@ from pet_calc.config.fields import (
     Count,
     Names,
     Options,
-    describe,
     find_changes,
     read_docs,
     replace,
 )
 from pet_calc.config.flags import apply_changes
 from pet_calc.config.loss_options import LossOptions
+from pet_calc.config.messages import describe
 from pet_calc.errors import ConfigError
 
 

@@ -5,12 +5,7 @@ import textwrap
 
 import pytest
 
-from pet_calc.config import (
-    LossOptions,
-    LossTerm,
-    parse_options,
-    read_options,
-)
+from pet_calc.config import LossOptions, LossTerm, parse_options, read_options
 from pet_calc.errors import ConfigError
 
 
