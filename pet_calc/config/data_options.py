@@ -258,6 +258,9 @@ class DatasetOptions(Options):
         values: dict[str, Any] = write(self)
         names = [target.name for target in self.targets]
         values["targets"] = dict(zip(names, values["targets"], strict=True))
+        for name, default in (("indices", None), ("extra_data", ExtraOptions())):
+            if getattr(self, name) == default:
+                del values[name]
         return values
 
     @property

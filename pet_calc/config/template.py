@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from pet_calc.config.data_options import DatasetOptions
+from pet_calc.config.data_options import DatasetOptions, ExtraOptions
 from pet_calc.config.fields import Options, read_docs
 from pet_calc.config.options import RunOptions
 from pet_calc.config.read import options_to_dict, parse_options
@@ -48,7 +48,8 @@ def write_template(path: str | Path, *, overwrite: bool = False) -> None:
 def render_template() -> str:
     """Return YAML text of a LoRA fine-tuning in which every option is explained."""
     values = options_to_dict(_build_example())
-    values["training_set"] = values["training_set"][0]
+    rest = {"extra_data": ExtraOptions().model_dump(), "indices": None}
+    values["training_set"] = values["training_set"][0] | rest
     values["architecture"]["atomic_types"] = None
     lines = "\n".join(_render(values, RunOptions, "", ""))
     model = "\n".join(_render({"model": PETHypers().to_dict()}, None, "", ""))

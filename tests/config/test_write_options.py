@@ -131,6 +131,12 @@ def test_written_options_are_read_back_equal(options, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["options.yaml"]
 
 
+def test_what_is_not_said_of_a_data_set_is_not_written():
+    options = RunOptions(training_set=(DatasetOptions(systems="a.xyz"),))
+    (written,) = options_to_dict(options)["training_set"]
+    assert set(written) == {"systems", "targets", "weight", "use_isolated_atoms"}
+
+
 def test_template_is_at_the_defaults(tmp_path):
     path = tmp_path / "options.yaml"
     write_template(path)
