@@ -5,13 +5,12 @@ costs about a third of the pass that forces are derived in.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pet_calc.config import LossOptions, RunOptions
+from pet_calc.config import LossOptions, RunOptions, replace
 from pet_calc.data.dataset import GraphDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.graph import Labels
@@ -35,7 +34,7 @@ def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOpti
         name = "forces" if kind == "force" else "stress"
         loss = replace(loss, **{name: term})
     # no energy is predicted: its term stays out
-    return replace(loss, value=replace(loss.value, weight=0.0))
+    return replace(loss, weight=0.0)
 
 
 class DirectObjective:

@@ -2,17 +2,13 @@
 
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import (
-    RunOptions,
-    write_options,
-)
+from pet_calc.config import RunOptions, replace, write_options
 from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError
 from pet_calc.system.cores import CoreWatch

@@ -168,7 +168,7 @@ from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
 
 run_evaluation(
     EvaluationOptions(
-        sys.argv[1], DatasetOptions((sys.argv[2],)), device="cpu", compile=False,
+        sys.argv[1], DatasetOptions(systems=sys.argv[2]), device="cpu", compile=False,
         batch_tokens=100,
     ),
     output=sys.argv[3],
@@ -179,7 +179,11 @@ run_evaluation(
 def test_a_killed_run_goes_on_and_gives_what_one_go_gives(tmp_path, path):
     base, data = write_base(tmp_path), write_frames(tmp_path, n_frames=120)
     options = EvaluationOptions(
-        base, DatasetOptions((data,)), device="cpu", compile=False, batch_tokens=100
+        base,
+        DatasetOptions(systems=data),
+        device="cpu",
+        compile=False,
+        batch_tokens=100,
     )
     expected = run_evaluation(options, output=path)
     whole = path.read_bytes()

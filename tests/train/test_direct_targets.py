@@ -1,7 +1,6 @@
 """Direct heads with labels of their own, as metatrain's options describe them."""
 
 import logging
-from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -16,7 +15,7 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
-from pet_calc.config import parse_options
+from pet_calc.config import parse_options, replace
 from pet_calc.config.replay import ReplayOptions
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
@@ -349,7 +348,7 @@ def test_replay_keeps_the_direct_heads_in_place(tmp_path):
         energy = (options.energy_targets["energy"],)
         replayed = replace(options.training_set[0], read_from=(old,), targets=energy)
         folder = tmp_path / f"weight {weight}"
-        replay = ReplayOptions("base", weight=weight)
+        replay = ReplayOptions(labels="base", weight=weight)
         run(
             replace(
                 options,

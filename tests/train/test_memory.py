@@ -1,11 +1,10 @@
 """Steps that do not fit in memory are cut, and nothing else changes."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.runs import build_options, check_resume
 
+from pet_calc.config import replace
 from pet_calc.errors import DataError
 from pet_calc.train import memory, step_runner
 from pet_calc.train.memory import choose_bound

@@ -1,7 +1,6 @@
 """Training and judging in random orientations."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from support.frames import build_frames
 from support.runs import build_options, check_resume, write_base
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import LossOptions, LossTerm
+from pet_calc.config import LossOptions, replace
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.graph import build_graph, collate
@@ -28,7 +27,7 @@ from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
-MSE = LossOptions(LossTerm(), LossTerm(), LossTerm())
+MSE = LossOptions()
 
 
 def load_steps(frames, orientation):

@@ -1,9 +1,8 @@
 """Replay: every step also trains on structures of the base's own domain."""
 
 import logging
-from dataclasses import replace
 
-from pet_calc.config import RunOptions
+from pet_calc.config import RunOptions, replace
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.orientation import REPLAY

@@ -2,10 +2,9 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import RunOptions, read_options
+from pet_calc.config import RunOptions, find_changes, read_options
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.train.provenance import hash_files
 from pet_calc.train.start.model import Prepared
@@ -14,10 +13,17 @@ logger = logging.getLogger(__name__)
 
 OPTIONS_NAME = "options_resolved.yaml"
 # what defines the model: nothing of it can change on the way
-_FIXED = ("hypers", "atomic_types", "base_precision")
-_FIXED_TRAIN = ("atomic_baseline", "scale_targets", "optimizer")
+_FIXED = (
+    "base_precision.",
+    "architecture.model.",
+    "architecture.atomic_types.",
+    "architecture.training.atomic_baseline.",
+    "architecture.training.scale_targets.",
+    "architecture.training.optimizer.",
+    "architecture.training.finetune.",
+)
 # of the base its weights count, and not its path
-_FREE_FINETUNE = ("base",)
+_FREE = ("output", "architecture.training.finetune.read_from")
 
 
 def check_resumed(
@@ -69,26 +75,24 @@ def check_resumed(
 
 def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
     """Raise for what defines the model, warn of the rest."""
-    fixed: dict[str, tuple[Any, Any]] = {
-        "targets": (list(before.targets), list(now.targets))
-    }
-    fixed |= {n: (getattr(before, n), getattr(now, n)) for n in _FIXED}
-    fixed |= {
-        n: (getattr(before.train, n), getattr(now.train, n)) for n in _FIXED_TRAIN
-    }
-    free = _list_changes("train", before.train, now.train, _FIXED_TRAIN)
-    for name, value in _spread(before.finetune):
-        fixed[name] = (value, dict(_spread(now.finetune))[name])
-    wrong = [
-        f"{name}: expected {old}, with which the run in {folder} began, got {new}"
-        for name, (old, new) in fixed.items()
-        if old != new
-    ]
-    if wrong:
+    changes = list(find_changes(before, now))
+    names = list(before.targets), list(now.targets)
+    fixed = [("targets", *names)] if names[0] != names[1] else []
+    fixed += [change for change in changes if _is_fixed(change[0])]
+    if fixed:
+        wrong = [
+            f"{name}: expected {old}, with which the run in {folder} began, got {new}"
+            for name, old, new in fixed
+        ]
         raise ConfigError(
             f"{'; '.join(wrong)}; leave it as it was, or choose another folder with -o"
         )
-    free += _list_changes("", before, now, (*_FIXED, "train", "finetune", "output"))
+    # what is not said now is chosen as it was then
+    free = [
+        name
+        for name, _, new in changes
+        if name not in _FREE and new is not None and new != {}
+    ]
     if free:
         logger.warning(
             "resumed with other options than it began with (%s): the result will not "
@@ -97,22 +101,5 @@ def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
         )
 
 
-def _spread(finetune: Any) -> list[tuple[str, Any]]:
-    """Return the fields of the fine-tuning, those of LoRA under their own names."""
-    values = [
-        (name, value)
-        for name, value in vars(finetune).items()
-        if name not in (*_FREE_FINETUNE, "lora")
-    ]
-    return values + [(f"config.{n}", value) for n, value in vars(finetune.lora).items()]
-
-
-def _list_changes(
-    group: str, before: Any, now: Any, without: tuple[str, ...]
-) -> list[str]:
-    return [
-        f"{group}.{name}".lstrip(".")
-        for name, value in vars(before).items()
-        # what is not said now is chosen as it was then
-        if name not in without and getattr(now, name) not in (value, None, {})
-    ]
+def _is_fixed(name: str) -> bool:
+    return name not in _FREE and f"{name}.".startswith(_FIXED)

@@ -1,14 +1,12 @@
 """What the losses of a run are made of, with the defaults filled in."""
 
-from dataclasses import replace
-
 from pet_calc.config import (
     LossOptions,
-    LossTerm,
     RunOptions,
     default_energy_weight,
     default_learning_rate,
     default_num_epochs,
+    replace,
 )
 from pet_calc.data.read_dataset import has_label, take_frames
 from pet_calc.train.datasets import RunFrames, find_of_target
@@ -24,8 +22,9 @@ def resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
     loss = dict(train.loss)
     for name, target in options.targets.items():
         is_energy = target.kind == "energy"
-        weight = default_energy_weight(method) if is_energy else LossTerm.weight
-        loss.setdefault(name, LossOptions(LossTerm(weight=weight)))
+        weight = default_energy_weight(method)
+        own = LossOptions(weight=weight) if is_energy else LossOptions()
+        loss.setdefault(name, own)
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
     n_epochs = train.num_epochs or default_num_epochs(
         method, is_paired=train.consistency > 0

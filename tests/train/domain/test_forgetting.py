@@ -1,7 +1,6 @@
 """What is forgotten of the base's domain, and what replay does about it."""
 
 import json
-from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -13,7 +12,7 @@ from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import DatasetOptions, LabelOptions, TargetOptions
+from pet_calc.config import DatasetOptions, LabelOptions, TargetOptions, replace
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_frame
 from pet_calc.errors import ConfigError, DataError
@@ -168,7 +167,7 @@ def test_sets_may_have_keys_and_units_of_their_own(tmp_path, base):
         forces=LabelOptions(key="F"),
         stress=LabelOptions(key="S", sign=-1),
     )
-    other = DatasetOptions((str(tmp_path / "hartree.xyz"),), targets=(target,))
+    other = DatasetOptions(systems=str(tmp_path / "hartree.xyz"), targets=(target,))
     options = build_options(tmp_path, base=base, retain=(retain,), **NO_TRAINING)
     one = run(options).forgetting.before
     two = run(replace(options, retain_set=(other,)), may_overwrite=True).forgetting
