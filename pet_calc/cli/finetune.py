@@ -8,6 +8,7 @@ import cloup
 
 from pet_calc.cli.from_fields import build_group, given_flags
 from pet_calc.cli.options import FORMATTER, session_options, set_option
+from pet_calc.cli.run_report import finish_run
 from pet_calc.config.flags import GROUPS
 from pet_calc.config.quick import DATA_PLACES, RUN_PLACES, find_place
 
@@ -66,7 +67,6 @@ def command(
       pet-calc finetune options.yaml --base pet-mad-s-v1.5.0 -o water/
     """
     from pet_calc.config.quick import build_finetune_options
-    from pet_calc.system.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     session = {name: flags.pop(name) for name in _SESSION}
@@ -86,9 +86,7 @@ def command(
         stop_after=session["stop_after"],
         show_progress=not session["quiet"],
     )
-    if is_main_process():
-        click.echo(report.to_text())
-        click.echo(f"model      {report.best_model}")
+    finish_run(report)
 
 
 def _check_flags(base: str | None, flags: dict[str, Any], given: list[str]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pet_calc.cli.options import ModelFile, session_options, set_option, store_option
+from pet_calc.cli.run_report import finish_run
 
 
 @click.command("train")
@@ -44,7 +45,6 @@ def command(
       pet-calc train options.yaml -c best_model_options.ckpt
     """
     from pet_calc.config import read_options, replace
-    from pet_calc.system.ranks import is_main_process
     from pet_calc.train.run import run_training
 
     options = read_options(options_file, changes)
@@ -63,6 +63,4 @@ def command(
         show_progress=not quiet,
         run_name=Path(options_file).stem,
     )
-    if is_main_process():
-        click.echo(report.to_text())
-        click.echo(f"model      {report.best_model}")
+    finish_run(report)

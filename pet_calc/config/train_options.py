@@ -100,7 +100,7 @@ class TrainOptions(Options):
     -13.6, O: -430.0}}`."""
     scale_targets: bool = True
     """Whether a new target is divided by its spread."""
-    best_model_metric: Literal["mae_prod", "rmse_prod", "loss"] = "mae_prod"
+    best_model_metric: Literal["mae_prod", "rmse_prod", "loss"] = "loss"
     """Which validation number picks the best model."""
     log_interval: Count = 1
     """Epochs between lines in the log."""

@@ -99,6 +99,11 @@ class Trainer:
             self._average = WeightAverage(model, decay)
         self._stop = StopSignal()
 
+    @property
+    def signal(self) -> int:
+        """Number of the signal that interrupts the run."""
+        return self._stop.number
+
     def fit(self, *, is_resumed: bool = False, stop_after: int | None = None) -> str:
         """Train to the end, or until stopped.
 

@@ -24,6 +24,8 @@ class RunReport:
     seconds: float
     best_model: str
     """Path of the best model's checkpoint."""
+    signal: int = 0
+    """Number of the signal that interrupted the run, 0 if none did."""
     zero_step: dict[str, float] = field(default_factory=dict)
     """Validation errors before the first step."""
     validation: dict[str, float] = field(default_factory=dict)

@@ -178,6 +178,7 @@ def _run(
         zero_step=trainer.zero_metrics,
         validation=trainer.best_metrics,
         best_model=str(folder.best),
+        signal=trainer.signal if end == "interrupted" else 0,
     )
     if end != "stopped":
         report.rotation = RotationReport(sample, base=base_spread)

@@ -13,6 +13,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.name = ""
         """Name of the signal that came, empty if none did."""
+        self.number = signal.SIGTERM.value
+        """Of the signal; that which ends other processes until one came."""
         self.is_set = False
         """Whether to stop: for a signal, or as another process got one."""
 
@@ -38,4 +40,5 @@ class StopSignal:
         if self.name:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        self.number = number
         self.is_set = True

@@ -3,7 +3,9 @@
 import importlib
 import json
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.cli.main import VERBS, cli
 from pet_calc.evaluate.prediction_file import PredictionWriter
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.train import loop
 
 FINETUNE = ["--rank", "2", "--epochs", "2", "--batch-size", "4", "--dtype", "float64"]
 SESSION = ["--device", "cpu", "--quiet"]
@@ -310,6 +313,24 @@ def test_a_resumed_run_is_the_uninterrupted_one(run):
     assert "--resume goes on with it, --overwrite replaces it" in message
     run(*args, run.path("two"), "--overwrite")
     assert "nothing to resume" in run.fail(*args, run.path("new"), "--resume")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_ends_with_the_status_of_its_signal(run, monkeypatch, name):
+    take_step = loop.Trainer._take_step
+
+    def interrupt(self, *args):
+        if self.state.step == 1:
+            os.kill(os.getpid(), signal.Signals[name])
+        return take_step(self, *args)
+
+    monkeypatch.setattr(loop.Trainer, "_take_step", interrupt)
+    args = ["finetune", run.path("train.xyz"), "--base", run.path("base.ckpt")]
+    args += [*FINETUNE, *SESSION, "-o", run.path("r")]
+    result = run(*args, status=128 + signal.Signals[name])
+    assert f"{name}: saved after step 2; add --resume" in result.stderr
+    monkeypatch.undo()
+    run(*args, "--resume")
 
 
 def test_finetune_takes_an_options_file(run, monkeypatch):

@@ -377,6 +377,18 @@ def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, e
     assert [row["epoch"] for row in read_log(tmp_path / "cut")] == [1, 2, 3, 4]
 
 
+def test_what_weighs_nothing_does_not_pick_the_best_model(tmp_path):
+    """Energies that get worse do not undo what forces have gained."""
+    report = run(
+        build_options(tmp_path, method="full", loss_weights=(0.0, 1.0, 0.0), epochs=12)
+    )
+    assert report.best_epoch > 0
+    assert report.validation["forces_mae"] < report.zero_step["forces_mae"]
+    rows = read_log(tmp_path / "run")
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert report.best_epoch == best["epoch"]
+
+
 def test_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="nothing to resume"):
         run(build_options(tmp_path), is_resumed=True)
