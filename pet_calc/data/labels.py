@@ -248,7 +248,7 @@ def _apply_label_weights(atoms: Atoms, labels: FrameLabels) -> None:
             elif weight != 1:
                 labels.notes.append(
                     f"info[{name!r}] not read; weights of labels are set for all "
-                    "frames together (--loss-weights)"
+                    "frames together, in the loss"
                 )
 
 
