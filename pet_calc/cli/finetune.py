@@ -14,6 +14,8 @@ from pet_calc.cli.options import (
     label_options,
     session_options,
 )
+from pet_calc.cli.paths import DataFiles, OutputFolder
+from pet_calc.cli.run_output import settle_output
 
 if TYPE_CHECKING:
     from pet_calc.config import RunOptions
@@ -24,7 +26,7 @@ _SESSION = ("resume", "overwrite", "stop_after", "quiet")
 
 
 @click.command("finetune")
-@click.argument("data", nargs=-1, required=True)
+@click.argument("data", nargs=-1, required=True, type=DataFiles())
 @click.option(
     "--base",
     "-c",
@@ -34,7 +36,7 @@ _SESSION = ("resume", "overwrite", "stop_after", "quiet")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False),
+    type=OutputFolder(),
     help=f"Folder for the results.  [{DEFAULT_OUTPUT}]",
 )
 @training_flags
@@ -63,10 +65,15 @@ def command(
         for name in flags
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
+    options_file = None
     if len(data) == 1 and Path(data[0]).suffix in (".yaml", ".yml"):
-        options = _read_options(data[0], base, output, given)
+        options_file = data[0]
+        options = _read_options(options_file, base, output, given)
     else:
         options = build_options(data, base, output or DEFAULT_OUTPUT, flags, given)
+    options = settle_output(
+        options, options_file=options_file, is_resumed=session["resume"]
+    )
     report = run_training(
         options,
         is_resumed=session["resume"],

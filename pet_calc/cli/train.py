@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import ModelFile, session_options, store_option
+from pet_calc.cli.options import session_options, store_option
+from pet_calc.cli.paths import InputFile, ModelFile, OutputFolder
+from pet_calc.cli.run_output import settle_output
 
 
 @click.command("train")
-@click.argument("options_file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("options_file", type=InputFile())
 @click.option(
     "-c",
     "--base",
@@ -16,9 +18,7 @@ from pet_calc.cli.options import ModelFile, session_options, store_option
     help="Checkpoint or name of the model to fine-tune; all weights, or LoRA if the "
     "options say so.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."
-)
+@click.option("-o", "--output", type=OutputFolder(), help="Folder for the results.")
 @store_option("they go to OUTPUT/store")
 @session_options
 def command(
@@ -53,13 +53,17 @@ def command(
         options = replace(options, output=output)
     if store is not None:
         options = replace(options, data_store=store)
+    run_name = Path(options_file).stem
+    options = settle_output(
+        options, options_file=options_file, run_name=run_name, is_resumed=resume
+    )
     report = run_training(
         options,
         is_resumed=resume,
         may_overwrite=overwrite,
         stop_after=stop_after,
         show_progress=not quiet,
-        run_name=Path(options_file).stem,
+        run_name=run_name,
     )
     if is_main_process():
         click.echo(report.to_text())

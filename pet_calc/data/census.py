@@ -9,6 +9,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.near_names import PREDICTED_NAMES
+from pet_calc.data.places import name_of
 
 T = TypeVar("T", int, str)
 
@@ -186,8 +188,13 @@ class CensusCounter:
             largest_net_force=self._net_forces.largest,
             pressure_range=self._pressures.get(),
             notes=dict(self._notes),
-            unused_keys=tuple(sorted(keys - used - {"info['config_type']"})),
+            unused_keys=tuple(sorted(key for key in keys - used if not _is_known(key))),
         )
+
+
+def _is_known(key: str) -> bool:
+    """Return whether a key is no label, and another line of the census has it."""
+    return key == "info['config_type']" or name_of(key) in PREDICTED_NAMES
 
 
 class _Range:

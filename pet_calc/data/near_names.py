@@ -8,6 +8,10 @@ from pet_calc.data.places import name_of
 PREDICTED_PREFIX = "pet_"
 """Names under which ``eval`` writes predictions begin with this."""
 
+PREDICTED_NAMES = frozenset(
+    PREDICTED_PREFIX + what for what in ("energy", "forces", "stress", "model")
+)
+
 _LIKE: Mapping[str, re.Pattern[str]] = {
     label: re.compile(pattern, re.I)
     for label, pattern in {

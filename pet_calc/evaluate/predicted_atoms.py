@@ -7,7 +7,7 @@ from typing import Any
 from ase import Atoms
 
 from pet_calc.data.labels import PREDICTED_BY
-from pet_calc.data.near_names import PREDICTED_PREFIX
+from pet_calc.data.near_names import PREDICTED_NAMES, PREDICTED_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,7 @@ def make_writable(atoms: Atoms) -> Atoms:
 
 
 def _is_ours(name: Any) -> bool:
-    return name in {
-        f"{PREDICTED_PREFIX}{what}" for what in ("energy", "forces", "stress", "model")
-    }
+    return name in PREDICTED_NAMES
 
 
 @lru_cache(maxsize=64)

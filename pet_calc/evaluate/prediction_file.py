@@ -24,6 +24,7 @@ from pet_calc.evaluate.predict import Errors, PredictedBatch
 from pet_calc.evaluate.predicted_atoms import make_writable
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.system.locks import hold_lock
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def open_predictions(
         ConfigError: if the folder does not exist, if another process writes there, or
             if what is there was begun with another ``run``.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     partial = path.with_name(path.name + ".partial")

@@ -26,6 +26,7 @@ from pet_calc.data.read_dataset import (
 )
 from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def build_store_rule(value: str | None, output: Path) -> StoreRule:
         return StoreRule(output, "never")
     if value is None:
         return StoreRule(output / "store")
-    return StoreRule(Path(value), "always")
+    return StoreRule(Path(expand_path(value)), "always")
 
 
 def choose_target(options: RunOptions) -> TargetOptions:

@@ -39,6 +39,7 @@ from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.system.cores import CoreWatch
+from pet_calc.system.paths import expand_path
 from pet_calc.system.ranks import Ranks, join_ranks
 from pet_calc.train.datasets import (
     RunFrames,
@@ -105,6 +106,7 @@ def run_training(
             the first step wherever possible.
     """
     options.check_ready()
+    options = replace(options, output=expand_path(options.output))
     with join_ranks(options.device) as ranks:
         return _run(
             options,
