@@ -116,7 +116,8 @@ _DEBUG = "pet_calc.debug"
 def describe_os_error(error: OSError) -> str:
     """Return one line on what the file system, or the network, refused."""
     why = error.strerror or str(error) or type(error).__name__
-    names = [str(name) for name in (error.filename, error.filename2) if name]
+    given = (error.filename, error.filename2)
+    names = list(dict.fromkeys(str(name) for name in given if name))
     advice = {
         errno.ENOSPC: "free some space, or write elsewhere",
         errno.EDQUOT: "your quota is used up; free some, or write elsewhere",

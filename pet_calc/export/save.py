@@ -111,7 +111,11 @@ def export_model(
     if check:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             draft = Path(folder) / path.name
-            write_atomically(draft, lambda file: file.write(content))
+            try:
+                draft.write_bytes(content)
+            except OSError as error:
+                error.filename = str(path)
+                raise
             check_file(draft, exported.module.pet, path)
     write_atomically(path, lambda file: file.write(content))
     logger.info(

@@ -43,9 +43,9 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             # the name that the caller knows
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 
