@@ -177,8 +177,8 @@ def _check_order(fit: Fit, data: _Data) -> list[Finding]:
             f"shear stress in another order: in {n_votes} of {len(data.frames)} frames "
             f"the places of yz, xz, xy hold {', '.join(found)} ({n_against} frames are "
             f"right, {n_open} do not tell): {name_frames(chosen)}",
-            "reorder to xx yy zz yz xz xy (VASP writes xx yy zz xy yz zx), or switch "
-            "the stress off",
+            "reorder to xx yy zz yz xz xy (VASP writes xx yy zz xy yz zx), or take the "
+            "stress out of the file",
         )
     ]
 

@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from pet_calc.data.advice import advise
 from pet_calc.data.near_names import PREDICTED_PREFIX
 from pet_calc.data.notes import NOT_FINITE, NOT_SYMMETRIC, PREDICTED
-from pet_calc.data.places import Array, Found, Key, find, list_keys, to_floats
+from pet_calc.data.places import Array, Found, Key, find, list_keys, name_of, to_floats
 from pet_calc.data.state import read_charge_and_spin, read_state
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
@@ -364,6 +365,7 @@ def _check_agreement(candidates: dict[str, Array], source: str) -> None:
     if np.abs(stress - other).max() > limit:
         raise DataError(
             f"{source}: {name} says xx = {stress[0, 0]:.6g} eV/A^3 but {other_name} "
-            f"says {other[0, 0]:.6g} (stress = -virial/volume); switch one off "
-            "(False), or correct its unit or sign"
+            f"says {other[0, 0]:.6g} (stress = -virial/volume); name the right one: "
+            f"{advise(stress_key=name_of(name))}, or "
+            f"{advise(virial_key=name_of(other_name))}; or correct unit and sign"
         )

@@ -100,6 +100,6 @@ def to_floats(found: Found, shape: tuple[int, ...] | None, source: str) -> Array
     if numbers.size != int(np.prod(shape)):
         raise DataError(
             f"{source}: {found.origin} has shape {numbers.shape}, expected {shape}; "
-            "set the key of this label, or switch the label off (False)"
+            "name another key for this label, or take it out of the file"
         )
     return numbers.reshape(shape)
