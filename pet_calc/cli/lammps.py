@@ -137,12 +137,11 @@ def write(
     Example:
       pet-calc lammps input water.pt --structure box.xyz --ensemble npt -o md/
     """
-    import ase.io
-
+    from pet_calc.data.files import read_last
     from pet_calc.lammps.compare import compare_step_0
     from pet_calc.lammps.inputs import RunOptions, write_input
 
-    atoms: Any = ase.io.read(structure)
+    atoms = read_last(structure)
     settings = RunOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")

@@ -10,7 +10,7 @@ import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import filetype, string2index
+from ase.io.formats import UnknownFileTypeError, filetype, string2index
 
 from pet_calc.data.extxyz import FrameError, iterate_extxyz
 from pet_calc.errors import ConfigError, DataError
@@ -63,6 +63,20 @@ def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
     for name, file_index in expand_paths(paths, index):
         for i, (atoms, notes) in _iterate_frames(name, file_index):
             yield ReadAtoms(atoms, name, i, notes)
+
+
+def read_last(paths: Paths) -> Atoms:
+    """Return the last structure of the files, whatever blank lines are between.
+
+    Raises:
+        DataError: as ``iterate_atoms``, or if there is none.
+    """
+    last: Atoms | None = None
+    for read in iterate_atoms(paths):
+        last = read.atoms
+    if last is None:
+        raise DataError(f"no structure in {describe_paths(paths)}")
+    return last
 
 
 def _to_list(paths: Paths) -> list[str | Path]:
@@ -125,6 +139,11 @@ def _iterate_file(name: str) -> Iterator[_Read]:
         raise DataError(
             f"{name}, frame {n_read}: is no text in UTF-8 ({error.reason}); convert it "
             "first, for example with `iconv -t utf-8`"
+        ) from error
+    except UnknownFileTypeError as error:
+        raise DataError(
+            f"{name}: is of no format that ASE knows ({error}); give structures, such "
+            "as extended XYZ"
         ) from error
     # a disk or network that fails is no fault of the content
     except OSError:

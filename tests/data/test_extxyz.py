@@ -1,5 +1,7 @@
 """No frame, column or label of a file is lost without a word."""
 
+from pathlib import Path
+
 import ase.db
 import ase.io
 import numpy as np
@@ -10,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from support.frames import build_frames, write_frames
 
 from pet_calc.data.census import LabelCensus
+from pet_calc.data.files import read_last
 from pet_calc.data.frames import read_frames
 from pet_calc.data.labels import LabelKeys
 from pet_calc.errors import DataError
@@ -128,6 +131,16 @@ def test_labels_of_a_database_outside_its_calculator_are_found(tmp_path):
     keys = LabelKeys(energy="dft_e", forces="dft_forces")
     (frame, *_) = read_frames(path, keys=keys)
     np.testing.assert_allclose(frame.forces, build_frames(1)[0].get_forces())
+
+
+def test_the_last_structure_is_that_of_the_file_not_of_its_first_part(tmp_path, write):
+    text = Path(write_frames(tmp_path, 4)).read_text()
+    path = write(f"{text}\n1\n{HEADER}\nHe 0 0 0\n")
+    assert read_last(path).get_chemical_formula() == "He"
+    with pytest.raises(DataError, match="no structure in"):
+        read_last(write("\n\n"))
+    with pytest.raises(DataError, match="is of no format that ASE knows"):
+        read_last(write("x", name="a.ckpt"))
 
 
 def test_paths_have_home_and_variables(tmp_path, monkeypatch):
