@@ -12,6 +12,7 @@ from pet_calc.calculator.atoms_io import build_single_batch, name_results
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
+from pet_calc.data.state import give_usual_names
 from pet_calc.engine.exported_network import ExportedNetwork, find_exported_obstacle
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
@@ -119,8 +120,9 @@ class ExportedEngine:
 
     def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
         """Return which inputs in ``info`` differ, of those that the model reads."""
-        self._inner.atoms = before
-        return [c for c in self._inner.check_state(now) if c not in all_changes]
+        self._inner.atoms = give_usual_names(before)
+        found = self._inner.check_state(give_usual_names(now))
+        return [c for c in found if c not in all_changes]
 
     def compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
@@ -155,7 +157,7 @@ class ExportedEngine:
         names = ["energy", "energies", "forces"]
         if has_stress and not self._lacks_stress:
             names.append("stress")
-        self._inner.calculate(atoms, names, all_changes)
+        self._inner.calculate(give_usual_names(atoms), names, all_changes)
         results = {name: self._inner.results[name] for name in names}
         results["energy"] = float(results["energy"])
         results["free_energy"] = results["energy"]

@@ -148,18 +148,21 @@ class CensusCounter:
             count, first = self._notes.get(note, (0, frame.source))
             self._notes[note] = (count + 1, first)
         self._keys.add(frame.keys)
+        for label in ("energy", "forces", "stress", "direct_forces", "direct_stress"):
+            counts["labels"][label] += getattr(frame, label) is not None
+        # what has weight 0 is listed, but says nothing of the sizes
+        if frame.weight > 0:
+            self._add_sizes(frame)
+
+    def _add_sizes(self, frame: LabeledFrame) -> None:
+        """Take the labels of a frame into the ranges."""
         if frame.energy is not None:
-            counts["labels"]["energy"] += 1
             self._energies.add(frame.energy / frame.n_atoms)
         if frame.forces is not None:
-            counts["labels"]["forces"] += 1
             self._forces.add(float(np.linalg.norm(frame.forces, axis=1).max()))
             self._net_forces.add(float(np.linalg.norm(frame.forces.sum(axis=0))))
         if frame.stress is not None:
-            counts["labels"]["stress"] += 1
             self._pressures.add(-float(np.trace(frame.stress)) / 3)
-        for label in ("direct_forces", "direct_stress"):
-            counts["labels"][label] += getattr(frame, label) is not None
 
     def build(self) -> LabelCensus:
         """Return what was counted so far."""

@@ -4,7 +4,9 @@ ASE parses what a frame holds. Where a frame ends is found here, for ASE takes a
 line, and whatever follows it, for the end of the file.
 """
 
+import re
 from collections.abc import Iterator
+from functools import lru_cache
 from io import StringIO
 from itertools import islice
 from typing import IO, Any, NamedTuple
@@ -18,6 +20,8 @@ from ase.io.formats import open_with_compression
 from pet_calc.data.notes import COLUMNS_NOT_READ, LIKE_FORCES
 
 _BYTE_ORDER_MARK = "\ufeff"
+_DEFAULT_PROPERTIES = "species:S:1:pos:R:3"
+_PROPERTIES = re.compile(r"(?:^|\s)Properties\s*=\s*[\"']?([^\s\"']+)")
 # symbol and position
 _FEWEST_COLUMNS = 4
 # isotopes, which ASE knows as hydrogen of another mass
@@ -136,7 +140,7 @@ def _read_columns(comment: str) -> list[tuple[str, str, int]] | str:
         info = key_val_str_to_dict(comment.strip()) if comment.strip() else {}
     except Exception as error:
         return f"the comment line cannot be read ({type(error).__name__}: {error})"
-    declared = str(info.get("Properties", "species:S:1:pos:R:3"))
+    declared = str(info.get("Properties", _DEFAULT_PROPERTIES))
     if "::" in declared:
         return (
             f"Properties={declared} has '::' in the name of a column, but ':' parts "
@@ -152,6 +156,13 @@ def _read_columns(comment: str) -> list[tuple[str, str, int]] | str:
             "I, S or L, such as species:S:1:pos:R:3:forces:R:3"
         )
     return [(name, kind, int(n)) for name, kind, n in triples]
+
+
+@lru_cache(maxsize=64)
+def _count_columns(declared: str) -> tuple[frozenset[str], int]:
+    """Return the names and the number of columns that a readable header declares."""
+    words = (declared or _DEFAULT_PROPERTIES).split(":")
+    return frozenset(words[::3]), sum(int(n) for n in words[2::3] if n.isdigit())
 
 
 def _find_column(columns: list[tuple[str, str, int]], name: str) -> int | None:
@@ -183,15 +194,14 @@ def _find_notes(lines: list[str], atoms: Atoms) -> tuple[str, ...]:
     n_there = len(lines[2].split())
     if n_there <= _FEWEST_COLUMNS:
         return ()
-    columns = _read_columns(lines[1])
-    if isinstance(columns, str):
-        return ()
-    n_declared = sum(n for _, _, n in columns)
+    # no parsing of the whole comment: this is done for every frame
+    declared = _PROPERTIES.search(lines[1])
+    names, n_declared = _count_columns(declared[1] if declared else "")
     n_more = n_there - n_declared
     if n_more <= 0:
         return ()
     note = f"{n_more} {COLUMNS_NOT_READ}"
-    if n_more >= 3 and "forces" not in {name for name, _, _ in columns}:
+    if n_more >= 3 and "forces" not in names:
         rows = lines[2 : 2 + len(atoms)]
         if _sums_to_zero(rows, n_declared):
             note += LIKE_FORCES

@@ -19,10 +19,11 @@ _LIKE: Mapping[str, re.Pattern[str]] = {
         "forces": r"force|grad",
         "stress": r"stress",
         "virial": r"virial",
-        "charge": r"charge",
-        "spin": r"spin|multiplicity|unpaired|^uhf$",
+        # settings of codes have these words in them, too: mix_charge_amp, nspin
+        "charge": r"(^|[_ ])charge$|^charge_(tot|total|net|state)$|^qtot$|net_?charge",
+        "spin": r"(^|[_ ])spin$|^spin_?(state|mult|total)|multiplicity|unpaired|^uhf$",
         # of a label (config_energy_weight) or of a molecule it is another thing
-        "weight": r"^(?!config_|.*mol).*weight",
+        "weight": r"^(?!config_|.*(mol|atom)).*weight$",
     }.items()
 }
 # what ASE and the formats put into info beside labels and inputs

@@ -103,6 +103,23 @@ def read_charge_and_spin(atoms: Atoms) -> tuple[int, int]:
     return state.charge, state.spin_multiplicity
 
 
+def give_usual_names(atoms: Atoms) -> Atoms:
+    """Return atoms whose ``info`` has charge and spin under the names metatomic reads.
+
+    They are the same atoms unless ``info`` has another of our names.
+    """
+    others = {*CHARGE_NAMES, *SPIN_NAMES} - {"charge", "spin", "spin_multiplicity"}
+    if not others & atoms.info.keys():
+        return atoms
+    named = atoms.copy()
+    for key, names in (("charge", CHARGE_NAMES), ("spin_multiplicity", SPIN_NAMES)):
+        found = find(atoms, None, names, ("info",))
+        if found is not None:
+            # as it is: a model that reads it refuses what is no whole number
+            named.info[key] = found.value
+    return named
+
+
 @lru_cache(maxsize=64)
 def _warn_once(text: str) -> None:
     logger.warning("structure: %s", text)

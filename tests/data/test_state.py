@@ -1,5 +1,7 @@
 """Charge, spin and weight: read under usual names, named where they may be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -60,7 +62,13 @@ def test_initial_charges_and_moments_are_named():
 
 @pytest.mark.parametrize(
     "info",
-    [{"net_charge": 0}, {"spin_polarized": True}, {"charge_model": "RESP"}, {}],
+    [
+        {"net_charge": 0},
+        {"spin_polarized": True},
+        {"charge_model": "RESP"},
+        {"mix_charge_amp": 0.8, "nspin": 2, "n_spins": 2, "ispin": 2},
+        {},
+    ],
 )
 def test_what_says_nothing_is_not_noted(info):
     assert not read(Atoms("H", info=info)).notes
@@ -149,3 +157,12 @@ def test_near_names_are_found_for_each_label():
         "spin": ["info['total_spin']"],
         "weight": ["info['weight']"],
     }
+
+
+def test_a_frame_of_weight_0_is_counted_but_gives_no_range():
+    frames = [read(atoms) for atoms in build_frames(4)]
+    expected = LabelCensus.from_frames(frames)
+    frames.append(replace(frames[0], energy=1e6, weight=0.0))
+    found = LabelCensus.from_frames(frames)
+    assert found.n_labeled["energy"] == 5
+    assert found.energy_per_atom_range == expected.energy_per_atom_range
