@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from pet_calc.data.places import name_of
 
@@ -41,6 +42,7 @@ def find_near(label: str, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if looks_like(label, name_of(key))]
 
 
+@lru_cache(maxsize=4096)
 def looks_like(label: str, name: str) -> bool:
     """Return whether a name looks like that of a label; predictions never do."""
     if name.startswith(PREDICTED_PREFIX) or _NEVER.search(name):
