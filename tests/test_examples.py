@@ -48,6 +48,10 @@ def test_dynamics(tmp_path):
     assert (tmp_path / "md.traj").exists()
 
 
+def test_drift(tmp_path):
+    assert "energy drift" in run("drift.py", "pet-gfn1-xs", cwd=tmp_path)
+
+
 @pytest.mark.lammps
 def test_lammps(tmp_path):
     try:

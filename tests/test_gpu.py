@@ -7,7 +7,6 @@ Nothing here needs metatrain or the compiled engine, and all of it takes a few m
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -29,6 +28,7 @@ from support.structures import (
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.cli.main import cli
+from pet_calc.config import replace
 from pet_calc.errors import ConfigError
 from pet_calc.export import export_model
 from pet_calc.train.run import run_training

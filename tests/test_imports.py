@@ -34,7 +34,7 @@ THIRD_PARTY = {
     "model": {"torch"},
     "lora": {"torch", "safetensors"},
     "hub": {"huggingface_hub"},
-    "config": {"yaml", "ase"},  # ase.data: element symbols
+    "config": {"yaml", "pydantic", "ase"},  # ase.data: element symbols
 }
 FORBIDDEN = {"metatrain"}  # a test dependency: the peer that numbers are compared with
 

@@ -7,6 +7,7 @@ import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from pet_calc.data.neighbors import mask_cell
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -41,7 +42,8 @@ def build_single_batch(
     return Batch(
         species=to_int(atoms.numbers),
         positions=to_float(atoms.positions),
-        cells=to_float(np.asarray(atoms.cell) * atoms.pbc[:, None])[None],
+        # not a product: what is not periodic may hold NaN
+        cells=to_float(mask_cell(np.asarray(atoms.cell), atoms.pbc))[None],
         centers=to_int(pairs.centers),
         neighbors=to_int(pairs.neighbors),
         cell_shifts=to_int(pairs.cell_shifts),
@@ -70,6 +72,29 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
         stress = _to_numpy(prediction.stress[0])
         results["stress"] = full_3x3_to_voigt_6_stress(stress)
     return results
+
+
+def assemble_direct(
+    values: dict[str, torch.Tensor], energy: str, forces: str, stress: str | None
+) -> Prediction:
+    """Return what energies and direct outputs per atom say of a single structure.
+
+    Args:
+        values: [n_atoms, n_values] float64 of each output, composition included.
+        energy: name of the energy output.
+        forces: likewise.
+        stress: likewise; None where there is none.
+    """
+    pushes = values[forces].view(-1, 3)
+    # as metatomic-ase does: a net force would make the whole system drift
+    pushes = pushes - pushes.mean(dim=0, keepdim=True)
+    energies = values[energy].squeeze(1)
+    return Prediction(
+        energies.sum().view(1),
+        energies,
+        pushes,
+        None if stress is None else values[stress].sum(dim=0).view(1, 3, 3),
+    )
 
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:

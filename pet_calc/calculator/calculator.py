@@ -77,8 +77,8 @@ class PETCalculator(Calculator):
                 evaluations; True waits for it; False does without. Results agree to
                 rounding.
             precision: ``"exact"``, or ``"mixed"`` for matrix products in bfloat16,
-                which newer processors and GPUs do several times faster. The README has
-                the size of the error.
+                which newer processors and GPUs do several times faster. The page on
+                accuracy in the documentation has the size of the error.
 
         Raises:
             CheckpointError: if the file cannot be read.

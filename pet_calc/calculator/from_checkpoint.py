@@ -6,7 +6,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
-from pet_calc.calculator.atoms_io import build_single_batch, name_results
+from pet_calc.calculator.atoms_io import (
+    assemble_direct,
+    build_single_batch,
+    name_results,
+)
 from pet_calc.calculator.supported import check_charge_and_spin
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
@@ -115,14 +119,8 @@ class ModelEngine:
                 name: per_atom.to(torch.float64) + self.model.composition(batch, name)
                 for name, per_atom in self.model(batch, vectors, names).items()
             }
-        forces = values[force_target].view(-1, 3)
-        # as metatomic-ase does: a net force would make the whole system drift
-        forces = forces - forces.mean(dim=0, keepdim=True)
-        stress = None
-        if len(names) == 3:
-            stress = values[names[2]].sum(dim=0).view(1, 3, 3)
-        energies = values[self.target].squeeze(1)
-        return Prediction(energies.sum().view(1), energies, forces, stress)
+        stress = stress_target if has_stress else None
+        return assemble_direct(values, self.target, force_target, stress)
 
 
 def _find_direct_heads(model: PET, target: str) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Evaluate an exported file: by the compiled engine, or through metatomic-ase."""
+"""Evaluate an exported file: by the engine, TorchScript, or metatomic-ase."""
 
 import functools
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from pet_calc.calculator.atoms_io import build_single_batch, name_results
+from pet_calc.calculator.metatomic_file import MetatomicFile
+from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
-from pet_calc.data.state import give_usual_names
 from pet_calc.engine.exported_network import ExportedNetwork, find_exported_obstacle
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
@@ -59,7 +60,6 @@ class ExportedEngine:
             skin=skin,
             compile=compile,
         )
-        MetatomicCalculator = _import_metatomic_ase()
         self.device = choose_device(device)
         self.model = load_exported(path)
         capabilities = self.model.capabilities()
@@ -90,15 +90,23 @@ class ExportedEngine:
             self.model.requested_neighbor_lists()[0].cutoff,
             skin=skin,
         )
-        self._inner = MetatomicCalculator(
-            self.model,
-            device=str(self.device),
-            variants=variants,
-            non_conservative=mode,
-            neighbor_skin=skin,
-            # it would divide by the volume of molecules, which is zero
-            do_gradients_with_energy=False,
-        )
+        self._direct: tuple[str, str | None] | None = None
+        if non_conservative:
+            names = {k: f"{k}/{v}" if v else k for k, v in variants.items()}
+            stress = None if self._lacks_stress else names[NON_CONSERVATIVE_STRESS]
+            self._direct = names[NON_CONSERVATIVE_FORCE], stress
+        self._state: tuple[int, int] | None = None
+        self._file: ScriptedFile | MetatomicFile
+        if find_script_obstacle(self.model, self.target) is None:
+            self.model.to(self.device)
+            self._file = ScriptedFile(self.model, self.target, self.dtype)
+        else:
+            self._file = MetatomicFile(
+                self.model,
+                device=self.device,
+                variants=variants,
+                non_conservative=mode,
+            )
 
     def _decide(
         self, compile: Compile, non_conservative: bool
@@ -120,9 +128,11 @@ class ExportedEngine:
 
     def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
         """Return which inputs in ``info`` differ, of those that the model reads."""
-        self._inner.atoms = give_usual_names(before)
-        found = self._inner.check_state(give_usual_names(now))
-        return [c for c in found if c not in all_changes]
+        if isinstance(self._file, MetatomicFile):
+            return self._file.find_changes(before, now)
+        if not self._file.is_conditioned:
+            return []
+        return [] if read_charge_and_spin(now) == self._state else ["info"]
 
     def compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
@@ -149,19 +159,24 @@ class ExportedEngine:
                 "the model has no non-conservative stress; use "
                 "non_conservative=False to derive it from the energy"
             )
-        network = self._switch.get()
-        if network is not None:
-            state = read_charge_and_spin(atoms) if network.is_conditioned else ()
-            batch = build_single_batch(atoms, self._pairs, self.device, *state)
-            return name_results(network.predict(batch, with_stress=has_stress))
-        names = ["energy", "energies", "forces"]
-        if has_stress and not self._lacks_stress:
-            names.append("stress")
-        self._inner.calculate(give_usual_names(atoms), names, all_changes)
-        results = {name: self._inner.results[name] for name in names}
-        results["energy"] = float(results["energy"])
-        results["free_energy"] = results["energy"]
-        return results
+        if isinstance(self._file, MetatomicFile):
+            return self._file.compute(
+                atoms, with_stress=has_stress and not self._lacks_stress
+            )
+        state = (0, 1)
+        if self._file.is_conditioned:
+            self._state = None
+            state = self._state = read_charge_and_spin(atoms)
+        batch = build_single_batch(atoms, self._pairs, self.device, *state)
+        if self._direct is not None:
+            forces, stress = self._direct
+            prediction = self._file.predict_direct(
+                batch, forces, stress if has_stress else None
+            )
+        else:
+            network = self._switch.get() or self._file
+            prediction = network.predict(batch, with_stress=has_stress)
+        return name_results(prediction)
 
 
 def load_exported(path: str | Path) -> Any:
@@ -194,14 +209,3 @@ def _choose_direct_mode(
             + ", ".join(outputs)
         )
     return True if is_there(NON_CONSERVATIVE_STRESS) else "forces"
-
-
-def _import_metatomic_ase() -> Any:
-    try:
-        from metatomic_ase import MetatomicCalculator
-    except ImportError as error:
-        raise ConfigError(
-            "exported models run through metatomic-ase, which is not installed: "
-            "pip install metatomic-ase"
-        ) from error
-    return MetatomicCalculator

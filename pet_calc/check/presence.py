@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pet_calc.check.finding import Finding, Severity, name_frames
+from pet_calc.check.finding import Finding, name_frames
 from pet_calc.data.advice import advise, explain_no_energy
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.near_names import find_near
@@ -69,7 +69,13 @@ def check_notes(frames: Sequence[LabeledFrame]) -> list[Finding]:
     return [
         Finding(
             "warning" if is_warning(note) else "note",
-            _name_code(note),
+            "not-finite"
+            if NOT_FINITE in note
+            else "predicted-labels"
+            if PREDICTED in note
+            else "columns-not-read"
+            if COLUMNS_NOT_READ in note
+            else "read-otherwise",
             f"{note}: {len(those)} of {len(frames)} frames, {name_frames(those)}",
             _advise_on(note),
         )
@@ -90,27 +96,14 @@ def _check_others(
     taken = f"{label} is taken from {origins[0]}" if origins else f"no {label}"
     first, kind = next(iter(kinds.items()))
     options: dict[str, str | int] = {f"{kind}_key": name_of(first)}
-    severity: Severity = "note"
     # a row for each atom and the name: hardly anything else
-    if label == "forces" and not origins and first.startswith("arrays"):
-        severity = "warning"
+    is_like = label == "forces" and not origins and first.startswith("arrays")
     return Finding(
-        severity,
+        "warning" if is_like else "note",
         "other-keys",
         f"{taken}; there is also {', '.join(list(kinds)[:4])}",
         f"nothing if that is meant, else {advise(**options)}",
     )
-
-
-def _name_code(note: str) -> str:
-    for words, code in (
-        (NOT_FINITE, "not-finite"),
-        (PREDICTED, "predicted-labels"),
-        (COLUMNS_NOT_READ, "columns-not-read"),
-    ):
-        if words in note:
-            return code
-    return "read-otherwise"
 
 
 def _advise_on(note: str) -> str:

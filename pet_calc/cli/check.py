@@ -3,14 +3,15 @@
 from typing import Any
 
 import click
+import cloup
 
 from pet_calc.cli.options import (
+    FORMATTER,
     adapter_option,
     device_option,
     dtype_option,
     label_options,
     show_progress,
-    take_label_flags,
 )
 from pet_calc.cli.paths import (
     DataFiles,
@@ -21,7 +22,7 @@ from pet_calc.cli.paths import (
 )
 
 
-@click.command("check", cls=PathCommand)
+@cloup.command("check", cls=PathCommand, formatter_settings=FORMATTER)
 @click.argument("data", nargs=-1, required=True, type=DataFiles())
 @click.option(
     "--base",
@@ -65,18 +66,18 @@ def command(
 
     from pet_calc.check.run import check_set
     from pet_calc.cli.main import EXIT_USER_ERROR
-    from pet_calc.config.quick import LabelFlags
+    from pet_calc.config.quick import build_dataset
     from pet_calc.data.census import CensusCounter
     from pet_calc.data.label_options import build_label_units
     from pet_calc.data.read_dataset import read_for_check
     from pet_calc.system.atomic import write_text_atomically
 
-    labels = LabelFlags(**take_label_flags(flags))
-    dataset = labels.build_dataset(data)
+    labels = {**flags, "target": None}
+    dataset = build_dataset(data, labels)
     units = build_label_units(dataset)
     counter = CensusCounter()
     frames = read_for_check(dataset, counter)
-    held_out = read_for_check(labels.build_dataset(val)) if val else []
+    held_out = read_for_check(build_dataset(val, labels)) if val else []
     census = counter.build()
     click.echo(census.to_text())
     if len(frames) < census.n_frames:

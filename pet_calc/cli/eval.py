@@ -3,16 +3,16 @@
 from typing import Any
 
 import click
+import cloup
 
 from pet_calc.cli.options import (
-    COMPILE_CHOICES,
+    FORMATTER,
     adapter_option,
     device_option,
     dtype_option,
     engine_options,
     label_options,
     show_progress,
-    take_label_flags,
 )
 from pet_calc.cli.paths import (
     DataFiles,
@@ -23,7 +23,7 @@ from pet_calc.cli.paths import (
 )
 
 
-@click.command("eval", cls=PathCommand)
+@cloup.command("eval", cls=PathCommand, formatter_settings=FORMATTER)
 @click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True, type=DataFiles())
 @adapter_option()
@@ -70,7 +70,7 @@ def command(
     n_orientations: int,
     device: str,
     dtype: str | None,
-    compile_choice: str,
+    compile_choice: str | None,
     precision: str,
     quiet: bool,
     **labels: Any,
@@ -98,7 +98,7 @@ def command(
     import torch
 
     from pet_calc.checkpoint.open import choose_device
-    from pet_calc.config.quick import LabelFlags
+    from pet_calc.config.quick import build_dataset, find_place
     from pet_calc.evaluate.metrics import depends_on_file, format_errors, format_spread
     from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
     from pet_calc.system.atomic import write_text_atomically
@@ -109,12 +109,12 @@ def command(
     with join_ranks(device) as ranks:
         options = EvaluationOptions(
             model=model,
-            dataset=LabelFlags(**take_label_flags(labels)).build_dataset(data),
+            dataset=build_dataset(data, labels),
             adapter=adapter,
             target=target,
             dtype=getattr(torch, dtype) if dtype else None,
             device=ranks.place(device),
-            compile=COMPILE_CHOICES[compile_choice],
+            compile=find_place("compile_choice").convert(compile_choice or "auto"),
             precision=precision,
             n_orientations=n_orientations,
         )

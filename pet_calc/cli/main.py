@@ -58,7 +58,10 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(module).command
         if not any(param.name == "debug" for param in command.params):
-            command.params.append(_build_debug_option())
+            debug = _build_debug_option()
+            command.params.append(debug)
+            # cloup's commands know which options are in no group of their help
+            getattr(command, "ungrouped_options", []).append(debug)
         return command
 
     def resolve_command(

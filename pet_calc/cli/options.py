@@ -1,7 +1,7 @@
 """Options that several verbs share."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -9,38 +9,34 @@ from pet_calc.cli.paths import InputFile
 
 Decorator = Callable[[Any], Any]
 
+# lines as wide as the terminal, up to this
+FORMATTER = {"max_width": 100}
 
-def device_option(default: str = "auto") -> Decorator:
+
+def device_option() -> Decorator:
     """Return ``--device``."""
     return click.option(
         "--device",
-        default=default,
+        default="auto",
         show_default=True,
         help="cpu, cuda, cuda:N; auto takes a GPU if there is one.",
     )
 
 
-def dtype_option(default: str | None = None) -> Decorator:
+def dtype_option() -> Decorator:
     """Return ``--dtype``."""
     return click.option(
         "--dtype",
         type=click.Choice(["float32", "float64"]),
-        default=default,
-        show_default=default is not None,
-        help="Precision; the model's own if not given." if default is None else
-        "Precision of the training.",
-    )  # fmt: skip
-
-
-COMPILE_CHOICES: dict[str, Literal["auto"] | bool] = {
-    "auto": "auto",
-    "yes": True,
-    "no": False,
-}
+        help="Precision; the model's own if not given.",
+    )
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--compile`` and ``--precision``."""
+    from pet_calc.cli.from_fields import build_option
+    from pet_calc.config.quick import find_place
+
     command = click.option(
         "--precision",
         type=click.Choice(["exact", "mixed"]),
@@ -48,20 +44,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="mixed: matrix products in bfloat16, faster and less accurate.",
     )(command)
-    return compile_option()(command)
-
-
-def compile_option() -> Decorator:
-    """Return ``--compile``."""
-    return click.option(
-        "--compile",
-        "compile_choice",
-        type=click.Choice(list(COMPILE_CHOICES)),
-        default="auto",
-        show_default=True,
-        help="Use the engine compiled for this machine; auto: if it is there, or "
-        "once the run is long.",
-    )
+    return build_option(find_place("compile_choice"))(command)
 
 
 def adapter_option() -> Decorator:
@@ -74,7 +57,7 @@ def adapter_option() -> Decorator:
 
 
 def session_options(command: Any) -> Any:
-    """Add ``--resume``, ``--overwrite``, ``--stop-after`` and ``--quiet``."""
+    """Add ``--resume`` and its like, and ``--quiet``."""
     for decorate in (
         click.option("--quiet", is_flag=True, help="No progress bars."),
         click.option(
@@ -85,6 +68,11 @@ def session_options(command: Any) -> Any:
         ),
         click.option(
             "--overwrite", is_flag=True, help="Replace a run in the output folder."
+        ),
+        click.option(
+            "--resume-with-new-data",
+            is_flag=True,
+            help="Likewise, where the files of the data have changed.",
         ),
         click.option(
             "--resume", is_flag=True, help="Go on with the run in the output folder."
@@ -103,69 +91,29 @@ def show_progress(is_quiet: bool) -> Any:
     return lambda items: tqdm(items, unit="frame", disable=hide, leave=False)
 
 
-def store_option(otherwise: str) -> Decorator:
-    """Return ``--store``; ``otherwise`` says what is done with much data without it."""
+def set_option(command: Any) -> Any:
+    """Add ``--set``."""
     return click.option(
-        "--store",
-        metavar="DIR",
-        help="Folder to store frames in that do not fit in memory, reused later; "
-        f"from 1 GB on {otherwise}; `memory` never stores.",
-    )
+        "--set",
+        "changes",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any option as in an options file, such as training.grad_clip_norm=0.5; "
+        "`pet-calc options` explains them.",
+    )(command)
 
 
-LABEL_FLAGS = (
-    "energy_key",
-    "forces_key",
-    "stress_key",
-    "virial_key",
-    "charge_key",
-    "spin_key",
-    "energy_unit",
-    "length_unit",
-    "forces_unit",
-    "stress_unit",
-    "virial_unit",
-    "stress_sign",
-)
+def store_option(command: Any) -> Any:
+    """Add ``--store``."""
+    from pet_calc.cli.from_fields import build_option
+    from pet_calc.config.quick import find_place
 
-
-def take_label_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of ``label_options`` out of all flags, for ``LabelFlags``."""
-    labels = {name: flags.pop(name) for name in LABEL_FLAGS}
-    labels["stress_sign"] = int(labels["stress_sign"])
-    return labels
+    return build_option(find_place("store"))(command)
 
 
 def label_options(command: Any) -> Any:
     """Add the options that say where labels lie and in which units."""
-    options = (
-        click.option("--energy-key", help="Name of the energy in the file."),
-        click.option("--forces-key", help="Name of the forces in the file."),
-        click.option("--stress-key", help="Name of the stress in the file."),
-        click.option(
-            "--virial-key", help="Name of the virial, -stress x volume, in the file."
-        ),
-        click.option("--charge-key", help="Name of the total charge in the file."),
-        click.option("--spin-key", help="Name of the multiplicity 2S+1 in the file."),
-        click.option("--energy-unit", help="eV, Hartree, kcal/mol, ...  [eV]"),
-        click.option(
-            "--length-unit",
-            default="angstrom",
-            show_default=True,
-            help="Unit of the positions: angstrom, bohr, nm.",
-        ),
-        click.option("--forces-unit", help="eV/A, Ha/bohr, ...  [energy/length]"),
-        click.option("--stress-unit", help="eV/A^3, GPa, kbar, ...  [energy/length^3]"),
-        click.option("--virial-unit", help="eV, kcal/mol, ...  [that of the energy]"),
-        click.option(
-            "--stress-sign",
-            type=click.Choice(["1", "-1"]),
-            default="1",
-            help="-1 for files with stress positive in compression (VASP), or virial "
-            "+stress x volume.",
-        ),
-    )
-    # decorators apply from the last to the first
-    for decorate in reversed(options):
-        command = decorate(command)
-    return command
+    from pet_calc.cli.from_fields import build_group
+    from pet_calc.config.quick import LABEL_PLACES
+
+    return build_group("Labels", LABEL_PLACES)(command)

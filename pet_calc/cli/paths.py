@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import cloup
 
 from pet_calc.cli.file_kind import KINDS, find_kind
 from pet_calc.system.paths import expand_path
@@ -115,7 +116,7 @@ class OutputFolder(click.ParamType):
         return path
 
 
-class PathCommand(click.Command):
+class PathCommand(cloup.Command):
     """A verb whose outputs are held against its inputs before it runs."""
 
     def invoke(self, ctx: click.Context) -> Any:

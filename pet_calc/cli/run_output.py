@@ -1,6 +1,5 @@
 """Where ``finetune`` and ``train`` write: tried, and held against what they read."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +37,7 @@ def settle_output(
     Raises:
         ConfigError: if nothing can be written there, or an input would be overwritten.
     """
+    from pet_calc.config import replace
     from pet_calc.errors import ConfigError
 
     folder = Path(expand_path(options.output))

@@ -7,18 +7,19 @@ from pet_calc.config.defaults import (
     default_learning_rate,
     default_num_epochs,
 )
-from pet_calc.config.options import (
-    BaselineOptions,
-    FinetuneOptions,
-    LossOptions,
-    LossTerm,
-    RunOptions,
-    TrainOptions,
+from pet_calc.config.fields import find_changes, replace
+from pet_calc.config.finetune_options import FinetuneOptions
+from pet_calc.config.loss_options import BaselineOptions, LossOptions, LossTerm
+from pet_calc.config.options import RunOptions
+from pet_calc.config.read import (
+    options_to_dict,
+    parse_options,
+    read_options,
+    write_options,
 )
-from pet_calc.config.read import parse_options, read_options
 from pet_calc.config.replay import ReplayOptions
 from pet_calc.config.template import render_template, write_template
-from pet_calc.config.write import options_to_dict, write_options
+from pet_calc.config.train_options import TrainOptions
 
 __all__ = [
     "BaselineOptions",
@@ -35,10 +36,12 @@ __all__ = [
     "default_energy_weight",
     "default_learning_rate",
     "default_num_epochs",
+    "find_changes",
     "options_to_dict",
     "parse_options",
     "read_options",
     "render_template",
+    "replace",
     "write_options",
     "write_template",
 ]

@@ -1,190 +1,177 @@
-"""Checks that every option passes: its name is known, its type and range fit."""
+"""What all options share: strict types, known names, messages with full paths."""
 
-import difflib
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import ast
+import dataclasses
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pet_calc.errors import ConfigError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
+from pet_calc.config.messages import OptionError, describe_misfit, join_path, suggest
 
-@contextmanager
-def at(name: str) -> Iterator[None]:
-    """Put ``name.`` before the message of a ConfigError, so that paths add up."""
-    try:
-        yield
-    except ConfigError as error:
-        message = str(error)
-        separator = "" if message.startswith("[") else "."
-        raise ConfigError(f"{name}{separator}{message}") from None
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# YAML has lists where the options are tuples
+Names = Annotated[tuple[str, ...], Strict(False)]
 
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `` did you mean X?`` or a list of what is known, for a message's end."""
-    names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known here: {', '.join(names)}"
-
-
-def check_keys(values: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise for the first key that is not known, naming the nearest one."""
-    known = set(known)
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{key}: unknown option; {suggest(key, known)}")
+AnyOptions = TypeVar("AnyOptions")
 
 
-def require_mapping(value: Any, name: str) -> dict[str, Any]:
-    """Return ``value`` as a dict with text keys; None is an empty one."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: expected a block of options, got {show(value)}")
-    return {str(key): item for key, item in value.items()}
+class Options(BaseModel):
+    """A block of options: frozen, and checked when it is made.
 
-
-def convert(value: Any, wanted: Any, name: str) -> Any:
-    """Return ``value`` as the annotated type, or raise naming both.
-
-    Whole numbers become floats and lists become tuples where those are wanted. Text is
-    never read as a number, and true/false never as 1/0.
+    A field's name is its key in an options file, its docstring explains it there and
+    in the help. Text is never read as a number, and true/false never as 1/0. A wrong
+    value raises ``ConfigError`` naming its path.
     """
-    converted = _try_convert(value, wanted)
-    if converted is not MISSING:
-        return converted
-    message = f"{name}: expected {describe(wanted)}, got {show(value)}"
-    choices = _choices(wanted)
-    if choices and isinstance(value, str):
-        message += f"; {suggest(value, choices)}"
-    raise ConfigError(message)
 
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, defer_build=True
+    )
 
-def check_fields(options: Any) -> None:
-    """Check and convert every field of a frozen dataclass in place."""
-    hints = get_type_hints(type(options))
-    for field in fields(options):
-        value = convert(getattr(options, field.name), hints[field.name], field.name)
-        object.__setattr__(options, field.name, value)
+    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Where in the block lies what a property gives, for ``replace``."""
 
+    def __init__(self, /, **values: Any) -> None:
+        """Check and keep the values."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise OptionError(_explain(error, type(self), values)) from None
 
-def check_positive(options: Any, *names: str) -> None:
-    """Raise if one of the named fields is not above zero; None passes."""
-    for name in names:
-        value = getattr(options, name)
-        # written so that NaN fails as well
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}: expected a number above 0, got {show(value)}")
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, BaseModel):
+            return value
+        if isinstance(value, Mapping):
+            value = {str(key): item for key, item in value.items()}
+        return cls.normalize(value)
 
+    @classmethod
+    def normalize(cls, value: Any) -> Any:
+        """Return a block with the names of the fields from another spelling of it.
 
-def check_range(options: Any, name: str, low: float, high: float) -> None:
-    """Raise if the named field is outside ``low`` to ``high``; None passes."""
-    value = getattr(options, name)
-    if value is not None and not low <= value <= high:
-        raise ConfigError(
-            f"{name}: expected a number from {low} to {high}, got {show(value)}"
-        )
-
-
-def check_unit(
-    unit: str | None, name: str, compute_factor: Callable[[str], float]
-) -> None:
-    """Raise if ``compute_factor`` does not know the unit; None passes."""
-    try:
-        if unit is not None:
-            compute_factor(unit)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from None
-
-
-def describe(wanted: Any) -> str:
-    """Name a type in words, for messages."""
-    origin, args = get_origin(wanted), get_args(wanted)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in args)
-    if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in args)
-    if origin in (tuple, list):
-        return f"a list ({describe(args[0])} each)"
-    if origin is dict:
-        return f"a mapping to {describe(args[1])}"
-    if wanted in _WORDS:
-        return _WORDS[wanted]
-    return f"a {wanted.__name__}"
-
-
-def show(value: Any) -> str:
-    """Show a value and its kind as a message does."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, Mapping):
-        return "a block of options"
-    if isinstance(value, list | tuple):
-        return f"the list {list(value)!r}"
-    return repr(value)
-
-
-_WORDS = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
-def _choices(wanted: Any) -> list[str]:
-    if get_origin(wanted) is Literal:
-        return [choice for choice in get_args(wanted) if isinstance(choice, str)]
-    return [choice for arg in get_args(wanted) for choice in _choices(arg)]
-
-
-def _try_convert(value: Any, wanted: Any) -> Any:
-    """Return the converted value, or ``MISSING`` where it does not fit."""
-    origin, args = get_origin(wanted), get_args(wanted)
-    if wanted is Any:
+        What it returns must stay as it is when it is normalized again.
+        """
         return value
-    if origin is Literal:
-        # 1 == True, so the kinds are compared as well
-        fits = any(value == c and type(value) is type(c) for c in args)
-        return value if fits else MISSING
-    if origin in (Union, types.UnionType):
-        candidates = (_try_convert(value, arg) for arg in args)
-        return next((c for c in candidates if c is not MISSING), MISSING)
-    if origin in (tuple, list):
-        return _try_convert_list(value, origin, args[0])
-    if origin is dict:
-        return _try_convert_dict(value, *args)
-    if isinstance(wanted, type) and is_dataclass(wanted):
-        return value if isinstance(value, wanted) else MISSING
-    if wanted is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number else MISSING
-    if wanted is int and isinstance(value, bool):
-        return MISSING
-    return value if isinstance(value, wanted) else MISSING
 
 
-def _try_convert_list(value: Any, kind: type, wanted: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        return MISSING
-    items = [_try_convert(item, wanted) for item in value]
-    return MISSING if any(item is MISSING for item in items) else kind(items)
+def replace(options: AnyOptions, **changes: Any) -> AnyOptions:
+    """Return a copy with some fields changed, checked as a new one.
+
+    A name may also be one of ``PARTS``, which says where its value lies further down.
+    Dataclasses are copied as by the function of this name in ``dataclasses``.
+    """
+    if not isinstance(options, Options):
+        return dataclasses.replace(options, **changes)  # type: ignore[type-var]
+    for name, (block, *path) in options.PARTS.items():
+        if name in changes:
+            part = changes.get(block, getattr(options, block))
+            changes[block] = _replace_at(part, path, changes.pop(name))
+    kept = {name: getattr(options, name) for name in options.model_fields_set}
+    return type(options)(**kept | changes)
 
 
-def _try_convert_dict(value: Any, wanted_key: Any, wanted: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return MISSING
-    items = {
-        _try_convert(key, wanted_key): _try_convert(item, wanted)
-        for key, item in value.items()
-    }
-    is_misfit = MISSING in items or any(item is MISSING for item in items.values())
-    return MISSING if is_misfit else items
+def _replace_at(options: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    if rest:
+        value = _replace_at(getattr(options, name), rest, value)
+    return replace(options, **{name: value})
+
+
+def find_changes(old: Options, new: Options) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, old and new value of the options that differ in two blocks."""
+    for name in type(old).model_fields:
+        before, now = getattr(old, name), getattr(new, name)
+        if isinstance(before, Options):
+            for inner, *values in find_changes(before, now):
+                yield f"{name}.{inner}", values[0], values[1]
+        elif before != now:
+            yield name, before, now
+
+
+@cache
+def read_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings of the fields of a class and of its bases.
+
+    Pydantic has its own way to read them, which takes longer than the rest of a help.
+    """
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not base.__module__.startswith("pet_calc."):
+            continue
+        for node in _parse_module(base.__module__).body:
+            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
+                for field, doc in zip(node.body, node.body[1:], strict=False):
+                    if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                        text = " ".join(ast.literal_eval(doc.value).split())
+                        docs[ast.unparse(field.target)] = text
+    return docs
+
+
+@cache
+def _parse_module(name: str) -> ast.Module:
+    try:
+        return ast.parse(inspect.getsource(sys.modules[name]))
+    except OSError:  # installed without its source
+        return ast.parse("")
+
+
+def _explain(
+    error: ValidationError, cls: type[BaseModel], values: Mapping[str, Any]
+) -> str:
+    """Return the message for the first error, an unknown name before others."""
+    errors = error.errors(include_url=False)
+    found = min(errors, key=lambda each: each["type"] != "extra_forbidden")
+    # of the kinds that a field may have, the one that says most
+    for each in errors:
+        if each["loc"][:1] == found["loc"][:1] and isinstance(
+            _cause(each), OptionError
+        ):
+            found = each
+    path = _write_path(found["loc"])
+    cause = _cause(found)
+    if isinstance(cause, OptionError):
+        return join_path(path, str(cause))
+    if cause is not None:
+        return f"{path}: {cause}"
+    if found["type"] == "extra_forbidden":
+        return f"{path}: unknown option; {suggest(path, cls.model_fields)}"
+    name = str(found["loc"][0])
+    field = cls.model_fields[name]
+    if found["type"] == "missing":
+        doc = read_docs(cls).get(name, "A value.")
+        return f"{path}: expected {doc[:1].lower()}{doc[1:].rstrip('.')}, got none"
+    value = values.get(name, found["input"])
+    return f"{name}: {describe_misfit(field, value, found['input'])}"
+
+
+def _cause(found: Any) -> ValueError | None:
+    cause: ValueError | None = found.get("ctx", {}).get("error")
+    return cause
+
+
+def _write_path(location: tuple[int | str, ...]) -> str:
+    """Return a path as messages write it, without pydantic's names of types."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not path or not ("[" in part or part in ("int", "float", "str", "bool")):
+            path = join_path(path, part)
+    return path

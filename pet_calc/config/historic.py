@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pet_calc.config.fields import at, check_keys, convert, require_mapping, show
-from pet_calc.errors import ConfigError
-
-TRAINING_KEYS = ("num_epochs_warmup", "fixed_composition_weights")
-"""Keys of a ``training:`` block that are read as other ones."""
+from pet_calc.config.finetune_options import ConfigOptions
+from pet_calc.config.messages import OptionError, at, check_keys, require_mapping, show
+from pet_calc.config.old_names import LORA_KEYS
 
 # the default of the versions that had num_epochs_warmup
 _OLD_NUM_EPOCHS = 10_000
@@ -25,13 +23,44 @@ def update_training(values: dict[str, Any]) -> None:
     )
     for old, new in pairs:
         if old in values and new in values:
-            raise ConfigError(f"{old}: expected this or {new}, got both")
+            raise OptionError(f"{old}: expected this or {new}, got both")
     if "fixed_composition_weights" in values:
         values["atomic_baseline"] = values.pop("fixed_composition_weights") or None
     if "num_epochs_warmup" in values:
-        n_warmup = convert(values.pop("num_epochs_warmup"), int, "num_epochs_warmup")
+        n_warmup = values.pop("num_epochs_warmup")
         n_epochs = values.get("num_epochs") or _OLD_NUM_EPOCHS
+        for name, number in (("num_epochs_warmup", n_warmup), ("num_epochs", n_epochs)):
+            if type(number) is not int:
+                raise OptionError(
+                    f"{name}: expected a whole number, got {show(number)}"
+                )
         values["warmup_fraction"] = min(1.0, n_warmup / n_epochs)
+    if any(key in values for key in LORA_KEYS):
+        values["finetune"] = _take_lora(values)
+
+
+def _take_lora(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the historic keys of LoRA out of a block; return the ``finetune`` of it."""
+    found = {key: values.pop(key) for key in LORA_KEYS if key in values}
+    if values.get("finetune") is not None:
+        raise OptionError(
+            f"finetune: expected this block or {', '.join(found)}, got both"
+        )
+    uses_lora = found.pop("USE_LORA_PEFT", False)
+    if not isinstance(uses_lora, bool):
+        raise OptionError(
+            f"USE_LORA_PEFT: expected true or false, got {show(uses_lora)}"
+        )
+    config = {}
+    for key, value in found.items():
+        name = key.removeprefix("LORA_").lower()
+        config[name] = value
+        try:
+            ConfigOptions(**{name: value})
+        except OptionError as error:
+            raise OptionError(key + str(error).removeprefix(name)) from None
+    # rank and alpha may stay in the file while all weights are trained
+    return {"method": "lora", "config": config} if uses_lora else {}
 
 
 def update_loss(value: Any, targets: list[str]) -> Any:
@@ -53,7 +82,7 @@ def update_loss(value: Any, targets: list[str]) -> Any:
         own = {"type": own} if isinstance(own, str) else require_mapping(own, name)
         for key in found:
             if key in own:
-                raise ConfigError(f"{key}: expected here or in {name}, got both")
+                raise OptionError(f"{key}: expected here or in {name}, got both")
             own[key] = values.pop(key)
     return {**values, name: own}
 
@@ -63,7 +92,7 @@ def _spread_shared(values: dict[str, Any], targets: list[str]) -> dict[str, Any]
     with at("loss"):
         check_keys(values, _SHARED_KEYS)
         if values.get("sliding_factor") is not None:
-            raise ConfigError("sliding_factor: is not supported; remove it")
+            raise OptionError("sliding_factor: is not supported; remove it")
         kind, deltas = _read_type(values.get("type", "mse"))
         term = {"type": kind, "reduction": values.get("reduction", "mean")}
         weights = require_mapping(values.get("weights"), "weights")
@@ -95,7 +124,7 @@ def _read_type(value: Any) -> tuple[Any, dict[str, Any]]:
     if not isinstance(value, Mapping):
         return value, {}
     if set(value) != {"huber"}:
-        raise ConfigError(f"type: expected a name or a block huber, got {show(value)}")
+        raise OptionError(f"type: expected a name or a block huber, got {show(value)}")
     block = require_mapping(value["huber"], "huber")
     with at("type.huber"):
         check_keys(block, ("deltas",))
@@ -106,7 +135,7 @@ def _only_target(key: str, targets: list[str]) -> str:
     # direct heads have no gradients
     energies = [name for name in targets if not name.startswith("non_conservative_")]
     if len(energies) != 1:
-        raise ConfigError(
+        raise OptionError(
             f"{key}: expected in the block of the target that it belongs to, of "
             f"{', '.join(targets)}"
         )

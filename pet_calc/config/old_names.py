@@ -8,8 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from pet_calc.config.fields import show, suggest
-from pet_calc.errors import ConfigError
+from pet_calc.config.messages import OptionError, show, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +27,10 @@ UNSUPPORTED_TRAINING: Unsupported = {
         (None, [None, None]),
         "no batch is dropped; max_pairs_per_batch bounds memory",
     ),
+}
+UNSUPPORTED_LOSS: Unsupported = {
+    "reduction": ((None, "mean"), "change the weight"),
+    "sliding_factor": ((None,), "remove it"),
 }
 UNSUPPORTED_RUN: Unsupported = {
     "wandb": ((None, {}), "logs are CSV and JSON lines in the output folder"),
@@ -88,7 +91,7 @@ def refuse_original_pet(values: Iterable[str], known: Iterable[str]) -> None:
             advice = f"use {_ORIGINAL_PET[key]}"
         else:
             advice = suggest(key.lower(), [name for name in known if name.islower()])
-        raise ConfigError(
+        raise OptionError(
             f"{key}: an option of the original PET program that is not known here; "
             f"{advice} (of that spelling, {', '.join(LORA_KEYS)} are read)"
         )
@@ -99,7 +102,7 @@ def take_unsupported(values: dict[str, Any], unsupported: Unsupported) -> None:
     for key, (passing, advice) in unsupported.items():
         value = values.pop(key, None)
         if not any(value == p and type(value) is type(p) for p in passing):
-            raise ConfigError(f"{key}: {show(value)} is not supported; {advice}")
+            raise OptionError(f"{key}: {show(value)} is not supported; {advice}")
 
 
 def take_without_effect(values: dict[str, Any], names: Iterable[str]) -> None:

@@ -1,26 +1,21 @@
 """The options of replay, apart from which files are replayed."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pet_calc.config.fields import check_fields, check_positive, check_range
+from pydantic import Field
+
+from pet_calc.config.fields import Count, Options, Positive
+from pet_calc.config.flags import DOMAIN, option
 
 
-@dataclass(frozen=True)
-class ReplayOptions:
+class ReplayOptions(Options):
     """How the base's domain is kept in mind; ``architecture: training: replay:``."""
 
-    labels: Literal["file", "base"] = "file"
-    """Labels of replay_set: those in the files, or what the base predicts."""
-    generate: int = 0
+    labels: Literal["file", "base"] = option("file", "--replay-labels", DOMAIN)
+    """Labels of what is replayed: those in the files, or what the base predicts."""
+    generate: Annotated[int, Field(ge=0)] = option(0, "--replay-generate", DOMAIN)
     """Frames to make from the training set as well, labelled by the base."""
-    weight: float = 1.0
+    weight: Positive = option(1.0, "--replay-weight", DOMAIN, is_rare=True)
     """Factor of their loss, beside the loss on the training set."""
-    batch_size: int | None = None
+    batch_size: Count | None = option(None, "--replay-batch-size", DOMAIN, is_rare=True)
     """Frames replayed in each step; null: as many as in a training step, at least 4."""
-
-    def __post_init__(self) -> None:
-        """Check types and ranges."""
-        check_fields(self)
-        check_range(self, "generate", 0, float("inf"))
-        check_positive(self, "weight", "batch_size")

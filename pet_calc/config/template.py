@@ -1,27 +1,16 @@
 """An options file with every option, its default and its meaning."""
 
-import ast
-import inspect
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
-from pet_calc.config.options import (
-    BaselineOptions,
-    FinetuneOptions,
-    LossOptions,
-    LossTerm,
-    RunOptions,
-    TrainOptions,
-)
-from pet_calc.config.replay import ReplayOptions
-from pet_calc.config.write import options_to_dict
+from pet_calc.config.data_options import DatasetOptions, ExtraOptions
+from pet_calc.config.fields import Options, read_docs
+from pet_calc.config.options import RunOptions
+from pet_calc.config.read import options_to_dict, parse_options
 from pet_calc.config.yaml_file import dump_yaml
 from pet_calc.errors import ConfigError
-from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers
 
 _HEADER = """\
@@ -35,29 +24,6 @@ _MODEL_HEADER = """\
 # The shape of a new model, for `method: scratch`; a base brings its own:
 """
 
-# Which class describes the keys of a block, by the block's path.
-_CLASSES: dict[str, list[type]] = {
-    "": [RunOptions],
-    "training_set": [DatasetOptions],
-    "training_set.systems": [DatasetOptions],
-    "training_set.targets.energy": [TargetOptions],
-    "training_set.targets.energy.forces": [LabelOptions],
-    "architecture": [RunOptions],
-    "architecture.training": [TrainOptions, RunOptions],
-    "architecture.training.finetune": [FinetuneOptions],
-    "architecture.training.finetune.config": [LoRAConfig],
-    "architecture.training.loss.energy": [LossOptions, LossTerm],
-    "architecture.training.atomic_baseline": [BaselineOptions],
-    "architecture.training.replay": [ReplayOptions],
-    "model": [PETHypers],
-}
-_RENAMED = {"read_from": "base", "config": "lora", "target_modules": "targets"}
-_EXTRA_DOCS = {
-    "training_set.extra_data": "Names of charge and spin_multiplicity in the file, as "
-    "charge: {key: ...}; null searches the usual names.",
-    "architecture.training.atomic_baseline": "Energies per element: fit, keep, "
-    "isolated_atoms, or a table such as `{energy: {H: -13.6, O: -430.0}}`.",
-}
 # One of each kind is spelled out, the others stand in one line.
 _IN_ONE_LINE = (
     "training_set.targets.energy.stress",
@@ -82,18 +48,11 @@ def write_template(path: str | Path, *, overwrite: bool = False) -> None:
 def render_template() -> str:
     """Return YAML text of a LoRA fine-tuning in which every option is explained."""
     values = options_to_dict(_build_example())
-    training_set = {
-        **values.pop("training_set")[0],
-        "extra_data": None,
-        "indices": None,
-    }
-    architecture = {**values.pop("architecture"), "atomic_types": None}
-    sets = ("validation_set", "test_set", "retain_set", "replay_set")
-    data = {key: values.pop(key) for key in sets}
-    data = {"training_set": training_set, **data}
-    values = {**data, "architecture": architecture, **values}
-    model = "\n".join(_render({"model": PETHypers().to_dict()}, "", ""))
-    lines = "\n".join(_render(values, "", ""))
+    rest = {"extra_data": ExtraOptions().model_dump(), "indices": None}
+    values["training_set"] = values["training_set"][0] | rest
+    values["architecture"]["atomic_types"] = None
+    lines = "\n".join(_render(values, RunOptions, "", ""))
+    model = "\n".join(_render({"model": PETHypers().to_dict()}, None, "", ""))
     model_lines = textwrap.indent(_MODEL_HEADER + _comment_out(model), "  ")
     return f"{_HEADER}{lines}\n".replace(
         "  name: pet\n", f"  name: pet\n{model_lines}\n", 1
@@ -101,29 +60,35 @@ def render_template() -> str:
 
 
 def _build_example() -> RunOptions:
-    run = RunOptions(training_set=(DatasetOptions(read_from=("train.xyz",)),))
-    return replace(
-        run,
-        finetune=FinetuneOptions(method="lora", base="base.ckpt"),
-        train=TrainOptions(loss={"energy": LossOptions()}),
+    return parse_options(
+        {
+            "training_set": "train.xyz",
+            "architecture": {
+                "training": {
+                    "loss": {"energy": {}},
+                    "finetune": {"method": "lora", "read_from": "base.ckpt"},
+                }
+            },
+        }
     )
 
 
-def _render(values: dict[str, Any], path: str, indent: str) -> Iterator[str]:
-    """Yield the lines of a block, each option under its explanation."""
-    docs = _read_docs(path)
+def _render(values: dict[str, Any], cls: Any, path: str, indent: str) -> Iterator[str]:
+    """Yield the lines of a block of a class, each option under its explanation."""
+    docs = read_docs(cls) if cls else {}
     for key, value in values.items():
         inner = f"{path}.{key}".lstrip(".")
         if not path and key != "model":
             yield ""
-        doc = _EXTRA_DOCS.get(inner) or docs.get(_name_in_class(path, key))
-        if doc:
+        if key in docs:
+            start = f"{indent}# "
+            text = docs[key].replace("``", "`")
             yield from textwrap.wrap(
-                doc, 88, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+                text, 88, initial_indent=start, subsequent_indent=start
             )
         if isinstance(value, dict) and value and inner not in _IN_ONE_LINE:
             yield f"{indent}{key}:"
-            yield from _render(value, inner, indent + "  ")
+            yield from _render(value, _find_class(cls, key), inner, indent + "  ")
         else:
             yield f"{indent}{key}: {_render_value(value)}"
 
@@ -134,23 +99,21 @@ def _render_value(value: Any) -> str:
     return text.strip().removeprefix("{value: [").removesuffix("]}")
 
 
-def _name_in_class(path: str, key: str) -> str:
-    is_renamed = path.startswith("architecture.training.finetune")
-    return _RENAMED.get(key, key) if is_renamed else key
-
-
-def _read_docs(path: str) -> dict[str, str]:
-    """Return the docstrings of the fields of the classes behind a block."""
-    docs: dict[str, str] = {}
-    for cls in _CLASSES.get(path, []):
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, doc in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-                name = ast.unparse(field.target)
-                text = ast.literal_eval(doc.value)
-                docs.setdefault(name, " ".join(text.replace("``", "`").split()))
-    return docs
+def _find_class(cls: Any, key: str) -> Any:
+    """Return the class of a block: that of a field, or of the entries of a block."""
+    if cls is None:
+        return PETHypers
+    if not issubclass(cls, Options):
+        return None
+    # entries of targets: and loss: have names that are no fields
+    field = cls.model_fields.get(key)
+    if field is None:
+        return cls
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Options):
+            return kind
+    # training_set: a fraction or a tuple of data sets
+    return DatasetOptions if key.endswith("_set") else None
 
 
 def _comment_out(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pet_calc.config.fields import suggest
+from pet_calc.config.messages import suggest
 from pet_calc.errors import ConfigError
 
 

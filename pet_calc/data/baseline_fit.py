@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from ase import units
 
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.errors import DataError
@@ -35,7 +36,11 @@ def count_species(frames: Sequence[LabeledFrame], atomic_types: Sequence[int]) -
 
 
 def fit_composition(
-    counts: Array, energies: Array, weights: Array | None = None
+    counts: Array,
+    energies: Array,
+    weights: Array | None = None,
+    *,
+    prior: Array | None = None,
 ) -> Array:
     """Return the energies per species that come closest to the frames' energies.
 
@@ -43,11 +48,12 @@ def fit_composition(
         counts: [n_frames, n_types], atoms of each type.
         energies: [n_frames] in eV; frames that are not finite are left out.
         weights: [n_frames] of the squared errors; None gives each frame the same.
+        prior: [n_types] in eV, what is likely; None is zero.
 
     Returns:
         [n_types] in eV. Where the data leave them open (H2O only, one element always
-        with another, an absent element), the solution of smallest norm: an absent
-        element gets exactly 0, and the frames' energies are met all the same.
+        with another), the solution nearest to the prior: the frames' energies are met
+        all the same. An absent element gets exactly 0.
     """
     counts = np.asarray(counts, dtype=np.float64)
     energies = np.asarray(energies, dtype=np.float64)
@@ -70,17 +76,40 @@ def fit_composition(
         return solution
     # scaled to numbers near 1, or the default threshold of the rank means little
     largest = np.abs(rows).max()
-    solution[present], _, rank, _ = np.linalg.lstsq(
-        rows[:, present] / largest, values / largest, rcond=None
+    likely = np.zeros(int(present.sum())) if prior is None else prior[present]
+    rest = values - rows[:, present] @ likely
+    found, _, _, _ = np.linalg.lstsq(
+        rows[:, present] / largest, rest / largest, rcond=None
     )
-    if rank < present.sum():
-        logger.info(
-            "composition: %d elements, but only %d independent combinations in the "
-            "data; took the solution of smallest norm",
-            int(present.sum()),
-            int(rank),
-        )
+    solution[present] = likely + found
     return solution
+
+
+def find_open_types(counts: Array) -> list[int]:
+    """Return the types whose energy the data leave open, though they have the type.
+
+    Their energies are determined in the combinations only that the frames have.
+    """
+    present = np.flatnonzero(counts.any(axis=0))
+    if not len(present):
+        return []
+    rows = np.unique(counts[:, present], axis=0)
+    _, singular, right = np.linalg.svd(rows / rows.max(), full_matrices=True)
+    rank = int((singular > 1e-10 * singular[0]).sum())
+    # a type that has no part in the null space is determined
+    free = np.abs(right[rank:]).max(axis=0, initial=0.0) > 1e-8
+    return [int(i) for i in present[free]]
+
+
+def estimate_total_energies(numbers: Sequence[int]) -> Array:
+    """Return the all-electron energies of free atoms, [n] in eV, to about one percent.
+
+    The Thomas-Fermi model with the corrections for strongly bound electrons and for
+    exchange (J. Schwinger, Phys. Rev. A 24, 2353 (1981)).
+    """
+    z = np.asarray(numbers, dtype=np.float64)
+    hartrees = 0.768745 * z ** (7 / 3) - 0.5 * z**2 + 0.269900 * z ** (5 / 3)
+    return -units.Hartree * hartrees
 
 
 def fit_composition_shift(
@@ -88,15 +117,34 @@ def fit_composition_shift(
     energies: Array,
     predictions: Array,
     weights: Array | None = None,
+    *,
+    total_shift: Array | None = None,
 ) -> Array:
     """Return what to add to a base model's energies per species, [n_types] in eV.
 
     Fitted to ``energies - predictions`` (both [n_frames] totals in eV), so that what
     the base knows about bonding is not mistaken for an offset, as a fit to the totals
     would do. Elements without data keep the base's value: their shift is 0.
+
+    What the data leave open goes where it does least harm: the shift is the smallest
+    there is from the base's energies, or from all-electron ones where these explain
+    the totals better.
+
+    Args:
+        counts: [n_frames, n_types], atoms of each type.
+        energies: [n_frames] in eV, of the data.
+        predictions: [n_frames] in eV, of the base.
+        weights: as for ``fit_composition``.
+        total_shift: [n_types] in eV, from the base's energies to all-electron ones.
     """
     residuals = np.asarray(energies, np.float64) - np.asarray(predictions, np.float64)
-    return fit_composition(counts, residuals, weights)
+    prior = None
+    if total_shift is not None and find_open_types(counts):
+        used = np.isfinite(residuals)
+        left = residuals[used] - counts[used] @ total_shift
+        if np.abs(left).sum() < np.abs(residuals[used]).sum():
+            prior = total_shift
+    return fit_composition(counts, residuals, weights, prior=prior)
 
 
 def fit_energy_scale(residuals: Array, n_atoms: Array) -> float:

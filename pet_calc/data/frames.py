@@ -68,7 +68,7 @@ class LabeledFrame:
     weight: float = 1.0
     """Weight in the loss."""
     target: str = ""
-    """Output of the model that the labels belong to; empty where there is only one."""
+    """Target that the labels belong to; empty where nobody has said."""
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""
@@ -280,9 +280,9 @@ def check_structure(frame: LabeledFrame) -> None:
         )
     try:
         check_cell(frame.cell, frame.pbc)
+        pair = find_close_pair(frame.positions, frame.cell, frame.pbc, CLOSEST_DISTANCE)
     except DataError as error:
         raise DataError(f"{frame.source}: {error}") from error
-    pair = find_close_pair(frame.positions, frame.cell, frame.pbc, CLOSEST_DISTANCE)
     if pair is not None:
         i, j, distance = pair
         names = [chemical_symbols[frame.numbers[k]] for k in (i, j)]

@@ -38,7 +38,12 @@ class MicroBatch(NamedTuple):
     """Of direct heads that have labels of their own; None without any."""
     turns: Tensor | None = None
     """[n_systems, 3, 3], by which each system is turned, where every frame is there in
-    two orientations: all in the first half, and again in the second."""
+    two orientations, one after the other."""
+
+    @property
+    def n_frames(self) -> int:
+        """Frames, those that are there twice counted once."""
+        return len(self.indices) // (1 if self.turns is None else 2)
 
     @property
     def n_tokens(self) -> int:
@@ -259,7 +264,7 @@ class _StepMaker(Dataset):
             sizes = n_copies * np.array([g.n_pairs + g.n_atoms for _, g in entries])
             largest = self.most_tokens or int(sizes.sum())
             for run in pack(sizes, largest):
-                chosen = entries[run] * n_copies
+                chosen = [entry for entry in entries[run] for _ in range(n_copies)]
                 graphs = [graph for _, graph in chosen]
                 part = MicroBatch(
                     collate(graphs, dtype=self.dtype),
@@ -277,12 +282,9 @@ class _StepMaker(Dataset):
         if orientation is None:
             return part
         if self.is_paired:
-            frames = part.indices[: len(part.indices) // 2]
-            draws = [
-                each.draw(epoch, frames)
-                for each in (orientation, orientation.find_second())
-            ]
-            turns = torch.from_numpy(np.concatenate(draws))
+            both = (orientation, orientation.find_second())
+            draws = [each.draw(epoch, part.indices[::2]) for each in both]
+            turns = torch.from_numpy(np.stack(draws, axis=1).reshape(-1, 3, 3))
         else:
             turns = torch.from_numpy(orientation.draw(epoch, part.indices))
         batch, direct = part.batch, part.direct

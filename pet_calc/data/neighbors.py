@@ -1,20 +1,28 @@
-"""Full neighbour lists from vesin, in one fixed order, with each pair's reverse."""
-
-from typing import TypeAlias
+"""Full neighbour lists in one fixed order, with each pair's reverse."""
 
 import numpy as np
-import numpy.typing as npt
-from vesin import NeighborList
 
+from pet_calc.data.neighbor_search import (
+    Booleans,
+    Floats,
+    Integers,
+    check_cell,
+    check_positions,
+    compute_heights,
+    find_pairs,
+)
 from pet_calc.errors import DataError
 
-Integers: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.float64]
-Booleans: TypeAlias = npt.NDArray[np.bool_]
-
-# sine of the flattest solid angle, and shortest vector in Å, that still span a lattice
-FLATTEST_CELL = 1e-6
-SHORTEST_VECTOR = 1e-3
+__all__ = [
+    "Booleans",
+    "Floats",
+    "Integers",
+    "check_cell",
+    "compute_pairs",
+    "find_close_pair",
+    "find_reverse",
+    "mask_cell",
+]
 
 # up to here all distances at once are faster than a cell list
 DENSE_ATOMS = 300
@@ -39,20 +47,16 @@ def compute_pairs(
         so that the order does not depend on vesin's version or threads.
 
     Raises:
-        DataError: periodic cell vectors that span no lattice, positions not finite.
+        DataError: as ``find_pairs``, which says what goes by which algorithm.
     """
-    box = mask_cell(cell, pbc)
-    check_cell(box, pbc)
-    if not np.isfinite(positions).all():
-        raise DataError("positions are not finite")
-    if len(positions) == 0:
-        empty = np.zeros(0, dtype=np.int64)
-        return empty, empty.copy(), np.zeros((0, 3), dtype=np.int64)
-    calculator = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, shifts = calculator.compute(
-        np.asarray(positions, dtype=np.float64), box, np.asarray(pbc, bool), "ijS"
+    # zero first: what is not periodic may hold anything
+    i, j, shifts = find_pairs(
+        np.asarray(positions, dtype=np.float64),
+        mask_cell(cell, pbc),
+        np.asarray(pbc, bool),
+        cutoff,
     )
-    columns = np.column_stack([i, j, shifts]).astype(np.int64)
+    columns = np.column_stack([i, j, shifts])
     order = np.argsort(_encode(columns))
     columns = columns[order]
     return columns[:, 0].copy(), columns[:, 1].copy(), columns[:, 2:].copy()
@@ -91,24 +95,6 @@ def mask_cell(cell: Floats, pbc: Booleans) -> Floats:
     return np.where(np.asarray(pbc, bool)[:, None], cell, 0.0).astype(np.float64)
 
 
-def check_cell(cell: Floats, pbc: Booleans) -> None:
-    """Raise ``DataError`` if the periodic vectors do not span a lattice."""
-    vectors = np.asarray(cell, dtype=np.float64)[np.asarray(pbc, bool)]
-    if len(vectors) == 0:
-        return
-    if not np.isfinite(vectors).all():
-        raise DataError("the cell is not finite")
-    lengths = np.linalg.norm(vectors, axis=1)
-    if lengths.min() > SHORTEST_VECTOR:
-        flatness = np.linalg.svd(vectors / lengths[:, None], compute_uv=False).min()
-        if flatness > FLATTEST_CELL:
-            return
-    raise DataError(
-        f"the periodic cell vectors {np.round(vectors, 6).tolist()} are zero or "
-        "linearly dependent; set the cell, or pbc to False"
-    )
-
-
 def find_close_pair(
     positions: Floats, cell: Floats, pbc: Booleans, distance: float
 ) -> tuple[int, int, float] | None:
@@ -116,35 +102,32 @@ def find_close_pair(
 
     Periodic images count, an atom's own as well. The cell must have passed
     ``check_cell``.
+
+    Raises:
+        DataError: for positions that are not finite, or beyond all bounds.
     """
     box = mask_cell(cell, pbc)
     periodic = np.asarray(pbc, bool)
     n_atoms = len(positions)
-    if n_atoms <= DENSE_ATOMS and _compute_smallest_height(box, periodic) > 2 * (
-        distance
-    ):
+    check_positions(positions)
+    heights = compute_heights(box, periodic)
+    if n_atoms <= DENSE_ATOMS and heights.min(initial=np.inf) > 2 * distance:
         # nearest image by rounding: exact for distances below half of each height
         fractional = positions @ np.linalg.pinv(box)
         i, j = np.triu_indices(n_atoms, k=1)
-        shifts = np.round(fractional[i] - fractional[j]) @ box
-        distances = np.linalg.norm(positions[i] - positions[j] - shifts, axis=1)
+        images = np.round(fractional[i] - fractional[j]) @ box
+        distances = np.linalg.norm(positions[i] - positions[j] - images, axis=1)
     else:
         # 1 Å: the cell list gets slow for bins much smaller than the atoms' spacing
-        calculator = NeighborList(cutoff=max(distance, 1.0), full_list=False)
-        i, j, distances = calculator.compute(positions, box, periodic, "ijd")
+        i, j, shifts = find_pairs(positions, box, periodic, max(distance, 1.0))
+        vectors = positions[j] - positions[i] + shifts @ box
+        distances = np.linalg.norm(vectors, axis=1)
     if len(distances) == 0:
         return None
     closest = int(distances.argmin())
     if distances[closest] >= distance:
         return None
     return int(i[closest]), int(j[closest]), float(distances[closest])
-
-
-def _compute_smallest_height(box: Floats, periodic: Booleans) -> float:
-    """Return the smallest distance between lattice planes, inf without a lattice."""
-    if not periodic.any():
-        return float("inf")
-    return float(1 / np.linalg.norm(np.linalg.pinv(box[periodic]), axis=0).max())
 
 
 def _encode(rows: Integers) -> Integers:

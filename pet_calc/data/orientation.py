@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from pet_calc.config.options import Augmentation
+from pet_calc.config.train_options import Augmentation
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.graph import Labels
 from pet_calc.errors import ConfigError

@@ -83,7 +83,8 @@ def read_dataset(
     Args:
         dataset: what to read.
         rule: when frames are stored and not kept.
-        main_target: whose frames have an empty ``target``; empty is the first one.
+        main_target: with whose frames the labels of direct heads come; empty is the
+            first one.
         progress: wraps the iteration over frames.
 
     Raises:
@@ -97,7 +98,7 @@ def read_dataset(
         reading = Reading(
             dataset,
             target,
-            "" if is_main else target.name,
+            main_target if target is NO_ENERGY else target.name,
             dataset.direct_targets if is_main else (),
         )
         if is_stored:

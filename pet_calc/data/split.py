@@ -13,14 +13,16 @@ def split_in_two(part: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
     Raises:
         ValueError: for a single frame, which cannot be cut.
     """
-    n_frames = len(part.indices)
-    if n_frames < 2:
+    n_systems = len(part.indices)
+    if part.n_frames < 2:
         raise ValueError("a batch of one frame cannot be split")
+    n_copies = n_systems // part.n_frames
     system_of_pair = part.batch.system_of_atom[part.batch.centers]
-    ends = torch.bincount(system_of_pair, minlength=n_frames).cumsum(0)
+    ends = torch.bincount(system_of_pair, minlength=n_systems).cumsum(0)
     half = int(torch.searchsorted(ends, ends[-1] / 2)) + 1
-    half = min(max(half, 1), n_frames - 1)
-    return _take(part, 0, half), _take(part, half, n_frames)
+    # the two orientations of a frame stay together
+    half = n_copies * min(max(half // n_copies, 1), part.n_frames - 1)
+    return _take(part, 0, half), _take(part, half, n_systems)
 
 
 def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
@@ -49,6 +51,7 @@ def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
         part.target,
         part.indices[first:end],
         None if part.direct is None else _take_labels(part.direct, frames, atoms),
+        None if part.turns is None else part.turns[frames],
     )
 
 

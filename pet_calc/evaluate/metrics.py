@@ -147,12 +147,11 @@ class SpreadSums:
         return {name: value / self.counts[name] for name, value in self.sums.items()}
 
 
-def merge_by_target(metrics: dict[str, Metrics], main: str) -> dict[str, float]:
+def merge_by_target(metrics: dict[str, Metrics]) -> dict[str, float]:
     """Return the errors over all targets, and those of each where there are several.
 
     Args:
-        metrics: by target, the main one under the empty name.
-        main: name of the main target.
+        metrics: by target.
 
     Returns:
         ``energy_mae``, ... over all frames, and with several targets
@@ -165,7 +164,7 @@ def merge_by_target(metrics: dict[str, Metrics], main: str) -> dict[str, float]:
     if len(metrics) > 1:
         for target, part in metrics.items():
             own = part.to_dict()
-            values |= {f"{target or main}.{name}": own[name] for name in own}
+            values |= {f"{target}.{name}": own[name] for name in own}
     return values
 
 

@@ -5,7 +5,7 @@ file; programs that know metatomic only never do. Nothing is stored twice: the w
 are folded when they are asked for.
 """
 
-from typing import Dict, Tuple, cast
+from typing import Dict, List, Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pet_calc.engine.network import find_grid_obstacle, find_obstacle
 from pet_calc.export.composition import CompositionTable
 from pet_calc.model.baseline import TargetTable
+from pet_calc.model.batch import Batch
 from pet_calc.model.edges import compute_distances
 from pet_calc.model.fold import describe_numbers, describe_shape, fold_weights
 from pet_calc.model.pet import PET
@@ -122,6 +123,72 @@ class EngineInterface(nn.Module):
         species = self.pet.species_to_species_index.index_select(0, numbers)
         distances = compute_distances(vectors)
         return zbl(distances, numbers, species, centers, neighbors).squeeze(1)
+
+    @torch.jit.export
+    def evaluate_pairs(
+        self,
+        outputs: List[str],
+        numbers: Tensor,
+        cell: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        reverse: Tensor,
+        vectors: Tensor,
+        charge: int,
+        spin_multiplicity: int,
+    ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+        """Return outputs of one system, from vectors that the caller has measured.
+
+        A program that measures them in float64 loses nothing far from the origin,
+        where the float32 positions of metatomic's interface do.
+
+        Args:
+            outputs: their names.
+            numbers: [n_atoms] int64, atomic numbers.
+            cell: [3, 3], zero rows where not periodic; for direct stresses only.
+            centers: [n_pairs] int64, ascending.
+            neighbors: [n_pairs] int64.
+            reverse: [n_pairs] int64, the index of the pair j->i.
+            vectors: [n_pairs, 3] in the model's dtype, to which gradients flow.
+            charge: of the system, in e.
+            spin_multiplicity: 2S + 1 of the system.
+
+        Returns:
+            For each output [n_atoms, n_values] in the model's dtype, and what the
+            composition adds to it, [n_atoms, n_values] in float64: sums of such
+            numbers may need more digits than float32 has.
+        """
+        device = vectors.device
+        batch = Batch(
+            species=numbers,
+            positions=torch.zeros(
+                (numbers.shape[0], 3), dtype=vectors.dtype, device=device
+            ),
+            cells=cell.unsqueeze(0),
+            centers=centers,
+            neighbors=neighbors,
+            cell_shifts=torch.zeros(
+                (centers.shape[0], 3), dtype=torch.int64, device=device
+            ),
+            reverse=reverse,
+            system_of_atom=torch.zeros_like(numbers),
+            charges=torch.full((1,), charge, dtype=torch.int64, device=device),
+            spin_multiplicities=torch.full(
+                (1,), spin_multiplicity, dtype=torch.int64, device=device
+            ),
+        )
+        targets: List[str] = []
+        for name in outputs:
+            targets.append(self._target_of[name])
+        values = self.pet(batch, vectors, targets)
+        species = self.pet.species_to_species_index.index_select(0, numbers)
+        results: Dict[str, Tensor] = {}
+        compositions: Dict[str, Tensor] = {}
+        for name in outputs:
+            target = self._target_of[name]
+            results[name] = values[target]
+            compositions[name] = self._composition(target, species)
+        return results, compositions
 
     def _composition(self, target: str, species: Tensor) -> Tensor:
         for name, table in self.compositions.items():

@@ -1,6 +1,6 @@
 """PET behind metatomic's interface, as TorchScript compiles it."""
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from metatensor.torch import Labels, TensorBlock, TensorMap
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pet_calc.checkpoint.layout import build_components, build_properties
 from pet_calc.export.engine import EngineInterface
+from pet_calc.export.pairs import pair_up
 from pet_calc.model.batch import Batch
-from pet_calc.model.edges import compute_edge_vectors, find_reverse_pairs
 from pet_calc.model.hypers import (
     NON_CONSERVATIVE_FORCE,
     NON_CONSERVATIVE_FORCES,
@@ -83,11 +83,11 @@ class ExportedPET(EngineInterface):
             selected_atoms: labels (system, atom) of the atoms to report or to sum;
                 all others only act as neighbours.
         """
-        batch = self._build_batch(systems)
+        batch, vectors = self._build_batch(systems)
         targets: List[str] = []
         for name in outputs:
             targets.append(self._target_of[name])
-        values = self.pet(batch, compute_edge_vectors(batch), targets)
+        values = self.pet(batch, vectors, targets)
         species = self.pet.species_to_species_index.index_select(0, batch.species)
 
         system_of_atom = batch.system_of_atom
@@ -146,8 +146,12 @@ class ExportedPET(EngineInterface):
         key = torch.zeros((1, 1), dtype=torch.int64, device=values.device)
         return TensorMap(build_labels(["_"], key), [block])
 
-    def _build_batch(self, systems: List[System]) -> Batch:
-        """Return the systems end to end, with pairs sorted by centre."""
+    def _build_batch(self, systems: List[System]) -> Tuple[Batch, Tensor]:
+        """Return the systems end to end, and the vectors of their pairs by centre.
+
+        The vectors are those of the neighbour lists. The program may have measured
+        them in float64, while the positions here are in the model's dtype.
+        """
         example = self.pet.edge_embedder.weight
         # one empty piece each, so that no systems at all is a batch too
         integers = torch.zeros(0, dtype=torch.int64, device=example.device)
@@ -156,6 +160,7 @@ class ExportedPET(EngineInterface):
         species = [integers]
         system_of_atom = [integers]
         pairs = [torch.zeros((0, 5), dtype=torch.int64, device=example.device)]
+        vectors = [positions[0]]
         n_atoms = 0
         for i, system in enumerate(systems):
             n_own = system.positions.shape[0]
@@ -165,43 +170,32 @@ class ExportedPET(EngineInterface):
             system_of_atom.append(
                 torch.full((n_own,), i, dtype=torch.int64, device=example.device)
             )
-            own_pairs = self._read_pairs(system)
+            neighbors = system.get_neighbor_list(self._neighbor_options)
+            own_pairs = neighbors.samples.values.to(torch.int64).clone()
             own_pairs[:, :2] += n_atoms
             pairs.append(own_pairs)
+            vectors.append(neighbors.values.reshape(-1, 3))
             n_atoms += n_own
         all_pairs = torch.cat(pairs)
         order = torch.argsort(all_pairs[:, 0], stable=True)
-        all_pairs = all_pairs.index_select(0, order)
-        centers, partners = all_pairs[:, 0].contiguous(), all_pairs[:, 1].contiguous()
-        shifts = all_pairs[:, 2:]
-        return Batch(
+        listed = pair_up(
+            all_pairs.index_select(0, order),
+            torch.cat(vectors).index_select(0, order),
+            self._reach,
+        )
+        batch = Batch(
             species=torch.cat(species),
             positions=torch.cat(positions),
             cells=torch.cat(cells),
-            centers=centers,
-            neighbors=partners,
-            cell_shifts=shifts,
-            reverse=find_reverse_pairs(centers, partners, shifts),
+            centers=listed.pairs[:, 0].contiguous(),
+            neighbors=listed.pairs[:, 1].contiguous(),
+            cell_shifts=listed.pairs[:, 2:],
+            reverse=listed.reverse,
             system_of_atom=torch.cat(system_of_atom),
             charges=self._read_input(systems, "charge", 0),
             spin_multiplicities=self._read_input(systems, "spin_multiplicity", 1),
         )
-
-    def _read_pairs(self, system: System) -> Tensor:
-        """Return the pairs within reach, [n_pairs, 5] int64: i, j and cell shift.
-
-        An engine may round r_ij and r_ji differently and list only one of them when
-        the distance is the cutoff to the last digit. Neighbours that close to the
-        cutoff weigh nothing, so they are left out by a rule that is the same for both.
-        """
-        neighbors = system.get_neighbor_list(self._neighbor_options)
-        pairs = neighbors.samples.values.to(torch.int64)
-        positions, cell = system.positions.detach(), system.cell.detach()
-        vectors = positions.index_select(0, pairs[:, 1])
-        vectors = vectors - positions.index_select(0, pairs[:, 0])
-        vectors = vectors + pairs[:, 2:].to(cell.dtype) @ cell
-        is_near = vectors.pow(2).sum(dim=1) <= self._reach * self._reach
-        return pairs.index_select(0, torch.nonzero(is_near).squeeze(1))
+        return batch, listed.vectors
 
     def _read_input(self, systems: List[System], name: str, default: int) -> Tensor:
         """Return an integer per system, ``default`` where the system has no data."""

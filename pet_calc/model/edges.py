@@ -4,7 +4,7 @@ This is the index work: which pairs are kept, where each one sits in the padded
 attention blocks, and where its reverse went. Nothing here has weights.
 """
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -86,18 +86,7 @@ def find_reverse_pairs(
     """
     if centers.shape[0] == 0:
         return torch.zeros_like(centers)
-    shifts = cell_shifts.to(torch.int64)
-    largest = int(shifts.abs().max())
-    base = 2 * largest + 1
-    n_atoms = int(torch.maximum(centers.max(), neighbors.max())) + 1
-    code = torch.zeros_like(centers)
-    reverse_code = torch.zeros_like(centers)
-    for axis in range(3):
-        code = code * base + (shifts[:, axis] + largest)
-        reverse_code = reverse_code * base + (largest - shifts[:, axis])
-    n_codes = base * base * base
-    key = (centers * n_atoms + neighbors) * n_codes + code
-    reverse_key = (neighbors * n_atoms + centers) * n_codes + reverse_code
+    key, reverse_key = encode_pairs(centers, neighbors, cell_shifts)
     key, order = torch.sort(key)
     reverse_key, reverse_order = torch.sort(reverse_key)
     if not torch.equal(key, reverse_key):
@@ -107,6 +96,33 @@ def find_reverse_pairs(
     reverse = torch.empty_like(order)
     reverse[reverse_order] = order
     return reverse
+
+
+def encode_pairs(
+    centers: Tensor, neighbors: Tensor, cell_shifts: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Return a number for each pair i->j, and the number that its partner j->i has.
+
+    Args:
+        centers: [n_pairs] int64, at least one.
+        neighbors: [n_pairs] int64.
+        cell_shifts: [n_pairs, 3] integers.
+    """
+    shifts = cell_shifts.to(torch.int64)
+    largest = int(shifts.abs().max())
+    n_atoms = int(torch.maximum(centers.max(), neighbors.max())) + 1
+    n_pairs = centers.shape[0]
+    key = centers * n_atoms + neighbors
+    reverse_key = neighbors * n_atoms + centers
+    base = 2 * largest + 1
+    for axis in range(3):
+        # atoms that are many cells away: ranks instead, or the product overflows
+        if float(n_atoms) * float(n_atoms) * float(base) ** 3 > 4e18:
+            both = torch._unique2(torch.cat([key, reverse_key]), True, True, False)[1]
+            key, reverse_key = both[:n_pairs], both[n_pairs:]
+        key = key * base + (shifts[:, axis] + largest)
+        reverse_key = reverse_key * base + (largest - shifts[:, axis])
+    return key, reverse_key
 
 
 def compute_distances(vectors: Tensor) -> Tensor:

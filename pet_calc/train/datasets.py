@@ -107,7 +107,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
             if n_atoms:
                 logger.info("%s set: %d isolated atoms left out", name, n_atoms)
             setattr(frames, name, join_frames([others for _, others in parts_read]))
-    _check_energies(frames, options, main)
+    _check_energies(frames, options)
     for name in ("train", *held_out):
         part = getattr(frames, name)
         if part:
@@ -132,7 +132,7 @@ def build_store_rule(value: str | None, output: Path) -> StoreRule:
 
 
 def choose_target(options: RunOptions) -> TargetOptions:
-    """Return the main target of a run: the first, whose frames have no target's name.
+    """Return the main target of a run: the first energy.
 
     Raises:
         ConfigError: if there is no energy, or a direct head comes with another one.
@@ -164,7 +164,7 @@ def choose_target(options: RunOptions) -> TargetOptions:
 
 
 def find_of_target(frames: Frames, name: str) -> Indices:
-    """Return the indices of the frames of a target; the empty name is the main one."""
+    """Return the indices of the frames that have labels of a target."""
     if isinstance(frames, StoredFrames):
         is_wanted = np.array([target == name for target in frames.targets])
         return np.flatnonzero(is_wanted[frames.which])
@@ -189,7 +189,7 @@ def _check_not_only_atoms(frames: RunFrames, trained: list[Frames]) -> None:
         )
 
 
-def _check_energies(frames: RunFrames, options: RunOptions, main: str) -> None:
+def _check_energies(frames: RunFrames, options: RunOptions) -> None:
     """Raise if a target has no energy to train or to judge by."""
     if not frames.validation:
         raise DataError(
@@ -199,7 +199,7 @@ def _check_energies(frames: RunFrames, options: RunOptions, main: str) -> None:
         )
     for name in ("train", "validation"):
         part = getattr(frames, name)
-        missing = {t if t != main else "" for t in options.energy_targets}
+        missing = set(options.energy_targets)
         keys: set[str] = set()
         for frame in part:
             if not missing:
@@ -210,8 +210,7 @@ def _check_energies(frames: RunFrames, options: RunOptions, main: str) -> None:
         for target in sorted(missing):
             what, advice = explain_no_energy(keys)
             raise DataError(
-                f"the {name} set ({len(part)} frames), for {target or main}: {what}; "
-                f"{advice}"
+                f"the {name} set ({len(part)} frames), for {target}: {what}; {advice}"
             )
 
 

@@ -5,25 +5,25 @@ costs about a third of the pass that forces are derived in.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pet_calc.config import LossOptions, RunOptions
+from pet_calc.config import LossOptions, RunOptions, replace
 from pet_calc.data.dataset import GraphDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch
-from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_loss, compute_share
+from pet_calc.train.objective import Outcome
 from pet_calc.train.start.direct_heads import DirectHeads
+from pet_calc.train.steps import StepPredictor
 
 
 def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOptions:
@@ -34,44 +34,61 @@ def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOpti
         name = "forces" if kind == "force" else "stress"
         loss = replace(loss, **{name: term})
     # no energy is predicted: its term stays out
-    return replace(loss, value=replace(loss.value, weight=0.0))
+    return replace(loss, weight=0.0)
 
 
-class DirectTask:
-    """Training and measuring of direct heads."""
+class DirectObjective:
+    """Direct heads, on the energy's forces and stress or on labels of their own."""
 
-    def __init__(self, heads: DirectHeads, loss: LossOptions) -> None:
-        """Take the heads, and the loss of ``build_direct_loss``."""
+    prefix = "direct_"
+
+    def __init__(
+        self,
+        heads: DirectHeads,
+        loss: LossOptions,
+        *,
+        target: str = "",
+        weight: float = 1.0,
+    ) -> None:
+        """Say what is learned.
+
+        Args:
+            heads: that train.
+            loss: of ``build_direct_loss``.
+            target: energy whose frames they learn from; empty is all.
+            weight: factor of the loss.
+        """
         self.heads = heads
         self.loss = loss
-        self._metrics = Metrics()
+        self.name = target
+        kinds = {"forces": heads.forces, "stress": heads.stress}
+        self.quantities = tuple(
+            quantity for quantity, name in kinds.items() if name in heads.own_labels
+        )
+        self._weight = weight
 
-    @property
-    def own_quantities(self) -> list[str]:
-        """Names in the errors of what has labels of its own."""
-        kinds = {"direct_forces": self.heads.forces, "direct_stress": self.heads.stress}
-        own = self.heads.own_labels
-        return [quantity for quantity, name in kinds.items() if name in own]
+    def concerns(self, part: MicroBatch) -> bool:
+        """Return whether the frames go with the energy that the heads go with."""
+        return not self.name or part.target == self.name
 
-    def compute_share(
-        self, model: PET, part: MicroBatch, totals: LabelTotals
-    ) -> Tensor:
+    def compute(
+        self,
+        predictor: StepPredictor,
+        model: PET,
+        part: MicroBatch,
+        volumes: Tensor,
+        totals: LabelTotals,
+        *,
+        is_training: bool,
+    ) -> Outcome:
         """Return what a part of a step contributes to the step's loss, in float64."""
-        prediction = predict_direct(model, part.batch, self.heads, is_training=True)
-        volumes = torch.det(part.batch.cells.to(torch.float64)).abs()
+        prediction = predict_direct(
+            model, part.batch, self.heads, is_training=is_training
+        )
         labels = self._choose_labels(part)
         parts = compute_loss(prediction, labels, volumes, self.loss)
-        return compute_share(parts, labels, self._choose_totals(totals), self.loss)
-
-    def add_errors(self, model: PET, part: MicroBatch) -> None:
-        """Count the errors of a part."""
-        prediction = predict_direct(model, part.batch, self.heads)
-        self._metrics.add(prediction, self._choose_labels(part))
-
-    def pop_metrics(self) -> Metrics:
-        """Return the errors of forces and stress that were counted, and start over."""
-        metrics, self._metrics = self._metrics, Metrics()
-        return metrics
+        share = compute_share(parts, labels, self._choose_totals(totals), self.loss)
+        return Outcome(self._weight * share, prediction, labels)
 
     def _choose_labels(self, part: MicroBatch) -> Labels:
         """Return each head's labels: its own, or the energy's forces and stress."""

@@ -53,8 +53,7 @@ class Logbook:
                 row = json.loads(line)
                 if row["epoch"] <= keep_until_epoch:
                     rows.append(row)
-        with self._csv.open("w", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writeheader()
+        self._columns: tuple[str, ...] = ()
         self._jsonl.write_text("")
         for row in rows:
             self._write(row)
@@ -75,8 +74,13 @@ class Logbook:
             self._board.close()
 
     def _write(self, row: dict[str, Any]) -> None:
+        if not self._columns:
+            # what each target adds comes last
+            self._columns = (*COLUMNS, *(name for name in row if name not in COLUMNS))
+            with self._csv.open("w", newline="") as file:
+                csv.DictWriter(file, self._columns).writeheader()
         with self._csv.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(row)
+            csv.DictWriter(file, self._columns, extrasaction="ignore").writerow(row)
         with self._jsonl.open("a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -116,26 +116,31 @@ def compute_consistency(
     """
     assert part.turns is not None
     labels, back = part.labels, part.turns.transpose(1, 2)
-    half = len(part.turns) // 2
-    n_atoms = labels.n_atoms[:half].to(torch.float64)
-    weights = labels.weights[:half].to(torch.float64)
-    first, second = prediction.energy.chunk(2)
-    squares = ((first - second) / n_atoms).pow(2)
+    n_atoms = labels.n_atoms[::2].to(torch.float64)
+    weights = labels.weights[::2].to(torch.float64)
+    squares = (_subtract_pairs(prediction.energy) / n_atoms).pow(2)
     loss = options.value.weight * (weights * squares).sum() / (0.5 * totals.frames)
     if prediction.forces is not None and options.forces.weight > 0:
         turned = turn_rows(prediction.forces, back, part.batch.system_of_atom)
-        first, second = turned.chunk(2)
-        squares = (first - second).pow(2).mean(dim=1).to(torch.float64)
-        per_atom = weights.repeat_interleave(labels.n_atoms[:half])
-        mean = (per_atom * squares).sum() / (0.5 * totals.atoms)
+        # frames have their atoms in the same order both times
+        is_first = part.batch.system_of_atom % 2 == 0
+        apart = (turned[is_first] - turned[~is_first]).to(torch.float64)
+        per_atom = weights.repeat_interleave(labels.n_atoms[::2])
+        mean = (per_atom * apart.pow(2).mean(dim=1)).sum() / (0.5 * totals.atoms)
         loss = loss + options.forces.weight * mean
     if prediction.stress is not None and options.stress.weight > 0:
-        turned = turn_tensors(prediction.stress, back)
-        first, second = (turned * volumes.view(-1, 1, 1)).chunk(2)
-        squares = ((first - second) / n_atoms.view(-1, 1, 1)).pow(2).mean(dim=(1, 2))
+        virials = turn_tensors(prediction.stress, back) * volumes.view(-1, 1, 1)
+        apart = _subtract_pairs(virials) / n_atoms.view(-1, 1, 1)
+        squares = apart.pow(2).mean(dim=(1, 2))
         mean = (weights * squares).sum() / (0.5 * totals.frames)
         loss = loss + options.stress.weight * mean
     return loss
+
+
+def _subtract_pairs(values: Tensor) -> Tensor:
+    """Return what neighbours in the first axis differ by, in float64."""
+    values = values.to(torch.float64)
+    return values[::2] - values[1::2]
 
 
 def _mean_penalty(errors: Tensor, weights: Tensor, term: LossTerm) -> Tensor:

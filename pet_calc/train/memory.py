@@ -57,7 +57,7 @@ class MemoryBound:
             too_large = self.most_tokens is not None and part.n_tokens > (
                 self.most_tokens
             )
-            if too_large and len(part.indices) > 1:
+            if too_large and part.n_frames > 1:
                 waiting.extend(reversed(split_in_two(part)))
                 continue
             try:
@@ -77,7 +77,7 @@ class MemoryBound:
         self, part: MicroBatch, message: str, source: Callable[[int], str]
     ) -> None:
         n_pairs = len(part.batch.centers)
-        if len(part.indices) == 1:
+        if part.n_frames == 1:
             raise DataError(
                 f"{source(part.indices[0])}: does not fit in memory even alone, with "
                 f"{n_pairs} pairs ({message}); leave it out, or use a device with "
@@ -87,7 +87,7 @@ class MemoryBound:
         logger.warning(
             "out of memory with %d structures and %d pairs at once; cut in two, and "
             "from now on at most %d pairs and atoms at once",
-            len(part.indices),
+            part.n_frames,
             n_pairs,
             self.most_tokens,
         )

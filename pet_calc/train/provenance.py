@@ -1,13 +1,13 @@
 """Where a model comes from: what was done with which base, data and versions."""
 
-from pathlib import Path
 from typing import Any
 
 import ase
 import torch
 
 import pet_calc
-from pet_calc.config import RunOptions, TargetOptions, options_to_dict
+from pet_calc.config import RunOptions, options_to_dict
+from pet_calc.data.files import expand_paths
 from pet_calc.system.hashing import hash_file
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.domain.frames import BaseDomain
@@ -16,12 +16,12 @@ from pet_calc.train.start.model import Prepared
 
 def describe_run(
     options: RunOptions,
-    target: TargetOptions,
     prepared: Prepared,
     frames: RunFrames,
     domain: BaseDomain,
 ) -> dict[str, Any]:
     """Return the metadata of the model files: what was done with what."""
+    target = options.energy_targets[options.main_energy]
     metadata: dict[str, Any] = {}
     if prepared.base is not None:
         inherited = ("name", "authors", "references", "description")
@@ -45,21 +45,24 @@ def describe_run(
             "retained": len(domain.retained),
             "replayed": len(domain.replayed),
         },
-        "files": _hash_files(options),
+        "files": hash_files(options),
         "options": options_to_dict(options),
     }
     return metadata
 
 
-def _hash_files(options: RunOptions) -> dict[str, str]:
-    """Return the SHA-256 of each plain data file, by its name in the options."""
+def hash_files(options: RunOptions) -> dict[str, str]:
+    """Return the SHA-256 of each data file, by its name with the frames chosen."""
     datasets = [*options.training_set, *options.retain_set, *options.replay_set]
     for part in (options.validation_set, options.test_set):
         if not isinstance(part, float):
             datasets.extend(part)
-    hashes = {}
+    hashes: dict[str, str] = {}
+    known: dict[str, str] = {}
     for dataset in datasets:
-        for name in dataset.read_from:
-            if Path(name).is_file():
-                hashes[name] = hash_file(name)
+        for file, index in expand_paths(list(dataset.read_from), dataset.index):
+            name = file if index == ":" else f"{file}@{index}"
+            if file not in known:
+                known[file] = hash_file(file)
+            hashes[name] = known[file]
     return hashes

@@ -108,14 +108,14 @@ class RotationReport:
         return warnings
 
 
-def choose_sample(frames: RunFrames, cutoff: float) -> Sample:
+def choose_sample(frames: RunFrames, target: str, cutoff: float) -> Sample:
     """Return frames from all over the test set, or else the validation set.
 
     As many as are worth their time.
     """
     part = "test" if frames.test else "validation"
     found = getattr(frames, part)
-    own = find_of_target(found, "")
+    own = find_of_target(found, target)
     if not len(own):
         return Sample(part, [])
     spaced = np.linspace(0, len(own) - 1, min(len(own), MOST_FRAMES)).astype(int)

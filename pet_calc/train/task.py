@@ -7,7 +7,7 @@ from pet_calc.config import LossOptions
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands; what is saved to go on from there."""
 
     epoch: int = 0
@@ -26,10 +26,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned."""
+    """What is to be learned of one energy."""
 
     target: str
-    """Name of the energy output."""
+    """Name of the energy target."""
     has_forces: bool
     has_stress: bool
     loss: LossOptions

@@ -61,6 +61,8 @@ def test_every_flag_that_a_message_names_is_there():
     for pattern, verbs in SPEAKERS.items():
         for path in ROOT.glob(pattern):
             speakers[path] = verbs
+    # the table in the docs, of all verbs together
+    del speakers[ROOT / "check" / "codes.py"]
     n_found = 0
     for path, verbs in speakers.items():
         for text in read_texts(path):
@@ -79,7 +81,7 @@ def test_flags_of_labels_are_named_in_one_place_only():
     for pattern in SPEAKERS:
         for path in ROOT.glob(pattern):
             # of frames that a conditioned model refuses, whatever their key is
-            if path.name in ("advice.py", "supported.py"):
+            if path.name in ("advice.py", "supported.py", "codes.py"):
                 continue
             for text in read_texts(path):
                 assert not own & set(FLAG.findall(text)), (path.name, text)

@@ -346,7 +346,10 @@ def test_options_writes_what_finetune_reads(run, monkeypatch):
             ["{data}", "--base", "{base}", "--energy-key", "energi"],
             "'energi', the key for energy .*keys there are: results.'energy'.",
         ),
-        (["{data}", "--base", "{base}", "--rank", "0"], "rank.* at least 1, got 0"),
+        (
+            ["{data}", "--base", "{base}", "--rank", "0"],
+            "rank.: expected a whole .*, got 0",
+        ),
         (["{data}", "--base", "{base}", "--rank", "99"], "rank of at most 8"),
         (
             ["{data}", "--base", "{base}", "--method", "full", "--rank", "4"],
@@ -366,7 +369,7 @@ def test_options_writes_what_finetune_reads(run, monkeypatch):
             "unknown energy unit 'eW'",
         ),
         (["{data}", "--base", "{data}"], "expected a model checkpoint"),
-        (["{data}", "--base", "{base}", "--device", "gpu"], "device: expected"),
+        (["{data}", "--base", "{base}", "--device", "cpuu"], "device: expected"),
         (["{data}", "--base", "{base}", "--method", "lara"], "'lora', 'heads', 'full'"),
     ],
 )

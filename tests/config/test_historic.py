@@ -65,7 +65,10 @@ def test_one_loss_for_all_targets_with_weights():
     """)
     loss = options.train.loss_of("energy")
     assert loss == LossOptions(
-        LossTerm("mae", 2.0), LossTerm("mae", 0.5), LossTerm("mae", 1.0)
+        type="mae",
+        weight=2.0,
+        forces=LossTerm(type="mae", weight=0.5),
+        stress=LossTerm(type="mae"),
     )
 
 
@@ -76,9 +79,9 @@ def test_huber_with_a_threshold_for_each_label():
           weights: {virial: 0.1}
     """)
     loss = options.train.loss_of("energy")
-    assert loss.value == LossTerm("huber", 1.0, 0.1)
-    assert loss.forces == LossTerm("huber", 1.0, 0.02)
-    assert loss.stress == LossTerm("huber", 0.1, 0.3)
+    assert loss.value == LossTerm(type="huber", weight=1.0, delta=0.1)
+    assert loss.forces == LossTerm(type="huber", weight=1.0, delta=0.02)
+    assert loss.stress == LossTerm(type="huber", weight=0.1, delta=0.3)
 
 
 def test_losses_of_gradients_beside_their_target():
@@ -90,13 +93,13 @@ def test_losses_of_gradients_beside_their_target():
           virial: {type: huber, weight: 2.0, delta: 0.5}
     """)
     loss = options.train.loss_of("energy")
-    assert loss.forces == LossTerm("mae", 0.1)
-    assert loss.stress == LossTerm("huber", 2.0, 0.5)
+    assert loss.forces == LossTerm(type="mae", weight=0.1)
+    assert loss.stress == LossTerm(type="huber", weight=2.0, delta=0.5)
 
 
 def test_todays_losses_are_left_alone():
     text = "loss: {energy: {type: mae, weight: 2.0, forces: huber}}"
-    assert read(text).train.loss_of("energy").forces == LossTerm("huber")
+    assert read(text).train.loss_of("energy").forces == LossTerm(type="huber")
     # a target may have the name of a label
     assert read("loss: {type: mae}", ["type"]).train.loss_of("type").value.type == "mae"
 

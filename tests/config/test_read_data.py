@@ -95,7 +95,7 @@ def test_indices_alone_mean_other_frames_of_the_training_file(tmp_path):
 
 
 def test_a_missing_file_of_indices_fails():
-    dataset = DatasetOptions(read_from=("a.xyz",), indices="nowhere.txt")
+    dataset = DatasetOptions(systems="a.xyz", indices="nowhere.txt")
     with pytest.raises(ConfigError, match=r"indices: expected a file .* nowhere\.txt"):
         dataset.read_indices()
 
@@ -104,7 +104,10 @@ def test_a_missing_file_of_indices_fails():
     ("target", "message"),
     [
         ({"kye": "e"}, "training_set.targets.energy.kye: unknown option; did you mean"),
-        ({"key": 5}, "training_set.targets.energy.key: expected text or null, got 5"),
+        (
+            {"key": 5},
+            "targets.energy.key: expected text, off or null, got 5",
+        ),
         ({"unit": "kcal"}, "targets.energy.unit: unknown energy unit 'kcal'"),
         ({"forces": "f"}, "targets.energy.forces: expected on, off, auto or a block"),
         ({"forces": {"unit": "eV"}}, "targets.energy.forces.unit: unknown force unit"),

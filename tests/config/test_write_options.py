@@ -1,6 +1,7 @@
 """Written options and the template are read back as what they were."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
+from typing import get_args
 
 import pytest
 
@@ -21,57 +22,67 @@ from pet_calc.config import (
     parse_options,
     read_options,
     render_template,
+    replace,
     write_options,
     write_template,
 )
+from pet_calc.config.fields import Options, read_docs
 from pet_calc.errors import ConfigError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers
 
 DATASET = DatasetOptions(
-    read_from=("a.xyz", "1e5"),
-    length_unit="bohr",
-    index="-10:",
+    systems={"read_from": ("a.xyz", "1e5"), "length_unit": "bohr", "index": "-10:"},
     indices=(1, 3),
     targets=(
         TargetOptions(
             key="e",
             unit="Hartree",
-            forces=LabelOptions("required", key="f"),
-            stress=LabelOptions("off"),
+            forces=LabelOptions(mode="required", key="f"),
+            stress=LabelOptions(mode="off"),
             virial=LabelOptions(sign=-1),
             description="PBE0: tight, 3e5 points",
         ),
         TargetOptions(name="non_conservative_stress", unit="GPa"),
     ),
     weight=0.5,
-    charge_key="q",
+    extra_data={"charge": {"key": "q"}, "spin_multiplicity": False},
     use_isolated_atoms=True,
 )
 PLAIN = RunOptions(training_set=(DATASET,))
 RUNS = {
     "plain": PLAIN,
     "lora": RunOptions(
-        training_set=(DATASET, DatasetOptions(read_from=("b.xyz",))),
+        training_set=(DATASET, DatasetOptions(systems="b.xyz")),
         validation_set=(DATASET,),
         test_set=0.25,
-        finetune=FinetuneOptions(
-            method="lora",
-            base="base.ckpt",
-            lora=LoRAConfig(rank=4, alpha=2.0, targets=("mlp", "compress")),
-            head_mode="train",
-            inherit_heads={"energy/pbe": "energy"},
-            keep_head=True,
-        ),
-        train=TrainOptions(
-            num_epochs=3,
-            learning_rate=1e-5,
-            grad_clip_norm=float("inf"),
-            ema_decay=0.999,
-            loss={"energy": LossOptions(forces=LossTerm("huber", 10.0, 0.01))},
-            atomic_baseline=BaselineOptions("keep", {"energy": {"No": 1.0, "H": -2.0}}),
-        ),
-        atomic_types=(1, 8),
+        architecture={
+            "training": TrainOptions(
+                finetune=FinetuneOptions(
+                    method="lora",
+                    read_from="base.ckpt",
+                    config={
+                        "rank": 4,
+                        "alpha": 2.0,
+                        "target_modules": ("mlp", "compress"),
+                    },
+                    head_mode="train",
+                    inherit_heads={"energy/pbe": "energy"},
+                    keep_head=True,
+                ),
+                num_epochs=3,
+                learning_rate=1e-5,
+                grad_clip_norm=float("inf"),
+                ema_decay=0.999,
+                loss={
+                    "energy": {"forces": {"type": "huber", "weight": 10, "delta": 0.01}}
+                },
+                atomic_baseline=BaselineOptions(
+                    mode="keep", tables={"energy": {"No": 1.0, "H": -2.0}}
+                ),
+            ),
+            "atomic_types": (1, 8),
+        },
         device="cuda:1",
         base_precision=64,
         seed=5,
@@ -83,23 +94,30 @@ RUNS = {
     ),
     "what is remembered of the base": replace(
         PLAIN,
-        retain_set=(DatasetOptions(read_from=("old.xyz",)),),
-        replay_set=(DatasetOptions(read_from=("more.xyz", "b.xyz"), weight=0.5),),
+        retain_set=(DatasetOptions(systems="old.xyz"),),
+        replay_set=(DatasetOptions(systems=["more.xyz", "b.xyz"], weight=0.5),),
         finetune=FinetuneOptions(
-            method="lora", base="b.ckpt", direct_heads="drop", new_elements={"Ge": "Si"}
+            method="lora",
+            read_from="b.ckpt",
+            direct_heads="drop",
+            new_elements={"Ge": "Si"},
         ),
-        train=TrainOptions(replay=ReplayOptions("base", generate=20, weight=0.3)),
+        train=TrainOptions(
+            replay=ReplayOptions(labels="base", generate=20, weight=0.3)
+        ),
     ),
     "heads": replace(
         PLAIN,
         finetune=FinetuneOptions(
-            method="heads", base="base.ckpt", head_modules=("node_last_layers",)
+            method="heads",
+            read_from="base.ckpt",
+            config={"head_modules": ["node_last_layers"]},
         ),
     ),
     "full": PLAIN.with_base("base.ckpt"),
     "scratch with a shape": replace(PLAIN, hypers=PETHypers(d_pet=16, cutoff=3.0)),
     "one baseline for all": replace(
-        PLAIN, train=TrainOptions(atomic_baseline=BaselineOptions("fit", {"a": 1.0}))
+        PLAIN, train=TrainOptions(atomic_baseline=BaselineOptions(tables={"a": 1.0}))
     ),
 }
 
@@ -113,47 +131,55 @@ def test_written_options_are_read_back_equal(options, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["options.yaml"]
 
 
+def test_what_is_not_said_of_a_data_set_is_not_written():
+    options = RunOptions(training_set=(DatasetOptions(systems="a.xyz"),))
+    (written,) = options_to_dict(options)["training_set"]
+    assert set(written) == {"systems", "targets", "weight", "use_isolated_atoms"}
+
+
 def test_template_is_at_the_defaults(tmp_path):
     path = tmp_path / "options.yaml"
     write_template(path)
     options = read_options(path)
-    defaults = RunOptions(training_set=(DatasetOptions(read_from=("train.xyz",)),))
-    assert options.finetune == FinetuneOptions(method="lora", base="base.ckpt")
-    assert options.train == TrainOptions(loss={"energy": LossOptions()})
-    assert (
-        replace(options, finetune=defaults.finetune, train=defaults.train) == defaults
+    defaults = RunOptions(training_set=(DatasetOptions(systems="train.xyz"),))
+    assert options.finetune == FinetuneOptions(method="lora", read_from="base.ckpt")
+    assert options.train == TrainOptions(
+        finetune=options.finetune, loss={"energy": LossOptions()}
     )
+    assert replace(options, train=defaults.train) == defaults
 
 
 def test_template_has_every_option_and_explains_it():
     lines = [line.strip().removeprefix("# ") for line in render_template().splitlines()]
     keys = {line.split(":")[0].strip() for line in lines}
-    shown_otherwise = {
-        "name": "energy",
-        "base": "read_from",
-        "lora": "config",
-        "head_modules": "config",
-        "value": "loss",
-        "tables": "atomic_baseline",
-        "train": "training",
-        "hypers": "model",
-        "charge_key": "extra_data",
-        "spin_multiplicity_key": "extra_data",
-    }
-    for cls in (RunOptions, TrainOptions, FinetuneOptions, DatasetOptions):
-        for field in fields(cls):
-            assert shown_otherwise.get(field.name, field.name) in keys, field.name
-    for cls in (TargetOptions, LabelOptions, LossOptions, LossTerm, PETHypers):
-        for field in fields(cls):
-            assert shown_otherwise.get(field.name, field.name) in keys, field.name
+    named = {"name": "energy", "head_modules": "config", "tables": "atomic_baseline"}
+    for cls in find_blocks(RunOptions) | {LossTerm}:
+        for name in cls.model_fields:
+            assert named.get(name, name) in keys, name
+            assert read_docs(cls)[name].endswith("."), name
+    for field in fields(PETHypers):
+        assert field.name in keys
+
+
+def find_blocks(cls):
+    """The classes of all blocks of an options file."""
+    found = {cls}
+    for field in cls.model_fields.values():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        for kind in kinds + [arg for outer in kinds for arg in get_args(outer)]:
+            if isinstance(kind, type) and issubclass(kind, Options):
+                found |= find_blocks(kind)
+    return found
+
+
+def test_the_defaults_of_lora_are_those_of_its_layers():
+    assert FinetuneOptions(method="lora").lora == LoRAConfig()
 
 
 def test_template_with_the_model_block_is_read(tmp_path):
     lines = render_template().splitlines()
     first = lines.index("  # model:")
-    last = next(
-        i for i in range(first, len(lines)) if lines[i].startswith("  training")
-    )
+    last = lines.index("  # How the training goes.")
     for i in range(first, last):
         lines[i] = lines[i].replace("# ", "", 1)
     path = tmp_path / "options.yaml"
@@ -173,13 +199,11 @@ def test_template_does_not_replace_a_file(tmp_path):
 
 def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(ConfigError, match="no base for method scratch"):
-        FinetuneOptions(base="base.ckpt")
-    with pytest.raises(ConfigError, match="a base for method full"):
-        FinetuneOptions(method="full")
+        FinetuneOptions(method="scratch", read_from="base.ckpt")
     with pytest.raises(ConfigError, match="no effect with method full"):
-        FinetuneOptions(method="full", base="a", lora=LoRAConfig(rank=2))
+        FinetuneOptions(method="full", read_from="a", config={"rank": 2})
     with pytest.raises(ConfigError, match="embeddings would not train"):
-        FinetuneOptions(method="heads", base="a", new_elements="nearest")
+        FinetuneOptions(method="heads", read_from="a", new_elements="nearest")
     with pytest.raises(ConfigError, match="takes its elements from the data"):
         FinetuneOptions(new_elements={"Ge": "Si"})
     with pytest.raises(ConfigError, match="a replay_set to label"):
@@ -188,7 +212,7 @@ def test_options_that_contradict_each_other_are_refused():
         replace(PLAIN, train=TrainOptions(replay=ReplayOptions(weight=2.0)))
     with pytest.raises(ConfigError, match="batch_size: has no effect without a replay"):
         replace(PLAIN, train=TrainOptions(replay=ReplayOptions(batch_size=2)))
-    with pytest.raises(ConfigError, match="batch_size: expected a number above 0"):
+    with pytest.raises(ConfigError, match="batch_size: expected a whole number from 1"):
         ReplayOptions(batch_size=0)
     with pytest.raises(ConfigError, match="generate: needs a base"):
         replace(

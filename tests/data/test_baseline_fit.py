@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import molecule
 
 from pet_calc.data.baseline_fit import (
     count_species,
+    estimate_total_energies,
+    find_open_types,
     fit_composition,
     fit_composition_shift,
     fit_energy_scale,
@@ -39,6 +41,43 @@ def test_water_only_has_a_solution_of_smallest_norm():
     total = energies[0]
     np.testing.assert_allclose(found, [total * 2 / 5, 0, total / 5], rtol=1e-12)
     assert found[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("symbol", "energy"),
+    # Hartree-Fock limit, Hartree (E. Clementi and C. Roetti, 1974)
+    [("H", -0.5), ("C", -37.689), ("O", -74.809), ("Si", -288.854), ("Cu", -1638.964)],
+)
+def test_all_electron_energies_are_estimated(symbol, energy):
+    (found,) = estimate_total_energies([Atoms(symbol).numbers[0]])
+    assert found / units.Hartree == pytest.approx(
+        energy, rel=0.02 if symbol != "H" else 0.1
+    )
+
+
+@pytest.mark.parametrize("level", ["all-electron", "valence"])
+def test_one_formula_does_not_give_hydrogen_the_energy_of_oxygen(level):
+    base = np.array([-10.0, -50.0, -100.0])
+    totals = estimate_total_energies([1, 6, 8])
+    exact = base + np.array([0.1, 0.0, -0.4])
+    if level == "all-electron":
+        exact = 1.003 * totals
+    shift = fit_composition_shift(
+        WATER, WATER @ exact, WATER @ base, total_shift=totals - base
+    )
+    found = base + shift
+    np.testing.assert_allclose(WATER @ found, WATER @ exact, rtol=1e-12)
+    assert found[1] == base[1]
+    # hydrogen's is right to some eV, where the smallest norm gave it -800
+    np.testing.assert_allclose(found[[0, 2]], exact[[0, 2]], atol=5.0)
+
+
+def test_what_the_data_leave_open_is_found():
+    assert find_open_types(WATER) == [0, 2]
+    assert find_open_types(np.vstack([WATER, [0.0, 0.0, 1.0]])) == []
+    mixed = np.array([[2.0, 0.0, 1.0, 0.0], [2.0, 0.0, 1.0, 3.0]])
+    assert find_open_types(mixed) == [0, 2]
+    assert find_open_types(np.zeros((2, 3))) == []
 
 
 def test_large_offsets_keep_the_millielectronvolts(shared_file):

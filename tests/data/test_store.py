@@ -251,7 +251,7 @@ def test_pairs_are_counted_once_for_a_store(tmp_path, monkeypatch):
 def test_a_data_set_is_the_same_from_memory_and_from_a_store(tmp_path):
     names = write_files(tmp_path)
     options = DatasetOptions(
-        read_from=tuple(names),
+        systems=names,
         indices=(9, 0, 4),
         weight=3.0,
         targets=(
@@ -265,14 +265,14 @@ def test_a_data_set_is_the_same_from_memory_and_from_a_store(tmp_path):
     )
     assert isinstance(stored, StoredFrames)
     assert_same_frames(stored, kept)
-    assert [frame.target for frame in kept] == [""] * 3 + ["energy/b"] * 3
+    assert [frame.target for frame in kept] == ["energy"] * 3 + ["energy/b"] * 3
     assert kept[1].stress is not None
     assert kept[4].stress is None
 
 
 def test_only_large_files_are_stored_by_themselves(tmp_path, monkeypatch, caplog):
     names = write_files(tmp_path)
-    options = DatasetOptions(read_from=tuple(names))
+    options = DatasetOptions(systems=names)
     rule = StoreRule(tmp_path / "stores")
     assert isinstance(read_dataset(options, rule), list)
     assert not (tmp_path / "stores").exists()

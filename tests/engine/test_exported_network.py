@@ -26,6 +26,7 @@ from pet_calc.export import export_model
 VARIANTS = {
     "plain": {},
     "adaptive": {"num_neighbors_adaptive": 6.0},
+    "narrow": {"num_neighbors_adaptive": 6.0, "cutoff_width_adaptive": 0.05},
     "residual": {"featurizer_type": "residual", "d_node": 8},
     "zbl": {"zbl": True},
     "conditioned": {"system_conditioning": True},

@@ -31,6 +31,7 @@ VARIANTS = {
     "temperature": {"attention_temperature": 1.7},
     "solver": {**ADAPTIVE, "adaptive_cutoff_method": "solver"},
     "crowded": {**ADAPTIVE, "cutoff_width_adaptive": 0.3, "cutoff": 5.0},
+    "narrow": {**ADAPTIVE, "cutoff_width_adaptive": 0.05, "cutoff": 5.0},
     "grid": {**ADAPTIVE, "adaptive_cutoff_method": "grid"},
     "conditioned": {"system_conditioning": True},
     "zbl": {"zbl": True},

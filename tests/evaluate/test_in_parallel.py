@@ -91,7 +91,7 @@ def test_two_processes_go_on_where_one_stopped(inputs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(PredictionWriter, "add", interrupt)
     base, data = inputs
-    options = EvaluationOptions(base, DatasetOptions((data,)), device="cpu")
+    options = EvaluationOptions(base, DatasetOptions(systems=data), device="cpu")
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(options, output=two)
     assert two.with_name("two.xyz.partial").exists()

@@ -97,7 +97,10 @@ def test_what_the_file_had_stays_and_predictions_are_no_labels(tmp_path, path):
     data = tmp_path / "data.xyz"
     ase.io.write(data, frames)
     options = EvaluationOptions(
-        write_base(tmp_path), DatasetOptions((str(data),)), device="cpu", compile=False
+        write_base(tmp_path),
+        DatasetOptions(systems=str(data)),
+        device="cpu",
+        compile=False,
     )
     expected = run_evaluation(options, output=path).errors
     for before, after in zip(
@@ -119,7 +122,10 @@ def test_what_the_file_had_stays_and_predictions_are_no_labels(tmp_path, path):
         assert before.get_potential_energy() != after.info["pet_energy"]
     # the labels of a second evaluation are those of the first
     again = EvaluationOptions(
-        options.model, DatasetOptions((str(path),)), device="cpu", compile=False
+        options.model,
+        DatasetOptions(systems=str(path)),
+        device="cpu",
+        compile=False,
     )
     second = run_evaluation(again, output=tmp_path / "again.xyz")
     assert second.errors == expected
@@ -229,7 +235,7 @@ from pet_calc.evaluate.run import EvaluationOptions, run_evaluation
 
 run_evaluation(
     EvaluationOptions(
-        sys.argv[1], DatasetOptions((sys.argv[2],)), device="cpu", compile=False,
+        sys.argv[1], DatasetOptions(systems=sys.argv[2]), device="cpu", compile=False,
         batch_tokens=100,
     ),
     output=sys.argv[3],
@@ -240,7 +246,11 @@ run_evaluation(
 def test_a_killed_run_goes_on_and_gives_what_one_go_gives(tmp_path, path):
     base, data = write_base(tmp_path), write_frames(tmp_path, n_frames=120)
     options = EvaluationOptions(
-        base, DatasetOptions((data,)), device="cpu", compile=False, batch_tokens=100
+        base,
+        DatasetOptions(systems=data),
+        device="cpu",
+        compile=False,
+        batch_tokens=100,
     )
     expected = run_evaluation(options, output=path)
     whole = path.read_bytes()

@@ -1,5 +1,6 @@
 """The module behind metatomic's interface, called as engines call it."""
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -237,9 +238,11 @@ def test_positions_in_nanometres_are_converted():
     expected = predict(model, build_batch([atoms], model)).energy
     small = atoms.copy()
     small.positions *= 0.1
-    # the pairs of the large structure, with positions in nm
+    # the pairs of the large structure, all in nm
     system = build_system(exported, model, atoms)
     system.positions = torch.from_numpy(small.positions)
+    request = exported.requested_neighbor_lists()[0]
+    system.get_neighbor_list(request).values[:] *= 0.1
     options = ModelEvaluationOptions(
         length_unit="nm", outputs={"energy": ModelOutput(unit="meV")}
     )
@@ -295,3 +298,54 @@ def test_tables_cast_by_force_stop_the_model():
     table.bits = table.bits.to(torch.float64)
     with pytest.raises(RuntimeError, match="cast to another dtype"):
         run(exported, [system], check=False)
+
+
+def test_vectors_of_the_program_count_where_float32_positions_are_too_coarse():
+    model = build_model(dtype=torch.float32)
+    exported = build_atomistic_model(model)
+    atoms = build_structures()[1]
+    near = build_system(exported, model, atoms)
+    far = build_system(exported, model, atoms)
+    # what is left of positions so far away, with vectors measured in float64
+    far.positions = far.positions + 1e7
+    found = run(exported, [far], "system", check=False)["energy"].block().values
+    expected = run(exported, [near], "system", check=False)["energy"].block().values
+    assert torch.equal(found, expected)
+
+
+def test_a_pair_at_the_cutoff_that_came_only_once_is_left_out():
+    model = build_model()
+    atoms = Atoms("O3", [[0, 0, 0], [0, 0, 1.3], [0, 4.0, 0]])
+    exported = build_atomistic_model(model)
+    expected = predict(model, build_batch([atoms], model)).energy
+    system = build_system(exported, model, atoms)
+    request = exported.requested_neighbor_lists()[0]
+    block = system.get_neighbor_list(request)
+    rows = block.samples.values
+    is_half = (rows[:, 0] == 0) & (rows[:, 1] == 2)
+    assert is_half.any()
+    lame = System(system.types, system.positions, system.cell, system.pbc)
+    lame.add_neighbor_list(
+        request,
+        TensorBlock(
+            values=block.values[~is_half].detach(),
+            samples=Labels(block.samples.names, rows[~is_half]),
+            components=block.components,
+            properties=block.properties,
+        ),
+    )
+    found = run(exported, [lame], "system", check=False)["energy"].block().values
+    torch.testing.assert_close(found[0], expected, **CLOSE)
+
+
+def test_atoms_many_cells_away_keep_their_partners():
+    model = build_model()
+    exported = torch.jit.script(build_atomistic_model(model))
+    atoms = build_structures()[1]
+    expected = predict(model, build_batch([atoms], model)).energy
+    turns = np.random.default_rng(0).integers(-(10**6), 10**6, (len(atoms), 3))
+    atoms.positions += turns @ atoms.cell.array
+    system = build_system(exported, model, atoms)
+    found = run(exported, [system], "system", check=False)["energy"].block().values
+    # positions of 5e6 Å are known to 1e-9
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)

@@ -1,6 +1,5 @@
 """Short trainings on the CPU that many tests share."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,8 +7,8 @@ from support.frames import write_frames
 from support.models import ATOMIC_TYPES, TINY
 
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pet_calc.config import TrainOptions
-from pet_calc.config.quick import FinetuneFlags, build_finetune_options
+from pet_calc.config import TrainOptions, replace
+from pet_calc.config.quick import build_finetune_options
 from pet_calc.data import orientation
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
@@ -45,7 +44,7 @@ def build_options(folder, *, output="run", base=None, train=None, data=None, **f
         (data or write_frames(folder),),
         base or write_base(folder),
         folder / output,
-        FinetuneFlags(**{**values, **flags}),
+        {**values, **flags},
     )
     changed: TrainOptions = replace(options.train, **(train or {}))
     return replace(options, train=changed)

@@ -1,7 +1,6 @@
 """Direct heads with labels of their own, as metatrain's options describe them."""
 
 import logging
-from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -16,7 +15,7 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
-from pet_calc.config import parse_options
+from pet_calc.config import parse_options, replace
 from pet_calc.config.replay import ReplayOptions
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
@@ -26,9 +25,11 @@ from pet_calc.errors import ConfigError, DataError
 from pet_calc.export import export_model
 from pet_calc.lora.freeze import HEAD_GROUPS
 from pet_calc.model.hypers import TargetSpec
-from pet_calc.train.direct import DirectTask, label_direct, predict_direct
+from pet_calc.train.direct import DirectObjective, label_direct, predict_direct
 from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
+from pet_calc.train.step_runner import compute_volumes
+from pet_calc.train.steps import StepPredictor
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
 BASE = [
@@ -278,12 +279,18 @@ def test_a_set_with_direct_labels_only_adds_to_one_with_energies(tmp_path):
     assert report.validation["direct_forces_mae"] < 1e3
 
 
+def compute_share(objective, model, part, step):
+    volumes = compute_volumes(part.batch)
+    arguments = (StepPredictor(), model, part, volumes, step.totals)
+    return objective.compute(*arguments, is_training=True).share.detach()
+
+
 def test_frames_without_a_label_do_not_count(tmp_path):
     """A step's loss is the mean over what is labelled, however it is cut."""
     base = write_base(tmp_path, targets=BASE)
     model = load_checkpoint(base).build_model(dtype=torch.float64)
     options = build_options(tmp_path, base)
-    task = DirectTask(HEADS, options.train.loss_of("energy"))
+    task = DirectObjective(HEADS, options.train.loss_of("energy"))
     frames = read(tmp_path / "train.xyz")
     for frame in frames:
         # what the heads must not look at
@@ -294,7 +301,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
         loader = BatchLoader(dataset, 12, dtype=torch.float64, most_tokens=most)
         (step,) = loader.iterate_steps()
         shares.append(
-            sum(task.compute_share(model, p, step.totals).item() for p in step.parts)
+            sum(compute_share(task, model, p, step).item() for p in step.parts)
         )
     assert shares[0] == pytest.approx(shares[1], rel=1e-12)
     labelled = [f for f in frames if f.direct_forces is not None]
@@ -306,10 +313,10 @@ def test_frames_without_a_label_do_not_count(tmp_path):
         found = predict_direct(model, batch, HEADS).forces.detach().numpy()
         squares.append(((found - frame.direct_forces) ** 2).mean(axis=1))
     no_stress = replace(task.loss, stress=replace(task.loss.stress, weight=0.0))
-    forces_only = DirectTask(HEADS, no_stress)
+    forces_only = DirectObjective(HEADS, no_stress)
     (step,) = BatchLoader(dataset, 12, dtype=torch.float64).iterate_steps()
     (part,) = step.parts
-    share = forces_only.compute_share(model, part, step.totals).item()
+    share = compute_share(forces_only, model, part, step).item()
     assert share == pytest.approx(np.concatenate(squares).mean(), rel=1e-12)
 
 
@@ -341,7 +348,7 @@ def test_replay_keeps_the_direct_heads_in_place(tmp_path):
         energy = (options.energy_targets["energy"],)
         replayed = replace(options.training_set[0], read_from=(old,), targets=energy)
         folder = tmp_path / f"weight {weight}"
-        replay = ReplayOptions("base", weight=weight)
+        replay = ReplayOptions(labels="base", weight=weight)
         run(
             replace(
                 options,

@@ -14,7 +14,6 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
-from pet_calc.config.quick import LabelFlags
 from pet_calc.errors import ConfigError
 from pet_calc.export import export_model
 from pet_calc.info.describe import describe_file
@@ -107,7 +106,7 @@ def test_a_kept_head_changes_through_the_trunk_only(tmp_path, method):
 def test_both_levels_are_loaded_exported_converted_and_shown(tmp_path, caplog):
     base = write_base(tmp_path)
     options = build_options(
-        tmp_path, base=base, target=NEW, keep_head=True, labels=LabelFlags(level="PBE0")
+        tmp_path, base=base, target=NEW, keep_head=True, level="PBE0"
     )
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(options)

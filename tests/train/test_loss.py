@@ -45,7 +45,7 @@ def test_each_term_is_a_mean_over_what_is_labelled():
 def test_weights_of_terms_and_frames_scale():
     prediction, labels, volumes = build_case()
     labels = labels._replace(weights=torch.tensor([3.0, 1.0]))
-    options = LossOptions(LossTerm(weight=10.0), LossTerm(weight=0.0), LossTerm())
+    options = LossOptions(weight=10.0, forces=LossTerm(weight=0.0))
     parts = compute_loss(prediction, labels, volumes, options)
     assert float(parts.energy) == pytest.approx((3 * 1 + 16) / 4)
     assert float(parts.forces) == 0.0
@@ -56,7 +56,7 @@ def test_weights_of_terms_and_frames_scale():
     ("kind", "expected"), [("mae", (1 + 4) / 2), ("huber", (0.5 + 3.5) / 2)]
 )
 def test_absolute_and_huber_penalties(kind, expected):
-    options = LossOptions(value=LossTerm(type=kind, delta=1.0))
+    options = LossOptions(type=kind, delta=1.0)
     assert float(compute_loss(*build_case(), options).energy) == pytest.approx(expected)
 
 

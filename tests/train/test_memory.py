@@ -1,13 +1,12 @@
 """Steps that do not fit in memory are cut, and nothing else changes."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.runs import build_options, check_resume
 
+from pet_calc.config import replace
 from pet_calc.errors import DataError
-from pet_calc.train import loop, memory
+from pet_calc.train import memory, step_runner
 from pet_calc.train.memory import choose_bound
 from pet_calc.train.run import run_training
 
@@ -21,13 +20,13 @@ MESSAGES = [
 def catch_gradients(monkeypatch):
     """Let the first steps' gradients, before clipping, be looked at."""
     gradients = []
-    sum_gradients = loop.Ranks.sum_gradients
+    sum_gradients = step_runner.Ranks.sum_gradients
 
     def note(self, parameters):
         sum_gradients(self, parameters)
         gradients.append([p.grad.clone() for p in parameters if p.grad is not None])
 
-    monkeypatch.setattr(loop.Ranks, "sum_gradients", note)
+    monkeypatch.setattr(step_runner.Ranks, "sum_gradients", note)
     return gradients
 
 
@@ -65,21 +64,21 @@ def test_running_out_of_memory_splits_and_changes_no_gradient(
     options = build_options(tmp_path, epochs=1, batch_size=6)
     _, gradients = run(options, monkeypatch)
     n_frames = []
-    add_gradient = loop.add_gradient
+    add_gradient = step_runner.add_gradient
 
     def add_or_fail(loss, parameters):
         if n_frames[-1] > 2:
             raise error
         add_gradient(loss, parameters)
 
-    compute_share = loop.Trainer._compute_share
+    compute = step_runner.StepRunner._compute
 
-    def note(self, part, *args):
+    def note(self, model, part, *args, **kwargs):
         n_frames.append(len(part.indices))
-        return compute_share(self, part, *args)
+        return compute(self, model, part, *args, **kwargs)
 
-    monkeypatch.setattr(loop, "add_gradient", add_or_fail)
-    monkeypatch.setattr(loop.Trainer, "_compute_share", note)
+    monkeypatch.setattr(step_runner, "add_gradient", add_or_fail)
+    monkeypatch.setattr(step_runner.StepRunner, "_compute", note)
     small = replace(options, output=str(tmp_path / "small"))
     with caplog.at_level("WARNING", "pet_calc"):
         _, others = run(small, monkeypatch)
@@ -113,7 +112,7 @@ def test_a_frame_that_does_not_fit_alone_is_named(tmp_path, monkeypatch):
     def fail(loss, parameters):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(loop, "add_gradient", fail)
+    monkeypatch.setattr(step_runner, "add_gradient", fail)
     with pytest.raises(DataError, match=r"train\.xyz, frame \d+: does not fit"):
         run_training(build_options(tmp_path), show_progress=False)
 
@@ -122,7 +121,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     def fail(loss, parameters):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(loop, "add_gradient", fail)
+    monkeypatch.setattr(step_runner, "add_gradient", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         run_training(build_options(tmp_path), show_progress=False)
 
@@ -133,13 +132,13 @@ def test_the_bound_follows_what_a_step_took(tmp_path, monkeypatch, caplog):
     _, gradients = run(options, monkeypatch)
     monkeypatch.setattr(memory, "read_free_memory", lambda device: 2e6)
     seen = []
-    compute_share = loop.Trainer._compute_share
+    compute = step_runner.StepRunner._compute
 
-    def note(self, part, *args):
+    def note(self, model, part, *args, **kwargs):
         seen.append((self.bound.most_tokens, part.n_tokens, len(part.indices)))
-        return compute_share(self, part, *args)
+        return compute(self, model, part, *args, **kwargs)
 
-    monkeypatch.setattr(loop.Trainer, "_compute_share", note)
+    monkeypatch.setattr(step_runner.StepRunner, "_compute", note)
     small = replace(options, output=str(tmp_path / "small"))
     with caplog.at_level("INFO", "pet_calc"):
         _, others = run(small, monkeypatch)

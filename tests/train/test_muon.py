@@ -1,12 +1,11 @@
 """Steps that are equally long in all directions of a matrix."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.models import build_model
 from support.runs import build_options, check_resume, write_base
 
+from pet_calc.config import replace
 from pet_calc.errors import ConfigError
 from pet_calc.train.muon import Muon, find_matrices, orthogonalize
 from pet_calc.train.optim import build_optimizer, set_learning_rate

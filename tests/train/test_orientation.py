@@ -1,7 +1,6 @@
 """Training and judging in random orientations."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,12 +8,13 @@ from support.frames import build_frames
 from support.runs import build_options, check_resume, write_base
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import LossOptions, LossTerm
+from pet_calc.config import LossOptions, replace
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.graph import build_graph, collate
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import Orientation, turn_frame, turn_labels
+from pet_calc.data.split import split_in_two
 from pet_calc.errors import ConfigError
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
@@ -27,7 +27,7 @@ from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
-MSE = LossOptions(LossTerm(), LossTerm(), LossTerm())
+MSE = LossOptions()
 
 
 def load_steps(frames, orientation):
@@ -132,17 +132,21 @@ def test_a_paired_step_has_each_frame_in_two_orientations():
     settings = {"dtype": torch.float64, "orientation": orientation, "is_paired": True}
     (step, *_) = BatchLoader(dataset, 4, **settings).iterate_steps(3)
     (part,) = step.parts
-    assert part.indices == (0, 1, 2, 3, 0, 1, 2, 3)
-    for half, draws in ((0, orientation), (4, orientation.find_second())):
+    assert part.indices == (0, 0, 1, 1, 2, 2, 3, 3)
+    for first, draws in enumerate((orientation, orientation.find_second())):
         expected = torch.from_numpy(draws.draw(3, range(4)))
-        assert torch.equal(part.turns[half : half + 4], expected)
-    assert not torch.allclose(part.turns[:4], part.turns[4:])
+        assert torch.equal(part.turns[first::2], expected)
+    assert not torch.allclose(part.turns[::2], part.turns[1::2])
     plain = dataset.measure(range(4))
     assert step.totals == plain.double()
     # a step cut for memory has the same frames, turned the same
     cut = BatchLoader(dataset, 4, most_tokens=1, **settings).iterate_steps(3)
-    turns = torch.stack([part.turns for part in next(cut).parts], dim=1)
-    assert torch.equal(turns.reshape(-1, 3, 3), part.turns)
+    turns = torch.cat([part.turns for part in next(cut).parts])
+    assert torch.equal(turns, part.turns)
+    # and so has one that turned out too large
+    halves = split_in_two(part)
+    assert [half.n_frames for half in halves] == [2, 2]
+    assert torch.equal(torch.cat([half.turns for half in halves]), part.turns)
 
 
 def compute_step(model, step, with_stress=True):
@@ -174,7 +178,7 @@ def test_consistency_is_the_squared_difference_of_what_is_turned_back(tmp_path):
     n_atoms = sum(f.weight * f.n_atoms for f in frames)
     for i, frame in enumerate(frames):
         results = []
-        for turn in (step.parts[0].turns[i], step.parts[0].turns[i + 5]):
+        for turn in step.parts[0].turns[2 * i : 2 * i + 2]:
             turned = turn_frame(frame, turn.numpy())
             batch = collate([build_graph(turned, 4.0)], dtype=torch.float64)
             prediction = predict(model, batch, with_stress=True)
@@ -195,6 +199,8 @@ def test_consistency_is_the_squared_difference_of_what_is_turned_back(tmp_path):
     assert float(found.detach()) == expected
     cut = BatchLoader(dataset, 5, most_tokens=1, **settings).iterate_steps(0)
     assert float(compute_step(model, next(cut)).detach()) == expected
+    halves = step._replace(parts=list(split_in_two(step.parts[0])))
+    assert float(compute_step(model, halves).detach()) == expected
     gradients = torch.autograd.grad(found, list(model.parameters()), allow_unused=True)
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
 

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from dataclasses import replace
+import sys
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from support.runs import build_options, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import LossOptions, LossTerm, read_options
+from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
 from pet_calc.data.graph import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
@@ -22,7 +22,7 @@ from pet_calc.lora.fingerprint import compute_fingerprint
 from pet_calc.lora.inject import has_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
-from pet_calc.train import loop
+from pet_calc.train import loop, step_runner
 from pet_calc.train.run import run_training
 
 
@@ -99,7 +99,7 @@ def test_a_signal_in_mid_epoch_loses_nothing(tmp_path, monkeypatch):
 
     def interrupt(self, *args):
         loss = take_step(self, *args)
-        if self.progress.step == 4:
+        if self.state.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
@@ -262,11 +262,119 @@ def test_resuming_with_other_options_is_said(tmp_path, caplog):
     changed = replace(options, seed=7, train=replace(options.train, batch_size=2))
     with caplog.at_level("WARNING", "pet_calc"):
         run(changed, is_resumed=True, stop_after=2)
-    assert "(seed, train.batch_size)" in caplog.text
+    assert "(architecture.training.batch_size, seed)" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", "pet_calc"):
         run(changed, is_resumed=True)
     assert "other options" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 4}, "rank: expected 2, with which the run in .* began, got 4"),
+        ({"method": "full"}, "method: expected lora, .*, got full"),
+        ({"target": "energy/pbe0"}, "targets: expected .'energy'., .*'energy/pbe0'"),
+        ({"offsets": "keep"}, "atomic_baseline.mode: expected fit, .*, got keep"),
+    ],
+)
+def test_resuming_with_what_makes_another_model_is_refused(tmp_path, change, message):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    before = (tmp_path / "run" / "options_resolved.yaml").read_bytes()
+    base = options.finetune.base
+    data = str(tmp_path / "train.xyz")
+    changed = build_options(tmp_path, base=base, data=data, **change)
+    with pytest.raises(ConfigError, match=message):
+        run(changed, is_resumed=True)
+    assert (tmp_path / "run" / "options_resolved.yaml").read_bytes() == before
+
+
+def test_resuming_from_another_base_is_refused(tmp_path):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    (tmp_path / "other").mkdir()
+    other = write_base(tmp_path / "other", d_feedforward=16)
+    changed = build_options(tmp_path, base=other, data=str(tmp_path / "train.xyz"))
+    with pytest.raises(ConfigError, match="--base: expected the model that the run"):
+        run(changed, is_resumed=True)
+
+
+def test_resuming_on_changed_data_is_refused_unless_asked_for(tmp_path, caplog):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    write(tmp_path / "train.xyz", build_frames(seed=5))
+    with pytest.raises(
+        DataError, match=r"train\.xyz: not the data .*--resume-with-new"
+    ):
+        run(options, is_resumed=True)
+    with caplog.at_level("WARNING", "pet_calc"):
+        assert run(options, is_resumed=True, accepts_new_data=True).end == "finished"
+    assert "goes on with other data" in caplog.text
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_only_other_data_are_checked_as_at_a_start(tmp_path, monkeypatch, is_new):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    if is_new:
+        write(tmp_path / "train.xyz", build_frames(seed=5))
+    checked = []
+    module = sys.modules[run_training.__module__]
+    monkeypatch.setattr(module, "check_data", lambda *args: checked.append(args))
+    run(options, is_resumed=True, accepts_new_data=True)
+    assert bool(checked) == is_new
+
+
+def test_a_chain_of_short_sessions_is_one_run(tmp_path):
+    """Each leaves its state, also where no checkpoint was due."""
+    train = {"checkpoint_interval": 100}
+    whole = build_options(tmp_path, output="whole", train=train)
+    run(whole)
+    short = replace(whole, output=str(tmp_path / "short"))
+    for last in (1, 2, 3, 4):
+        report = run(short, stop_after=last, is_resumed=last > 1)
+        assert report.n_steps == 3 * last
+    one, other = (
+        load_checkpoint(tmp_path / name / "last_model.ckpt")
+        for name in ("whole", "short")
+    )
+    assert_same_state(one.state, other.state)
+    assert read_log(tmp_path / "short")[-1]["epoch"] == 4
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, epoch):
+    whole = build_options(tmp_path, output="whole")
+    run(whole)
+    cut = replace(whole, output=str(tmp_path / "cut"))
+    evaluate, take_step = loop.Trainer._evaluate, loop.Trainer._take_step
+
+    def fail(self, *args):
+        if self.state.step == 3 * epoch:
+            raise RuntimeError("the machine went away")
+        return evaluate(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_evaluate", fail)
+        with pytest.raises(RuntimeError, match="went away"):
+            run(cut)
+    steps = []
+
+    def count(self, *args):
+        steps.append(self.state.step)
+        return take_step(self, *args)
+
+    monkeypatch.setattr(loop.Trainer, "_take_step", count)
+    run(cut, is_resumed=True)
+    # no step is taken twice
+    assert steps == list(range(3 * epoch, 12))
+    one, other = (
+        load_checkpoint(tmp_path / name / "last_model.ckpt")
+        for name in ("whole", "cut")
+    )
+    assert_same_state(one.state, other.state)
+    assert [row["epoch"] for row in read_log(tmp_path / "cut")] == [1, 2, 3, 4]
 
 
 def test_resuming_nothing_is_an_error(tmp_path):
@@ -283,7 +391,7 @@ def test_validating_saving_and_logging_are_tried_before_the_first_step(
 
     steps = []
     monkeypatch.setattr(loop.Trainer, "_take_step", lambda *args: steps.append(1))
-    owner = loop.Trainer if name == "evaluate" else loop
+    owner = step_runner.StepRunner if name == "evaluate" else loop
     monkeypatch.setattr(owner, name, fail)
     with pytest.raises(OSError, match="disk full"):
         run(build_options(tmp_path))
@@ -296,7 +404,7 @@ def test_labels_that_give_no_gradient_stop_before_anything_is_written(
     def spoil(loss, parameters):
         parameters[0].grad = torch.full_like(parameters[0], float("nan"))
 
-    monkeypatch.setattr(loop, "add_gradient", spoil)
+    monkeypatch.setattr(step_runner, "add_gradient", spoil)
     with pytest.raises(DataError, match="no finite loss and gradient"):
         run(build_options(tmp_path))
     assert not (tmp_path / "run" / "last_model.ckpt").exists()

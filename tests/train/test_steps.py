@@ -2,7 +2,6 @@
 
 import logging
 import re
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from support.frames import write_frames
 from support.models import build_model
 from support.runs import build_options, write_base
 
-from pet_calc.config import TrainOptions
+from pet_calc.config import TrainOptions, replace
 from pet_calc.engine import switch
 from pet_calc.errors import ConfigError
 from pet_calc.train import steps

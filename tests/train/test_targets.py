@@ -1,7 +1,5 @@
 """Several levels of theory in one run, each from its own files and labels."""
 
-from dataclasses import replace
-
 import ase.io
 import numpy as np
 import pytest
@@ -11,9 +9,8 @@ from support.frames import build_frames
 from support.runs import stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import read_options
+from pet_calc.config import FinetuneOptions, read_options, replace
 from pet_calc.config.data_options import TargetOptions
-from pet_calc.config.options import FinetuneOptions
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.read_dataset import StoreRule, read_dataset
 from pet_calc.errors import ConfigError, DataError
@@ -148,7 +145,7 @@ def test_lora_trains_the_heads_of_new_levels_only(tmp_path):
         options,
         training_set=datasets,
         validation_set=(replace(options.validation_set[0], targets=tuple(targets)),),
-        finetune=FinetuneOptions(method="lora", base=base),
+        finetune=FinetuneOptions(method="lora", read_from=base),
         train=replace(options.train, num_epochs=2),
     )
     report = run_training(options, show_progress=False)
@@ -169,7 +166,7 @@ def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):
     found = read_dataset(
         read_both(tmp_path), StoreRule(tmp_path, "never"), main_target="energy/a"
     )
-    assert [f.target for f in found] == [""] * 9 + ["energy/b"] * 9
+    assert [f.target for f in found] == ["energy/a"] * 9 + ["energy/b"] * 9
     missing = [f.source.rpartition(" ")[2] for f in found if f.energy is None]
     assert missing == ["2", "0"]
     assert [i for i, f in enumerate(found) if f.forces is None] == [10]

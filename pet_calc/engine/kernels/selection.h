@@ -10,7 +10,8 @@ namespace pet_calc::engine {
 // numbers of pet_calc/model/constants.py
 constexpr double BUMP_MARGIN = 1e-6, SMALL_SQUARE = 1e-15, MIN_SLOPE = 1e-6;
 constexpr double MIN_ADAPTIVE_FRACTION = 1.0 / 16.0, PI = 3.14159265358979323846;
-constexpr int N_SOLVER_STEPS = 10;
+constexpr int N_FREE_SOLVER_STEPS = 10, N_SOLVER_STEPS = 100;
+constexpr double SOLVED_FLOAT64 = 1e-9, SOLVED_FLOAT32 = 1e-5;
 
 struct Cutoff {
     double radius, width, n_wanted, adaptive_width;
@@ -68,7 +69,7 @@ void solve_radii(const Cutoff &cutoff, const int64_t *starts, int64_t n_atoms,
     selection.radii.resize(n_atoms);
     selection.is_clamped.resize(n_atoms);
     // far below the rounding of the refined radius, whose error is the square of this
-    const A converged = A(cutoff.radius) * (sizeof(A) == 8 ? A(1e-9) : A(1e-5));
+    const A solved = cutoff.radius * (sizeof(A) == 8 ? SOLVED_FLOAT64 : SOLVED_FLOAT32);
     at::parallel_for(0, n_atoms, 8, [&](int64_t begin, int64_t end) {
         std::vector<A> near;
         for (int64_t i = begin; i < end; i++) {
@@ -77,16 +78,20 @@ void solve_radii(const Cutoff &cutoff, const int64_t *starts, int64_t n_atoms,
                 if (selection.distances[p] < A(cutoff.radius))
                     near.push_back(selection.distances[p]);
             A low = 0, high = cutoff.radius, radius = A(0.5) * high, number, slope;
-            for (int step = 0; step < N_SOLVER_STEPS; step++) {
+            A last_step = high;
+            for (int k = 0; k < N_SOLVER_STEPS; k++) {
                 count(cutoff, near, radius, &number, &slope);
                 A excess = number - A(cutoff.n_wanted);
                 (excess <= 0 ? low : high) = radius;
                 A newton = radius - excess / std::max(slope, A(MIN_SLOPE));
-                bool is_inside = newton >= low && newton <= high;
-                A next = is_inside ? newton : A(0.5) * (low + high);
-                bool is_done = is_inside && std::abs(next - radius) < converged;
+                A step = std::abs(newton - radius);
+                bool is_good = newton >= low && newton <= high;
+                bool is_solved = is_good && step <= solved;
+                if (k >= N_FREE_SOLVER_STEPS) is_good = is_good && step <= A(0.5) * last_step;
+                A next = is_good || is_solved ? newton : A(0.5) * (low + high);
+                last_step = std::abs(next - radius);
                 radius = next;
-                if (is_done) break;
+                if (is_solved || high - low <= solved) break;
             }
             count(cutoff, near, radius, &number, &slope);
             slope = std::max(slope, A(MIN_SLOPE));

@@ -11,6 +11,8 @@ from pet_calc.config import BaselineOptions, TargetOptions
 from pet_calc.data.baseline_fit import (
     Array,
     count_species,
+    estimate_total_energies,
+    find_open_types,
     fit_composition,
     fit_composition_shift,
     fit_energy_scale,
@@ -106,7 +108,11 @@ def set_offsets(
             own = predict_energies(model, target.name, atoms, len(atoms))
             predictions = np.append(predictions, own)
             weights = np.append(weights, np.full(len(atoms), ATOM_WEIGHT))
-        offsets = start + fit_composition_shift(counts, energies, predictions, weights)
+        shift = estimate_total_energies(model.atomic_types) - start
+        offsets = start + fit_composition_shift(
+            counts, energies, predictions, weights, total_shift=shift
+        )
+        _warn_of_open(model, counts)
     if given is not None:
         offsets = _apply_table(offsets, given, model.atomic_types, target.unit)
     with torch.no_grad():
@@ -221,6 +227,17 @@ def _table_of(model: PET, target: str) -> TargetTable:
     table = model.baseline.tables[target]
     assert isinstance(table, TargetTable)
     return table
+
+
+def _warn_of_open(model: PET, counts: Array) -> None:
+    """Say which energies per element the data do not determine."""
+    names = [chemical_symbols[model.atomic_types[i]] for i in find_open_types(counts)]
+    if names:
+        logger.warning(
+            "energies per element: the data determine %s in the proportions only that "
+            "they have; energies of other formulas cannot be compared with these",
+            ", ".join(names),
+        )
 
 
 def _log_offsets(

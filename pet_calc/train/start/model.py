@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -269,9 +270,9 @@ def _add_target(
             raise ConfigError(
                 f"finetune.inherit_heads: {name} is an output of the base already"
             )
-        if target.description:
-            spec = model.targets[name]
-            model.targets[name] = replace(spec, description=target.description)
+        spec = model.targets[name]
+        description = target.description or _describe_unknown_level(spec, options)
+        model.targets[name] = replace(spec, description=description)
         return name
     source = _choose_source(known, name, finetune)
     spec = TargetSpec.for_energy(name, description=target.description)
@@ -280,6 +281,20 @@ def _add_target(
         model.add_target(spec, inherit_from=source)
     logger.info("new output %s starts from the heads of %s", name, source)
     return source
+
+
+def _describe_unknown_level(spec: TargetSpec, options: RunOptions) -> str:
+    """Return what a target of the base is after training on data of an unsaid level."""
+    logger.info(
+        "level of theory of %s: not stated; name it with --level, or `description` in "
+        "an options file, so that the model says what it is",
+        spec.name,
+    )
+    files = [file for part in options.training_set for file in part.read_from]
+    named = ", ".join(Path(file).name for file in files[:3])
+    more = ", ..." if len(files) > 3 else ""
+    base = f"from {spec.description}, " if spec.description else ""
+    return f"{base}trained on {named}{more}, level not stated"
 
 
 def _choose_outputs(

@@ -1,7 +1,6 @@
 """What is forgotten of the base's domain, and what replay does about it."""
 
 import json
-from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -13,12 +12,12 @@ from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import DatasetOptions, LabelOptions, TargetOptions
+from pet_calc.config import DatasetOptions, LabelOptions, TargetOptions, replace
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_frame
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.model.hypers import TargetSpec
-from pet_calc.train import loop
+from pet_calc.train import step_runner
 from pet_calc.train.domain import frames as base_frames
 from pet_calc.train.domain.forgetting import Forgetting
 from pet_calc.train.domain.frames import label_by_model
@@ -168,7 +167,7 @@ def test_sets_may_have_keys_and_units_of_their_own(tmp_path, base):
         forces=LabelOptions(key="F"),
         stress=LabelOptions(key="S", sign=-1),
     )
-    other = DatasetOptions((str(tmp_path / "hartree.xyz"),), targets=(target,))
+    other = DatasetOptions(systems=str(tmp_path / "hartree.xyz"), targets=(target,))
     options = build_options(tmp_path, base=base, retain=(retain,), **NO_TRAINING)
     one = run(options).forgetting.before
     two = run(replace(options, retain_set=(other,)), may_overwrite=True).forgetting
@@ -182,13 +181,15 @@ def test_sets_may_have_keys_and_units_of_their_own(tmp_path, base):
 def replayed_loss(monkeypatch):
     """Losses of replay in the order of steps."""
     losses = []
-    add = loop.Trainer._accumulate_replay
+    add = step_runner.StepRunner._add_gradient
 
-    def record(self):
-        losses.append(add(self))
-        return losses[-1]
+    def record(self, step, trained):
+        loss = add(self, step, trained)
+        if trained is not self.training:
+            losses.append(loss)
+        return loss
 
-    monkeypatch.setattr(loop.Trainer, "_accumulate_replay", record)
+    monkeypatch.setattr(step_runner.StepRunner, "_add_gradient", record)
     return losses
 
 
@@ -324,7 +325,7 @@ def test_replay_trains_the_base_head_through_the_trunk_if_it_is_kept(
     )
     with caplog.at_level("INFO", "pet_calc"):
         report = run(options)
-    assert "for output energy with the base's energies" in caplog.text
+    assert "for target energy with the base's energies" in caplog.text
     assert list(report.forgetting.after) == ["energy/pbe0", "energy"]
     kept = report.forgetting.compute_ratios("energy")["forces"]
     assert kept < 0.7 * without.compute_ratios("energy")["forces"]

@@ -1,7 +1,6 @@
 """Energy offsets: fitted, kept, given, from isolated atoms."""
 
 import json
-from dataclasses import replace
 
 import ase.io
 import pytest
@@ -14,7 +13,7 @@ from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import BaselineOptions
+from pet_calc.config import BaselineOptions, replace
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.isolated import choose_references, find_isolated
 from pet_calc.errors import ConfigError, DataError

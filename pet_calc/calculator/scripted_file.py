@@ -1,0 +1,99 @@
+"""The network of a file that pet-calc exported, run by TorchScript."""
+
+from typing import Any
+
+import torch
+
+from pet_calc.calculator.atoms_io import assemble_direct
+from pet_calc.checkpoint.to_ev import is_angstrom
+from pet_calc.model.batch import Batch
+from pet_calc.model.derivatives import Prediction, assemble_prediction
+from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.units import energy_factor
+
+
+def find_script_obstacle(exported: Any, output: str) -> str | None:
+    """Return why ``ScriptedFile`` cannot run a file's output, None if it can."""
+    if not hasattr(exported.module, "evaluate_pairs"):
+        return "another program, or an older pet-calc, wrote the file"
+    capabilities = exported.capabilities()
+    unit = capabilities.outputs[output].unit
+    if not is_angstrom(capabilities.length_unit) or energy_factor(unit) != 1.0:
+        return f"the file is in {capabilities.length_unit} and {unit}, not in Å and eV"
+    return None
+
+
+class ScriptedFile:
+    """Outputs of a file from float64 geometry, as ``ExportedNetwork`` gives them.
+
+    Metatomic's interface takes positions in the model's dtype, and gives sums in it.
+    Here only the vectors between atoms are rounded, and nothing that is large.
+    """
+
+    def __init__(self, exported: Any, output: str, dtype: torch.dtype) -> None:
+        """Take the file's module.
+
+        Args:
+            exported: a metatomic model for which ``find_script_obstacle`` finds none.
+            output: name of an energy output.
+            dtype: that of the file.
+        """
+        self._module = exported.module
+        self._output = output
+        self._dtype = dtype
+        self.is_conditioned = bool(
+            self._module.describe_engine(output)[1]["is_conditioned"]
+        )
+
+    def predict(self, batch: Batch, *, with_stress: bool = False) -> Prediction:
+        """Return energies, forces and, if asked for, the stress of a single structure.
+
+        Raises:
+            torch.jit.Error: if the model has no entry for the charge or the spin.
+        """
+        vectors = compute_edge_vectors(batch).to(self._dtype).requires_grad_(True)
+        values, composition = self._run(batch, vectors, [self._output])
+        energies = values[self._output].squeeze(1)
+        gradient = torch.zeros_like(vectors)
+        if len(vectors) > 0:
+            (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+        return assemble_prediction(
+            composition[self._output].squeeze(1),
+            batch,
+            energies.detach(),
+            vectors.detach(),
+            gradient,
+            with_stress=with_stress,
+        )
+
+    def predict_direct(
+        self, batch: Batch, forces: str, stress: str | None
+    ) -> Prediction:
+        """Return energies, and forces and stress from the direct outputs so named."""
+        names = [self._output, forces, *([] if stress is None else [stress])]
+        with torch.no_grad():
+            vectors = compute_edge_vectors(batch).to(self._dtype)
+            values, composition = self._run(batch, vectors, names)
+            totals = {
+                name: per_atom.to(torch.float64) + composition[name]
+                for name, per_atom in values.items()
+            }
+        return assemble_direct(totals, self._output, forces, stress)
+
+    def _run(
+        self, batch: Batch, vectors: torch.Tensor, names: list[str]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        values: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = (
+            self._module.evaluate_pairs(
+                names,
+                batch.species,
+                batch.cells[0],
+                batch.centers,
+                batch.neighbors,
+                batch.reverse,
+                vectors,
+                int(batch.charges[0]),
+                int(batch.spin_multiplicities[0]),
+            )
+        )
+        return values

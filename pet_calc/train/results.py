@@ -1,0 +1,83 @@
+"""What a run leaves at its end: test errors, adapter, report."""
+
+import json
+import logging
+from pathlib import Path
+
+from pet_calc.checkpoint import load_checkpoint, save_checkpoint
+from pet_calc.checkpoint.adapter import save_adapter
+from pet_calc.config import RunOptions
+from pet_calc.data.loader import BatchLoader
+from pet_calc.evaluate.metrics import format_errors
+from pet_calc.lora.adapter import extract_adapter
+from pet_calc.lora.inject import has_lora
+from pet_calc.system.atomic import write_text_atomically
+from pet_calc.train.domain.forgetting import measure_forgetting
+from pet_calc.train.domain.frames import BaseDomain
+from pet_calc.train.loop import Trainer
+from pet_calc.train.report import RunReport
+from pet_calc.train.start.model import Prepared
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "adapter.safetensors"
+REPORT_NAME = "report.json"
+
+
+def write_results(
+    trainer: Trainer,
+    prepared: Prepared,
+    test_loader: BatchLoader | None,
+    report: RunReport,
+    options: RunOptions,
+    domain: BaseDomain,
+) -> None:
+    """Evaluate the best model and write adapter and report."""
+    folder, runner = trainer.folder, trainer.runner
+    # the first process has written the model that all of them read
+    runner.ranks.wait()
+    weight = runner.model.edge_embedder.weight
+    best = load_checkpoint(folder.best)
+    model = best.build_model(dtype=weight.dtype, device=weight.device)
+    if has_lora(model) and runner.ranks.is_main:
+        adapter = extract_adapter(
+            model,
+            base_fingerprint=prepared.base_fingerprint,
+            base_name=Path(options.finetune.base or "").name,
+            targets=[*options.energy_targets, *prepared.direct.names],
+            new_elements=prepared.new_numbers,
+            metadata=best.metadata,
+        )
+        save_adapter(folder.path / ADAPTER_NAME, adapter)
+    if report.best_epoch == 0 and prepared.base is not None:
+        logger.warning(
+            "no epoch beat the base on the validation set: %s is the base with the new "
+            "energy offsets",
+            folder.best,
+        )
+    is_over = report.end != "stopped"
+    if options.final_eval and test_loader is not None and is_over:
+        report.test = runner.evaluate(
+            test_loader, model, desc="test errors", hide=trainer.hide_bar
+        )
+        logger.info("test set: %s", format_errors(report.test))
+    if not runner.ranks.is_main:
+        return
+    if report.rotation is not None:
+        report.rotation.measure(model, prepared.target)
+        logger.info("rotation: %s", report.rotation.to_text())
+        for warning in report.rotation.find_warnings():
+            logger.warning("%s", warning)
+        best.metadata["rotation"] = report.rotation.to_dict()
+        save_checkpoint(folder.best, best)
+    if domain.retained and is_over:
+        report.forgetting = measure_forgetting(
+            model,
+            domain.retained,
+            domain.before,
+            (prepared.target, prepared.source),
+            prepared.base_offsets,
+        )
+        logger.info("forgetting: %s", report.forgetting.to_text())
+    text = json.dumps(report.to_dict(), indent=2) + "\n"
+    write_text_atomically(folder.path / REPORT_NAME, text)
