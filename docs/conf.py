@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from generate import render_commands, render_findings  # noqa: E402
+from generate import render_commands, render_findings
 
 project = "pet-calc"
 author = "The pet-calc developers"

@@ -16,6 +16,7 @@ from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_mod
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import ConfigError
 from pet_calc.model.pet import PET
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,9 @@ class PETCalculator(Calculator):
         if not skin >= 0.0:
             raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
         self._engine: ModelEngine | ExportedEngine
-        if isinstance(model, (str, Path)) and is_exported(model):
+        if isinstance(model, (str, Path)):
+            model = expand_path(model)
+        if isinstance(model, str) and is_exported(model):
             if adapter is not None:
                 raise ConfigError(
                     f"{model}: an exported file cannot take an adapter; export the "

@@ -12,6 +12,7 @@ from metatomic.torch import register_autograd_neighbors
 
 from pet_calc.data.neighbor_search import check_cell, check_positions
 from pet_calc.data.neighbors import compute_pairs, mask_cell
+from pet_calc.data.state import give_usual_names
 from pet_calc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,9 @@ class MetatomicFile:
 
     def find_changes(self, before: Atoms, now: Atoms) -> list[str]:
         """Return which inputs in ``info`` differ, of those that the model reads."""
-        self._inner.atoms = before
-        return [c for c in self._inner.check_state(now) if c not in all_changes]
+        self._inner.atoms = give_usual_names(before)
+        found = self._inner.check_state(give_usual_names(now))
+        return [c for c in found if c not in all_changes]
 
     def compute(self, atoms: Atoms, *, with_stress: bool) -> dict[str, Any]:
         """Return energy, free_energy, energies, forces and, if asked for, stress."""
@@ -67,7 +69,7 @@ class MetatomicFile:
             empty = {"energies": np.zeros(0), "forces": np.zeros((0, 3))}
             stress = {"stress": np.zeros(6)} if with_stress else {}
             return {"energy": 0.0, "free_energy": 0.0, **empty, **stress}
-        near = bring_home(atoms)
+        near = bring_home(give_usual_names(atoms))
         self._lists.atoms = near
         names = ["energy", "energies", "forces"]
         if with_stress:

@@ -5,6 +5,8 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import chemical_symbols
 
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.notes import NOT_WHOLE, find_state_notes, is_warning
 from pet_calc.errors import ModelError
 from pet_calc.model.pet import PET
 
@@ -37,6 +39,34 @@ def check_charge_and_spin(
             f"{source}: spin multiplicity {spin_multiplicity} (2S + 1), but the model "
             f"knows 1 to {hypers.max_spin_multiplicity} only"
         )
+
+
+def check_frame_state(model: PET, frame: LabeledFrame) -> None:
+    """Raise the same for a frame of a file.
+
+    A charge or spin that is no whole number is an error only here: a model without
+    conditioning does not ask for it.
+    """
+    check_charge_and_spin(model, frame.charge, frame.spin_multiplicity, frame.source)
+    if model.system_conditioning is None:
+        return
+    for note in find_state_notes(frame.notes):
+        if NOT_WHOLE in note:
+            raise ModelError(
+                f"{frame.source}: {note}, but the model needs it as a whole number; "
+                "mend the file, or name another key with --charge-key or --spin-key"
+            )
+
+
+def find_serious_notes(frame: LabeledFrame, model: PET | None) -> list[str]:
+    """Return the notes of a frame that question its labels.
+
+    For a conditioned model, those on charge and spin as well.
+    """
+    notes = [note for note in frame.notes if is_warning(note)]
+    if model is not None and model.system_conditioning is not None:
+        notes += find_state_notes(frame.notes)
+    return notes
 
 
 def has_stress(atoms: Atoms, properties: list[str] | None) -> bool:

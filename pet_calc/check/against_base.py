@@ -32,6 +32,7 @@ from pet_calc.check.units import (
     find_energy_units,
     find_force_units,
 )
+from pet_calc.data.advice import advise
 from pet_calc.data.baseline_fit import count_species
 from pet_calc.data.labels import DEFAULT_UNITS, Array, LabelUnits
 from pet_calc.evaluate.predict import FramePrediction
@@ -49,6 +50,8 @@ LEAST_COMPONENTS, LEAST_FRAMES = 30, 8
 LARGE, SMALL = 5.0, 0.1
 # eV/atom between labels and base: binding is up to 8, levels differ by less
 OFFSET = 10.0
+# eV/atom and eV/Å: differences of predictions from themselves, written and read again
+SAME_ENERGY, SAME_FORCES = 1e-5, 1e-5
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Comparison:
     """Per atom, after a fit of the composition; None with too few frames."""
     stress: Fit | None = None
     """Normal components, in eV/Å^3."""
+    has_stress: bool = False
+    """Whether any of the frames has one."""
 
     def to_text(self) -> str:
         """Return one line per quantity."""
@@ -91,6 +96,7 @@ def compare_with_base(
     comparison = Comparison(
         len(predictions), _fit_forces(predictions), _fit_energies(predictions)
     )
+    comparison.has_stress = any(p.frame.stress is not None for p in predictions)
     findings = [
         *_check_forces(comparison, predictions, units, work),
         *_check_energy(comparison, units, work),
@@ -100,7 +106,35 @@ def compare_with_base(
         findings += _check_offset(predictions)
     trust = _trust(comparison, findings)
     comparison.stress, found = check_stress(predictions, units=units, trust=trust)
-    return comparison, findings + found
+    return comparison, [*_check_same(predictions), *findings, *found]
+
+
+def _check_same(predictions: Sequence[FramePrediction]) -> list[Finding]:
+    """Report labels that are the base's own predictions, to the digits of a file."""
+    differences = [
+        (
+            abs((p.frame.energy or 0.0) - p.energy) / p.frame.n_atoms,
+            float(np.abs(np.asarray(p.frame.forces) - p.forces).max()),
+        )
+        for p in predictions
+        if p.frame.energy is not None and p.frame.forces is not None
+    ]
+    if not differences or len(differences) < len(predictions):
+        return []
+    energy, forces = (max(values) for values in zip(*differences, strict=True))
+    # chance is no such thing; float32 and eight digits are
+    if energy > SAME_ENERGY or forces > SAME_FORCES:
+        return []
+    return [
+        Finding(
+            "warning",
+            "predicted-labels",
+            f"energies and forces are the base's own predictions (to {energy:.0e} "
+            f"eV/atom and {forces:.0e} eV/A): a file of an older `eval -o`?",
+            "an error against them says nothing, and training on them teaches nothing: "
+            "name the calculated labels, or take the file that was evaluated",
+        )
+    ]
 
 
 def _fit_forces(predictions: Sequence[FramePrediction]) -> Fit | None:
@@ -225,9 +259,9 @@ def _judge_force_unit(
         or of_energy in find_energy_units(comparison.energy.slope, factors.energy)
     )
     if of_energy is not None and energies_agree:
-        advice = f"--energy-unit {of_energy}"
+        advice = advise(energy_unit=of_energy)
     else:
-        advice = f"in an options file: forces: {{unit: {names[0]}}}"
+        advice = advise(forces_unit=names[0])
     return [
         Finding(
             "error" if is_odd else "warning",
@@ -250,7 +284,7 @@ def _judge_per_bohr(fit: Fit, units: LabelUnits) -> list[Finding]:
             "forces-per-bohr",
             f"forces are {fit.slope:.3g} times the base's (correlation "
             f"{fit.correlation:.2f}): as forces in {per_bohr[0]} are",
-            f"in an options file: forces: {{unit: {per_bohr[0]}}}, if that is so",
+            f"{advise(forces_unit=per_bohr[0])}, if that is so",
         )
     ]
 
@@ -294,12 +328,16 @@ def _check_energy(
     if is_same_factor and not forces_are_right and units.forces is None:
         # said once, for the forces
         return []
-    advice = f"--energy-unit {names[0]}"
+    advice = advise(energy_unit=names[0])
     if forces_are_right and units.forces is None:
-        advice = (
-            f"in an options file: unit: {names[0]} for the energy and forces: "
-            "{unit: eV/A}"
-        )
+        # those of forces and stress follow from that of the energy
+        own = f"{units.energy}/{units.length}"
+        advice = advise(energy_unit=names[0], forces_unit=own)
+        if comparison.has_stress and units.stress is None:
+            own_stress = f"{units.energy}/{units.length}^3"
+            advice = advise(
+                energy_unit=names[0], forces_unit=own, stress_unit=own_stress
+            )
     return [
         Finding(
             "error" if forces_are_right else "warning",

@@ -40,9 +40,39 @@ CODES: dict[str, Code] = {
         "Set the key of that label, or make two data sets with a target each.",
     ),
     "other-keys": Code(
-        ("note",),
-        "The file holds another key that looks like this label.",
+        ("warning", "note"),
+        "The file holds another key that looks like this label. It is a warning where "
+        "there are no forces, and the key has a row for each atom.",
         "Nothing if the right one was taken; else name the key with a flag.",
+    ),
+    "predicted-labels": Code(
+        ("warning", "note"),
+        "Labels are predictions of a model, by their name or because they are those of "
+        "the base itself.",
+        "Name the calculated labels, or take the file that was evaluated.",
+    ),
+    "columns-not-read": Code(
+        ("warning", "note"),
+        "An extended XYZ file has columns that its header does not declare. It is a "
+        "warning where they sum to zero, as forces do.",
+        "Declare them in Properties of the comment line.",
+    ),
+    "input-not-read": Code(
+        ("warning",),
+        "The base is conditioned on charge and spin, and the file seems to have them "
+        "under a name that is not read.",
+        "Name the key with `--charge-key` or `--spin-key`.",
+    ),
+    "fixed-atoms": Code(
+        ("warning",),
+        "Some atoms have a force of exactly zero where the others do not sum to zero, "
+        "as fixed atoms do.",
+        "Write the forces without constraints, or leave them out.",
+    ),
+    "close-atoms": Code(
+        ("note",),
+        "Atoms are closer than half the sum of their covalent radii.",
+        "Nothing for scans of repulsion; else check the length unit.",
     ),
     "not-finite": Code(
         ("warning", "note"),

@@ -14,8 +14,9 @@ import numpy as np
 
 from pet_calc.check.finding import Finding
 from pet_calc.check.units import Fit, compute_fit
+from pet_calc.data.advice import advise, spell_label_flag
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.labels import Array
+from pet_calc.data.labels import DEFAULT_UNITS, Array, LabelUnits
 
 # fewer pairs could agree by chance
 LEAST_PAIRS = 8
@@ -31,19 +32,36 @@ FAR = 4.0
 # frames of one composition that are compared with each other
 MOST_FRAMES = 200
 
-# (declared for energies : declared for forces) mixes that are met in practice, by
-# slope: energy difference over work
-_MIXES = {
-    0.0434: "forces in kcal/mol/A beside energies in eV",
-    23.06: "energies in kcal/mol beside forces in eV/A",
-    51.42: "forces in Hartree/bohr beside energies in eV",
-    27.21: "forces in Hartree/A beside energies in eV",
-    1 / 27.21: "energies in Hartree beside forces in eV/A",
-    25.71: "forces in Ry/bohr beside energies in eV",
-    1 / 96.49: "forces in kJ/mol/A beside energies in eV",
-    96.49: "energies in kJ/mol beside forces in eV/A",
-    1.89: "forces per bohr beside lengths in A",
-    1 / 1.89: "lengths in bohr beside forces per A",
+
+def _forces(unit: str) -> dict[str, str | int]:
+    return {"forces_unit": unit}
+
+
+# mixes that are met in practice, by slope (energy difference over work), and the
+# options that mend them where eV and Å are declared
+_MIXES: dict[float, tuple[str, dict[str, str | int]]] = {
+    0.0434: ("forces in kcal/mol/A beside energies in eV", _forces("kcal/mol/A")),
+    23.06: (
+        "energies in kcal/mol beside forces in eV/A",
+        {"energy_unit": "kcal/mol", **_forces("eV/A")},
+    ),
+    51.42: ("forces in Hartree/bohr beside energies in eV", _forces("Hartree/bohr")),
+    27.21: ("forces in Hartree/A beside energies in eV", _forces("Hartree/A")),
+    1 / 27.21: (
+        "energies in Hartree beside forces in eV/A",
+        {"energy_unit": "Hartree", **_forces("eV/A")},
+    ),
+    25.71: ("forces in Ry/bohr beside energies in eV", _forces("Ry/bohr")),
+    1 / 96.49: ("forces in kJ/mol/A beside energies in eV", _forces("kJ/mol/A")),
+    96.49: (
+        "energies in kJ/mol beside forces in eV/A",
+        {"energy_unit": "kJ/mol", **_forces("eV/A")},
+    ),
+    1.89: ("forces per bohr beside lengths in A", _forces("eV/bohr")),
+    1 / 1.89: (
+        "lengths in bohr beside forces per A",
+        {"length_unit": "bohr", **_forces("eV/A")},
+    ),
 }
 
 
@@ -67,8 +85,13 @@ def compute_work_fit(frames: Sequence[LabeledFrame]) -> Fit | None:
     return compute_fit(used[:, 1], used[:, 2])
 
 
-def check_work(fit: Fit | None) -> list[Finding]:
-    """Report forces that contradict the energies of the same file."""
+def check_work(fit: Fit | None, units: LabelUnits = DEFAULT_UNITS) -> list[Finding]:
+    """Report forces that contradict the energies of the same file.
+
+    Args:
+        fit: see ``compute_work_fit``.
+        units: the units that the labels were read with.
+    """
     if fit is None or abs(fit.correlation) < CLEAR:
         return []
     seen = (
@@ -95,10 +118,19 @@ def check_work(fit: Fit | None) -> list[Finding]:
             "error" if distance > np.log(FAR) else "warning",
             "energy-force-units",
             f"energies and forces are not in the same units: {seen}",
-            (f"{_MIXES[mix]} would do that; " if fits else "")
-            + "give each its unit in an options file (energy `unit`, forces `unit`)",
+            _advise_on_mix(mix if fits else None, units),
         )
     ]
+
+
+def _advise_on_mix(mix: float | None, units: LabelUnits) -> str:
+    flags = [spell_label_flag(name) for name in ("energy_unit", "forces_unit")]
+    if mix is None:
+        return f"give each its unit, with {' and '.join(flags)}"
+    text, options = _MIXES[mix]
+    if units != DEFAULT_UNITS:
+        return f"{text} would do that; give each its unit, with {' and '.join(flags)}"
+    return f"{text} would do that: {advise(**options)}"
 
 
 def _pair_nearest(group: list[LabeledFrame]) -> list[tuple[float, float, float]]:

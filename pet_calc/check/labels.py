@@ -4,7 +4,6 @@ Limits are wide: a finding that is wrong once is not read the second time. Energ
 dissociated molecules and forces of rattled crystals have to pass.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from ase.data import chemical_symbols
 
 from pet_calc.check.finding import Finding, name_frames
 from pet_calc.check.magnitudes import check_magnitudes
+from pet_calc.check.presence import check_notes, check_origins, check_presence
 from pet_calc.data.baseline_fit import count_species
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import Array
@@ -27,115 +27,19 @@ FORCE_OUTLIER = (8.0, 20.0)
 # eV/Å per atom: rounding and grids of DFT codes leave 1e-3 and less
 NET_FORCE = 1e-3
 
-_MOST_KEYS = 30
-_LIKE_ENERGY = re.compile(r"energy|toten|^e(tot|_tot)?$|^u0$|^etotal$|^dft_e", re.I)
-_LIKE_FORCES = re.compile(r"force|grad", re.I)
-_LIKE_STRESS = re.compile(r"stress|virial", re.I)
-_SHAPES = {"energy": _LIKE_ENERGY, "forces": _LIKE_FORCES, "stress": _LIKE_STRESS}
-# what ASE and the formats put into info beside labels
-_NOT_LABELS = re.compile(r"cut|tol|conv|weight|per_atom|unit|calculate|time", re.I)
-
 
 def check_labels(frames: Sequence[LabeledFrame]) -> list[Finding]:
     """Return what is to be said about the labels of some frames."""
     return [
-        *_check_presence(frames),
-        *_check_origins(frames),
-        *_check_notes(frames),
+        *check_presence(frames),
+        *check_origins(frames),
+        *check_notes(frames),
         *_check_zeros(frames),
         *_check_energy_outliers(frames),
         *_check_force_outliers(frames),
         *_check_net_forces(frames),
         *check_magnitudes(frames),
     ]
-
-
-def _check_presence(frames: Sequence[LabeledFrame]) -> list[Finding]:
-    n_energies = sum(frame.energy is not None for frame in frames)
-    keys = sorted({key for frame in frames for key in frame.keys})
-    findings = []
-    if n_energies == 0:
-        listed = ", ".join(keys[:_MOST_KEYS]) or "none"
-        more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
-        likely = _find_likely(keys, "energy")
-        advice = f"--energy-key {likely[0]}" if likely else "name it with --energy-key"
-        if len(likely) > 1:
-            advice += f", or {', '.join(likely[1:4])}"
-        findings.append(
-            Finding(
-                "error",
-                "no-energy",
-                f"no frame has an energy; keys there are: {listed}{more}",
-                advice + "; mind its unit (--energy-unit)",
-            )
-        )
-    elif n_energies < len(frames):
-        without = [frame for frame in frames if frame.energy is None]
-        findings.append(
-            Finding(
-                "warning",
-                "missing-energy",
-                f"{len(without)} of {len(frames)} frames have no energy: "
-                f"{name_frames(without)}",
-                "they train on their other labels only; check that this is meant",
-            )
-        )
-    return findings
-
-
-def _check_origins(frames: Sequence[LabeledFrame]) -> list[Finding]:
-    """Report labels from several keys, and keys that look like labels but are not."""
-    findings = []
-    keys = sorted({key for frame in frames for key in frame.keys})
-    used = {origin for frame in frames for origin in frame.origins.values()}
-    for label in ("energy", "forces", "stress"):
-        origins = sorted({f.origins[label] for f in frames if label in f.origins})
-        # a stress that is a virial elsewhere is the same quantity
-        if len(origins) > 1:
-            findings.append(
-                Finding(
-                    "warning",
-                    "mixed-keys",
-                    f"{label} comes from {' and '.join(origins)} in different frames",
-                    f"set the key of {label} if these are not one level of theory",
-                )
-            )
-        others = [key for key in keys if key not in used]
-        likely = [key for key in others if _looks_like(_name(key), _SHAPES[label])]
-        if likely and (origins or label != "energy"):
-            taken = f"{label} is taken from {origins[0]}" if origins else f"no {label}"
-            flag = f"--{label}-key NAME" if label != "stress" else "--stress-key NAME"
-            findings.append(
-                Finding(
-                    "note",
-                    "other-keys",
-                    f"{taken}; there is also {', '.join(likely[:4])}",
-                    f"nothing if that is meant, else {flag}",
-                )
-            )
-    return findings
-
-
-def _check_notes(frames: Sequence[LabeledFrame]) -> list[Finding]:
-    """Report what the reader did not take as it was, such as NaN."""
-    found: dict[str, list[LabeledFrame]] = {}
-    for frame in frames:
-        for note in frame.notes:
-            found.setdefault(note, []).append(frame)
-    findings = []
-    for note, those in found.items():
-        is_nan = "not finite" in note
-        findings.append(
-            Finding(
-                "warning" if is_nan or "symmetric" in note else "note",
-                "not-finite" if is_nan else "read-otherwise",
-                f"{note}: {len(those)} of {len(frames)} frames, {name_frames(those)}",
-                "leave these calculations out if they failed"
-                if is_nan
-                else "nothing, if that is what the data mean",
-            )
-        )
-    return findings
 
 
 def _check_zeros(frames: Sequence[LabeledFrame]) -> list[Finding]:
@@ -251,9 +155,17 @@ def _check_net_forces(frames: Sequence[LabeledFrame]) -> list[Finding]:
     found = [int(i) for i in np.argsort(-means) if means[i] > NET_FORCE]
     if not found:
         return []
+    fixed = [i for i in found if _count_forceless(labelled[i])]
+    findings = []
+    if fixed:
+        findings.append(_report_fixed([labelled[i] for i in sorted(fixed)], labelled))
+        found = [i for i in found if i not in set(fixed)]
+    if not found:
+        return findings
     worst = labelled[found[0]]
     floor = 1000 * float(np.sqrt((means**2).mean()))
     return [
+        *findings,
         Finding(
             "warning",
             "net-forces",
@@ -262,22 +174,31 @@ def _check_net_forces(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"({floor:.2g} meV/A per atom over all frames)",
             "no potential can learn this part: subtract the mean force of each frame, "
             "or converge grids and SCF better",
-        )
+        ),
     ]
 
 
-def _find_likely(keys: Sequence[str], label: str) -> list[str]:
-    names = [_name(key) for key in keys]
-    return [name for name in names if _looks_like(name, _SHAPES[label])]
+def _count_forceless(frame: LabeledFrame) -> int:
+    """Return how many atoms have a force of exactly zero, if others have one."""
+    n_without = int((~np.asarray(frame.forces).any(axis=1)).sum())
+    return n_without if n_without < frame.n_atoms else 0
 
 
-def _looks_like(name: str, pattern: re.Pattern[str]) -> bool:
-    return bool(pattern.search(name)) and not _NOT_LABELS.search(name)
-
-
-def _name(key: str) -> str:
-    """Return ``U0`` for ``info['U0']``."""
-    return key[key.index("[") + 2 : -2]
+def _report_fixed(those: list[LabeledFrame], labelled: list[LabeledFrame]) -> Finding:
+    """Report forces that constraints have set to zero, so that the rest has a sum."""
+    counts = [_count_forceless(frame) for frame in those]
+    low, high = min(counts), max(counts)
+    n_atoms = f"{low}" if low == high else f"{low} to {high}"
+    return Finding(
+        "warning",
+        "fixed-atoms",
+        f"{n_atoms} atoms have a force of exactly zero in {len(those)} of "
+        f"{len(labelled)} frames whose forces do not sum to zero, as fixed atoms do: "
+        f"{name_frames(those)}",
+        "training would learn these zeros: write the forces without constraints (in "
+        "ASE get_forces(apply_constraint=False)), or leave the forces of these frames "
+        "out",
+    )
 
 
 def _norms(forces: Array | None) -> Array:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pet_calc.check.finding import Finding
 from pet_calc.check.units import find_energy_units
+from pet_calc.data.advice import advise
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.units import energy_factor
 
@@ -32,7 +33,7 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 f"forces of {typical:.3g} eV/A (root mean square) are not those of "
                 f"matter near equilibrium; in kcal/mol/A they would be "
                 f"{typical * 0.04336:.2g} eV/A",
-                "--energy-unit kcal/mol if that is the unit of the file",
+                f"{advise(energy_unit='kcal/mol')} if that is the unit of the file",
             )
         )
     ratio = _compare_with_all_electrons(frames)
@@ -55,7 +56,7 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
                     "energy-unit",
                     f"energies are {ratio:.4g} times those of all electrons in eV, as "
                     f"totals in {unit} are",
-                    f"--energy-unit {unit}",
+                    advise(energy_unit=unit),
                 )
             )
     return findings

@@ -39,8 +39,8 @@ def check_orientation(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"frames of one structure stand in one orientation: "
             f"{np.sum(angles < SAME_ANGLE)} of {len(angles)} within {SAME_ANGLE:g} "
             "degrees of each other",
-            "train with --augmentation O3, the default: from it PET learns the other "
-            "orientations, which MD and LAMMPS will ask for",
+            "train with `pet-calc finetune --augmentation O3`, the default: from it "
+            "PET learns the other orientations, which MD and LAMMPS will ask for",
         )
     ]
 

@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.calculator.supported import check_frame_state
 from pet_calc.check.against_base import Comparison, compare_with_base
 from pet_calc.check.energy_and_forces import check_work, compute_work_fit
-from pet_calc.check.finding import Finding, name_file, sort_findings
+from pet_calc.check.finding import Finding, name_file, name_frames, sort_findings
 from pet_calc.check.labels import check_labels
 from pet_calc.check.orientation import check_orientation
+from pet_calc.check.presence import advise_on_input
 from pet_calc.check.structures import (
     check_alone,
+    check_close,
     check_duplicates,
     check_leakage,
 )
 from pet_calc.check.units import Fit
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.labels import DEFAULT_UNITS, LabelUnits
+from pet_calc.data.notes import MAY_HOLD, find_state_notes
 from pet_calc.errors import DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import FramePrediction, predict_frames
@@ -90,7 +93,7 @@ def check_frames(
     predictor: Predictor | None = None,
     units: LabelUnits = DEFAULT_UNITS,
 ) -> CheckReport:
-    """Return what is wrong or odd with the frames.
+    """Return what is wrong or odd with the frames; those of weight 0 do not count.
 
     Args:
         frames: the training set.
@@ -98,14 +101,16 @@ def check_frames(
         predictor: of a base model to compare with.
         units: the units that the labels were read with, to name the right ones.
     """
+    frames = [frame for frame in frames if frame.weight > 0]
     few = thin_out(frames, MOST_STRUCTURES)
     work = compute_work_fit(few)
     findings = [
         *check_labels(frames),
         *check_duplicates(frames),
         *check_alone(few),
+        *check_close(few),
         *check_orientation(few),
-        *check_work(work),
+        *check_work(work, units),
     ]
     for name, others in (held_out or {}).items():
         findings += check_leakage(frames, others, name)
@@ -131,8 +136,10 @@ def check_set(
     """
     if model is None:
         return check_frames(frames, held_out=held_out, units=units)
+    frames = [frame for frame in frames if frame.weight > 0]
     report = check_frames(frames, held_out=held_out, units=units)
     report.findings += check_known(model, frames)
+    report.findings += check_unread_inputs(model, frames)
     known = [frame for frame in frames if not check_known(model, [frame])]
     name = choose_energy_target(model.targets, target)
     predictor = build_predictor(model, name, progress=progress)
@@ -165,20 +172,40 @@ def check_known(model: PET, frames: Sequence[LabeledFrame]) -> list[Finding]:
                 "error",
                 "unknown-elements",
                 str(error),
-                "leave these frames out, take a base that knows the elements, or "
-                "fine-tune with --allow-new-elements",
+                "leave these frames out, take a base that knows the elements, or let "
+                "it learn them: pet-calc finetune --allow-new-elements",
             )
         )
     try:
         for frame in frames:
-            check_charge_and_spin(
-                model, frame.charge, frame.spin_multiplicity, frame.source
-            )
+            check_frame_state(model, frame)
     except ModelError as error:
         findings.append(
             Finding("error", "charge-or-spin", str(error), "leave these frames out")
         )
     return findings
+
+
+def check_unread_inputs(model: PET, frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report charges and spins that a conditioned model would use, but does not get."""
+    if model.system_conditioning is None:
+        return []
+    found: dict[str, list[LabeledFrame]] = {}
+    for frame in frames:
+        for note in find_state_notes(frame.notes):
+            if MAY_HOLD in note:
+                found.setdefault(note, []).append(frame)
+    return [
+        Finding(
+            "warning",
+            "input-not-read",
+            f"{note}, and the model is conditioned on it: {len(those)} of "
+            f"{len(frames)} frames are taken for neutral singlets, "
+            f"{name_frames(those)}",
+            advise_on_input(note),
+        )
+        for note, those in found.items()
+    ]
 
 
 def sample_frames(frames: Sequence[LabeledFrame]) -> list[LabeledFrame]:

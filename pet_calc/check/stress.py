@@ -9,8 +9,10 @@ import numpy as np
 
 from pet_calc.check.finding import Finding, name_frames
 from pet_calc.check.units import MATCH, Fit, compute_fit, find_stress_units
+from pet_calc.data.advice import advise
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import Array, LabelUnits
+from pet_calc.data.places import name_of
 from pet_calc.evaluate.predict import FramePrediction
 
 # frames with a stress, below which nothing is said
@@ -107,20 +109,18 @@ def _check_size(fit: Fit, data: _Data, units: LabelUnits) -> list[Finding]:
     virial = compute_fit(data.base[:, :3] * data.volumes[:, None], data.labels[:, :3])
     is_virial = is_far and 1 / MATCH < abs(virial.slope) < MATCH
     parts = ["opposite sign"] if is_wrong_sign else []
-    options = []
+    options: dict[str, str | int] = {}
     if is_wrong_sign:
-        options.append(f"--stress-sign {-units.stress_sign}")
+        options["stress_sign"] = -units.stress_sign
     explanations = [*names, *(["eV, a virial"] if is_virial else [])]
     if explanations:
         parts.append(f"unit {' or '.join(explanations)}")
     elif is_far:
         parts.append("a factor that no known unit explains")
     if names:
-        options.append(f"--stress-unit {names[0]}")
+        options["stress_unit"] = names[0]
     elif is_virial:
-        # a virial is -stress * volume, so that its sign is the opposite one
-        sign = "" if is_wrong_sign else ", sign: -1"
-        options = [f"in an options file: stress: off, virial: {{key: ...{sign}}}"]
+        options = _advise_virial(data.frames, units, is_wrong_sign)
     explained = bool(explanations) or not is_far
     return [
         Finding(
@@ -128,9 +128,23 @@ def _check_size(fit: Fit, data: _Data, units: LabelUnits) -> list[Finding]:
             "stress-sign" if is_wrong_sign and not is_far else "stress-unit",
             f"stress does not match the base's ({fit.to_text()}, {len(data.frames)} "
             f"frames): {', '.join(parts)}",
-            " ".join(options) or "check unit and volume convention",
+            advise(**options) if options else "check unit and volume convention",
         )
     ]
+
+
+def _advise_virial(
+    frames: Sequence[LabeledFrame], units: LabelUnits, is_wrong_sign: bool
+) -> dict[str, str | int]:
+    """Return the options that read as a virial what was read as a stress."""
+    origins = [f.origins["stress"] for f in frames if "stress" in f.origins]
+    name = name_of(origins[0]) if origins else "stress"
+    options: dict[str, str | int] = {"virial_key": name}
+    # a virial is -stress * volume, so that its sign is the opposite one
+    sign = units.stress_sign if is_wrong_sign else -units.stress_sign
+    if sign != 1 or units.stress_sign != 1:
+        options["stress_sign"] = sign
+    return options
 
 
 def _check_order(fit: Fit, data: _Data) -> list[Finding]:
@@ -163,8 +177,8 @@ def _check_order(fit: Fit, data: _Data) -> list[Finding]:
             f"shear stress in another order: in {n_votes} of {len(data.frames)} frames "
             f"the places of yz, xz, xy hold {', '.join(found)} ({n_against} frames are "
             f"right, {n_open} do not tell): {name_frames(chosen)}",
-            "reorder to xx yy zz yz xz xy (VASP writes xx yy zz xy yz zx), or switch "
-            "the stress off",
+            "reorder to xx yy zz yz xz xy (VASP writes xx yy zz xy yz zx), or take the "
+            "stress out of the file",
         )
     ]
 

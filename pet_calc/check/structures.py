@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from ase.data import chemical_symbols, covalent_radii
 
 from pet_calc.check.finding import Finding, name_frames
 from pet_calc.data.frames import LabeledFrame
@@ -14,6 +15,8 @@ SAME = 1e-6
 SAME_ENERGY = 1e-4
 # Å; farther than any bond, and than most cutoffs reach with a neighbour left
 ALONE = 6.0
+# of the sum of covalent radii; bonds have 0.8 and more
+CLOSE = 0.5
 
 
 def check_duplicates(frames: Sequence[LabeledFrame]) -> list[Finding]:
@@ -93,6 +96,47 @@ def check_alone(frames: Sequence[LabeledFrame]) -> list[Finding]:
             "them out",
         )
     ]
+
+
+def check_close(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report atoms nearer to each other than half the sum of their covalent radii."""
+    found = []
+    for frame in frames:
+        pair = _find_closest(frame)
+        if pair is not None and pair[0] < CLOSE:
+            found.append((*pair, frame))
+    if not found:
+        return []
+    ratio, distance, symbols, worst = min(found, key=lambda entry: entry[0])
+    return [
+        Finding(
+            "note",
+            "close-atoms",
+            f"{len(found)} of {len(frames)} frames have atoms closer than half the sum "
+            f"of their covalent radii: {name_frames([entry[3] for entry in found])}; "
+            f"the closest are {symbols}, {distance:.3g} A apart ({ratio:.2f} of the "
+            f"sum) in {worst.source}",
+            "nothing if these are scans of repulsion or collisions; else check the "
+            "length unit, or leave them out",
+        )
+    ]
+
+
+def _find_closest(frame: LabeledFrame) -> tuple[float, float, str] | None:
+    """Return distance over sum of radii, distance, and names of the nearest atoms."""
+    radii = covalent_radii[frame.numbers]
+    reach = 2 * CLOSE * float(radii.max())
+    pairs = compute_pairs(frame.positions, frame.cell, frame.pbc, reach)
+    centers, neighbors, shifts = pairs
+    if len(centers) == 0:
+        return None
+    vectors = frame.positions[neighbors] - frame.positions[centers]
+    vectors = vectors + shifts @ np.where(frame.pbc[:, None], frame.cell, 0.0)
+    distances = np.linalg.norm(vectors, axis=1)
+    ratios = distances / (radii[centers] + radii[neighbors])
+    k = int(ratios.argmin())
+    i, j = (chemical_symbols[frame.numbers[atom[k]]] for atom in (centers, neighbors))
+    return float(ratios[k]), float(distances[k]), f"{i} and {j}"
 
 
 def group_same(frames: Sequence[LabeledFrame]) -> list[list[int]]:

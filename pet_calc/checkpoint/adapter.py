@@ -22,6 +22,7 @@ from pet_calc.lora.fingerprint import hash_tensors
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.system.atomic import write_atomically
+from pet_calc.system.paths import expand_path
 
 # one entry: safetensors writes several in random order, so no two files were alike
 HEADER_KEY = "pet_calc_adapter"
@@ -58,7 +59,7 @@ def load_adapter(path: str | Path) -> Adapter:
         CheckpointError: if the file is missing, damaged, from a newer pet-calc, or
             not an adapter of ours.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such adapter file")
     try:

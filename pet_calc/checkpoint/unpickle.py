@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pet_calc.errors import CheckpointError
+from pet_calc.system.paths import expand_path
 
 MAX_BYTES = 64 * 2**30
 """Largest decompressed file that is read, so that a gzip bomb stops early."""
@@ -116,7 +117,7 @@ def read_archive(path: str | Path) -> Any:
             kind (an exported TorchScript model, an old pickle), or it asks for
             anything that a model file has no need of.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     try:
         with _open_zip(path) as archive:
             return _read_zip(archive)

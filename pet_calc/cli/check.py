@@ -7,17 +7,23 @@ import cloup
 
 from pet_calc.cli.options import (
     FORMATTER,
-    ModelFile,
-    OutputFile,
     adapter_option,
     device_option,
     dtype_option,
     label_options,
+    show_progress,
+)
+from pet_calc.cli.paths import (
+    DataFiles,
+    ModelFile,
+    OutputFile,
+    PathCommand,
+    overwrite_option,
 )
 
 
-@cloup.command("check", formatter_settings=FORMATTER)
-@click.argument("data", nargs=-1, required=True)
+@cloup.command("check", cls=PathCommand, formatter_settings=FORMATTER)
+@click.argument("data", nargs=-1, required=True, type=DataFiles())
 @click.option(
     "--base",
     "-c",
@@ -25,11 +31,18 @@ from pet_calc.cli.options import (
     help="Checkpoint to compare labels with; at most 200 frames are run.",
 )
 @click.option(
-    "--val", multiple=True, metavar="FILE", help="Validation set, to find leakage."
+    "--val",
+    multiple=True,
+    metavar="FILE",
+    type=DataFiles(),
+    help="Validation set, to find leakage.",
 )
 @adapter_option()
 @click.option("--target", help="Energy output of the base, if there are several.")
-@click.option("--json", "json_file", type=OutputFile(), help="Write the findings.")
+@click.option(
+    "--json", "json_file", type=OutputFile("report"), help="Write the findings."
+)
+@overwrite_option
 @device_option()
 @dtype_option()
 @label_options
@@ -75,7 +88,7 @@ def command(
         units=units,
         model=_load(flags) if flags["base"] else None,
         target=flags["target"],
-        progress=_show_progress(flags["quiet"]),
+        progress=show_progress(flags["quiet"]),
     )
     click.echo(report.to_text())
     if json_file:
@@ -96,9 +109,3 @@ def _load(flags: dict[str, Any]) -> Any:
         dtype=getattr(torch, flags["dtype"]) if flags["dtype"] else None,
         device=choose_device(flags["device"]),
     )
-
-
-def _show_progress(is_quiet: bool) -> Any:
-    from tqdm import tqdm
-
-    return lambda items: tqdm(items, unit="frame", disable=is_quiet, leave=False)

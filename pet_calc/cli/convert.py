@@ -2,12 +2,19 @@
 
 import click
 
-from pet_calc.cli.options import ModelFile, OutputFile
+from pet_calc.cli.paths import ModelFile, OutputFile, PathCommand, overwrite_option
 
 
-@click.command("convert")
+@click.command("convert", cls=PathCommand)
 @click.argument("checkpoint", type=ModelFile())
-@click.option("-o", "--output", required=True, type=OutputFile(), help="File to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=OutputFile("checkpoint"),
+    help="File to write.",
+)
+@overwrite_option
 @click.option(
     "--to",
     "form",

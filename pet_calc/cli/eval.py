@@ -7,27 +7,40 @@ import cloup
 
 from pet_calc.cli.options import (
     FORMATTER,
-    ModelFile,
-    OutputFile,
     adapter_option,
     device_option,
     dtype_option,
     engine_options,
     label_options,
+    show_progress,
+)
+from pet_calc.cli.paths import (
+    DataFiles,
+    ModelFile,
+    OutputFile,
+    PathCommand,
+    overwrite_option,
 )
 
 
-@cloup.command("eval", formatter_settings=FORMATTER)
+@cloup.command("eval", cls=PathCommand, formatter_settings=FORMATTER)
 @click.argument("model", type=ModelFile())
-@click.argument("data", nargs=-1, required=True)
+@click.argument("data", nargs=-1, required=True, type=DataFiles())
 @adapter_option()
 @click.option("--target", help="Energy output to use, if there are several.")
 @click.option(
-    "-o", "--output", type=OutputFile(), help="Write the predictions, extended XYZ."
+    "-o",
+    "--output",
+    type=OutputFile("predictions", beside=(".partial", ".partial.json", ".lock")),
+    help="Write the frames with predictions (pet_energy, ...), extended XYZ.",
 )
 @click.option(
-    "--json", "json_file", type=OutputFile(), help="Write the errors, in eV and Å."
+    "--json",
+    "json_file",
+    type=OutputFile("report"),
+    help="Write the errors, in eV and Å.",
 )
+@overwrite_option
 @click.option(
     "--resume",
     is_flag=True,
@@ -67,8 +80,9 @@ def command(
     Frames are read, and predictions written, as they come: memory does not grow with
     the number of frames. Errors are those of frames turned at random, for a model is
     exact in no orientation more than in another; predictions in OUTPUT are of the
-    frames as they stand in the file. What an interrupted run has done stays in
-    OUTPUT.partial.
+    frames as they stand in the file, and beside all that the file has: pet_energy,
+    pet_forces, pet_stress in eV and Å, and pet_model, whose they are. What an
+    interrupted run has done stays in OUTPUT.partial.
 
     \b
     Examples:
@@ -80,10 +94,8 @@ def command(
 
     watch = CoreWatch()  # torch takes a second to import
     import json
-    from functools import partial
 
     import torch
-    from tqdm import tqdm
 
     from pet_calc.checkpoint.open import choose_device
     from pet_calc.config.quick import build_dataset, find_place
@@ -108,14 +120,11 @@ def command(
         )
         if ranks.size == 1 and choose_device(options.device).type == "cpu":
             watch.warn_if_shared(torch.get_num_threads())
-        bar = partial(
-            tqdm, unit="frame", disable=quiet or not ranks.is_main, leave=False
-        )
         result = run_evaluation(
             options,
             output=output,
             is_resumed=resume,
-            progress=bar,
+            progress=show_progress(quiet or not ranks.is_main),
             share=(ranks.rank, ranks.size),
         )
     if not ranks.is_main:

@@ -4,14 +4,28 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import ModelFile, OutputFile, adapter_option, dtype_option
+from pet_calc.cli.options import adapter_option, dtype_option
+from pet_calc.cli.paths import (
+    ModelFile,
+    Output,
+    OutputFile,
+    PathCommand,
+    check_outputs,
+    find_obstacle,
+    is_overwrite_given,
+    overwrite_option,
+)
 
 
-@click.command("export")
+@click.command("export", cls=PathCommand)
 @click.argument("checkpoint", type=ModelFile())
 @click.option(
-    "-o", "--output", type=OutputFile(), help="File to write.  [CHECKPOINT's name .pt]"
+    "-o",
+    "--output",
+    type=OutputFile("export"),
+    help="File to write.  [CHECKPOINT's name .pt]",
 )
+@overwrite_option
 @adapter_option()
 @dtype_option()
 @click.option("--no-check", is_flag=True, help="Do not load and compare the file.")
@@ -35,12 +49,9 @@ def command(
     import torch
 
     from pet_calc.checkpoint.open import load_merged_checkpoint
-    from pet_calc.errors import ConfigError
     from pet_calc.export import export_model
 
-    path = output or f"{_strip_endings(Path(checkpoint).name)}.pt"
-    if Path(path).exists() and Path(path).samefile(checkpoint):
-        raise ConfigError(f"{path}: is the checkpoint itself; name another with -o")
+    path = output or _choose_name(checkpoint)
     merged = load_merged_checkpoint(
         checkpoint, adapter=adapter, dtype=getattr(torch, dtype) if dtype else None
     )
@@ -52,6 +63,19 @@ def command(
         check=not no_check,
     )
     click.echo(f"written   {path}")
+
+
+def _choose_name(checkpoint: str) -> str:
+    """Return where to write if the user does not say; the rule of outputs holds."""
+    from pet_calc.errors import ConfigError
+
+    path = f"{_strip_endings(Path(checkpoint).name)}.pt"
+    check_outputs(
+        [Output(path, "export")], [checkpoint], may_overwrite=is_overwrite_given()
+    )
+    if why := find_obstacle(Path(path)):
+        raise ConfigError(f"{why}, with -o")
+    return path
 
 
 def _strip_endings(name: str) -> str:

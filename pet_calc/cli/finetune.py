@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import cloup
 
 from pet_calc.cli.from_fields import build_group, given_flags
 from pet_calc.cli.options import FORMATTER, session_options, set_option
+from pet_calc.cli.paths import DataFiles, OutputFolder
+from pet_calc.cli.run_output import settle_output
 from pet_calc.cli.run_report import finish_run
 from pet_calc.config.flags import GROUPS
 from pet_calc.config.quick import DATA_PLACES, RUN_PLACES, find_place
@@ -29,7 +30,7 @@ _base = cloup.option(
 _output = cloup.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False),
+    type=OutputFolder(),
     metavar="DIR",
     help=f"Folder for the results.  [{DEFAULT_OUTPUT}]",
 )
@@ -47,7 +48,7 @@ def _add_flags(command: Any) -> Any:
 
 
 @cloup.command("finetune", formatter_settings=FORMATTER)
-@cloup.argument("data", nargs=-1, required=True)
+@cloup.argument("data", nargs=-1, required=True, type=DataFiles())
 @_add_flags
 @set_option
 @session_options
@@ -71,16 +72,20 @@ def command(
 
     session = {name: flags.pop(name) for name in _SESSION}
     given = given_flags(flags)
+    options_file = None
     if len(data) == 1 and Path(data[0]).suffix in (".yaml", ".yml"):
-        options = _read_options(data[0], base, output, given, changes)
+        options_file = data[0]
+        options = _read_options(options_file, base, output, given, changes)
     else:
         checked = _check_flags(base, flags, given)
         options = build_finetune_options(
             data, checked, output or DEFAULT_OUTPUT, flags, changes
         )
+    is_resumed = session["resume"] or session["resume_with_new_data"]
+    options = settle_output(options, options_file=options_file, is_resumed=is_resumed)
     report = run_training(
         options,
-        is_resumed=session["resume"] or session["resume_with_new_data"],
+        is_resumed=is_resumed,
         accepts_new_data=session["resume_with_new_data"],
         may_overwrite=session["overwrite"],
         stop_after=session["stop_after"],

@@ -2,7 +2,7 @@
 
 import click
 
-from pet_calc.cli.options import ModelFile
+from pet_calc.cli.paths import ModelFile
 
 
 @click.command("info")

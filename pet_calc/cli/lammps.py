@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from pet_calc.cli.paths import InputFile, OutputFolder, PathCommand, overwrite_option
+
 _ranks = click.option(
     "-np",
     "--ranks",
@@ -45,7 +47,7 @@ def build(force: bool) -> None:
 
 
 @command.command("run", context_settings={"ignore_unknown_options": True})
-@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("script", type=InputFile())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_ranks
 @click.pass_context
@@ -67,7 +69,7 @@ def run(
 
 
 @command.command("check", context_settings={"ignore_unknown_options": True})
-@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("script", type=InputFile())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_ranks
 def check(script: str, arguments: tuple[str, ...], ranks: int) -> None:
@@ -93,17 +95,23 @@ def check(script: str, arguments: tuple[str, ...], ranks: int) -> None:
     )
 
 
-@command.command("input")
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@command.command("input", cls=PathCommand)
+@click.argument("model", type=InputFile())
 @click.option(
     "--structure",
     required=True,
-    type=click.Path(exists=True, dir_okay=False),
+    type=InputFile(),
     help="Any file ASE reads; its last structure is taken.",
 )
 @click.option(
-    "-o", "--output", default="md", show_default=True, help="Folder to write."
+    "-o",
+    "--output",
+    default="md",
+    show_default=True,
+    type=OutputFolder({"structure.data": None, "in.lmp": "lammps"}),
+    help="Folder to write.",
 )
+@overwrite_option
 @click.option(
     "--ensemble",
     type=click.Choice(["nve", "nvt", "npt", "minimize"]),
@@ -129,12 +137,11 @@ def write(
     Example:
       pet-calc lammps input water.pt --structure box.xyz --ensemble npt -o md/
     """
-    import ase.io
-
+    from pet_calc.data.files import read_last
     from pet_calc.lammps.compare import compare_step_0
     from pet_calc.lammps.inputs import RunOptions, write_input
 
-    atoms: Any = ase.io.read(structure)
+    atoms = read_last(structure)
     settings = RunOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")

@@ -1,13 +1,14 @@
 """The command ``pet-calc``: finds verbs, loads one, and turns errors into one line."""
 
 import difflib
+import errno
 import importlib
 import importlib.util
 import logging
 import os
 import traceback
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -90,10 +91,14 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PetCalcError as error:
-            if ctx.meta.get(_DEBUG):
-                click.echo(traceback.format_exc(), err=True)
-            click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-            ctx.exit(EXIT_USER_ERROR)
+            _fail(ctx, str(error))
+        except OSError as error:
+            # a reader of our output that has gone: click ends quietly
+            if error.errno == errno.EPIPE:
+                raise
+            _fail(ctx, describe_os_error(error))
+        except MemoryError:
+            _fail(ctx, "out of memory; give smaller files, or close other programs")
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -109,6 +114,34 @@ class EchoHandler(logging.Handler):
 
 
 _DEBUG = "pet_calc.debug"
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one line on what the file system, or the network, refused."""
+    why = error.strerror or str(error) or type(error).__name__
+    given = (error.filename, error.filename2)
+    names = list(dict.fromkeys(str(name) for name in given if name))
+    advice = {
+        errno.ENOSPC: "free some space, or write elsewhere",
+        errno.EDQUOT: "your quota is used up; free some, or write elsewhere",
+        errno.EFBIG: "a limit of the size of files is reached; write elsewhere",
+        errno.EACCES: "change its permissions, or name another place",
+        errno.EPERM: "change its permissions, or name another place",
+        errno.EROFS: "name a place that can be written to",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENOENT: "check the name",
+    }.get(error.errno or 0, "check the place and try again")
+    return (
+        f"{' and '.join(names) or 'file system'}: {why[0].lower()}{why[1:]}; {advice}"
+    )
+
+
+def _fail(ctx: click.Context, text: str) -> NoReturn:
+    """Print an error as one line, after the traceback if it was asked for; exit."""
+    if ctx.meta.get(_DEBUG):
+        click.echo(traceback.format_exc(), err=True)
+    click.echo(f"error: {' '.join(text.splitlines())}", err=True)
+    ctx.exit(EXIT_USER_ERROR)
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -2,13 +2,21 @@
 
 import click
 
-from pet_calc.cli.options import ModelFile, OutputFile, adapter_option
+from pet_calc.cli.options import adapter_option
+from pet_calc.cli.paths import ModelFile, OutputFile, PathCommand, overwrite_option
 
 
-@click.command("merge")
+@click.command("merge", cls=PathCommand)
 @click.argument("checkpoint", type=ModelFile())
 @adapter_option()
-@click.option("-o", "--output", required=True, type=OutputFile(), help="File to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=OutputFile("checkpoint"),
+    help="File to write.",
+)
+@overwrite_option
 def command(checkpoint: str, adapter: str | None, output: str) -> None:
     """Merge the LoRA of CHECKPOINT, or an adapter, into a plain checkpoint.
 

@@ -1,45 +1,16 @@
 """Options that several verbs share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
+
+from pet_calc.cli.paths import InputFile
 
 Decorator = Callable[[Any], Any]
 
 # lines as wide as the terminal, up to this
 FORMATTER = {"max_width": 100}
-
-
-class ModelFile(click.ParamType):
-    """A model file, or the name of a bundled or a public model."""
-
-    name = "model"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """Return the path of an existing file; a public model is downloaded."""
-        from pet_calc.hub import find_model
-
-        return str(find_model(value))
-
-
-class OutputFile(click.Path):
-    """A file to write; its folder must be there before the work begins."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
-        """Return the name as it is."""
-        folder = Path(value).parent
-        if not folder.is_dir():
-            self.fail(f"there is no folder {folder}; make it first", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 def device_option() -> Decorator:
@@ -80,7 +51,7 @@ def adapter_option() -> Decorator:
     """Return ``--adapter``."""
     return click.option(
         "--adapter",
-        type=click.Path(exists=True, dir_okay=False),
+        type=InputFile(),
         help="LoRA adapter (.safetensors) to put on the model first.",
     )
 
@@ -109,6 +80,15 @@ def session_options(command: Any) -> Any:
     ):
         command = decorate(command)
     return command
+
+
+def show_progress(is_quiet: bool) -> Any:
+    """Return what wraps frames in a progress bar: never where output is redirected."""
+    from tqdm import tqdm
+
+    # tqdm's None: hidden where standard error is no terminal
+    hide = True if is_quiet else None
+    return lambda items: tqdm(items, unit="frame", disable=hide, leave=False)
 
 
 def set_option(command: Any) -> Any:

@@ -1,19 +1,19 @@
 """The verb ``options``: writes a commented options file."""
 
-from pathlib import Path
-
 import click
+
+from pet_calc.cli.paths import OutputFile
 
 
 @click.command("options")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile("options"),
     help="File to write; without it the text is printed.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
-def command(output: Path | None, overwrite: bool) -> None:
+def command(output: str | None, overwrite: bool) -> None:
     """Write an options file in which every option is explained.
 
     Example: pet-calc options -o options.yaml

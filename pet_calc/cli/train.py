@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
-from pet_calc.cli.options import ModelFile, session_options, set_option, store_option
+from pet_calc.cli.options import session_options, set_option, store_option
+from pet_calc.cli.paths import InputFile, ModelFile, OutputFolder
+from pet_calc.cli.run_output import settle_output
 from pet_calc.cli.run_report import finish_run
 
 
 @click.command("train")
-@click.argument("options_file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("options_file", type=InputFile())
 @click.option(
     "-c",
     "--base",
@@ -17,9 +19,7 @@ from pet_calc.cli.run_report import finish_run
     help="Checkpoint or name of the model to fine-tune; all weights, or LoRA if the "
     "options say so.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False), help="Folder for the results."
-)
+@click.option("-o", "--output", type=OutputFolder(), help="Folder for the results.")
 @store_option
 @set_option
 @session_options
@@ -54,6 +54,13 @@ def command(
         options = replace(options, output=output)
     if store is not None:
         options = replace(options, data_store=store)
+    run_name = Path(options_file).stem
+    options = settle_output(
+        options,
+        options_file=options_file,
+        run_name=run_name,
+        is_resumed=resume or resume_with_new_data,
+    )
     report = run_training(
         options,
         is_resumed=resume or resume_with_new_data,
@@ -61,6 +68,6 @@ def command(
         may_overwrite=overwrite,
         stop_after=stop_after,
         show_progress=not quiet,
-        run_name=Path(options_file).stem,
+        run_name=run_name,
     )
     finish_run(report)

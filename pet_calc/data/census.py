@@ -9,6 +9,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.near_names import PREDICTED_NAMES
+from pet_calc.data.places import name_of
 
 T = TypeVar("T", int, str)
 
@@ -146,18 +148,21 @@ class CensusCounter:
             count, first = self._notes.get(note, (0, frame.source))
             self._notes[note] = (count + 1, first)
         self._keys.add(frame.keys)
+        for label in ("energy", "forces", "stress", "direct_forces", "direct_stress"):
+            counts["labels"][label] += getattr(frame, label) is not None
+        # what has weight 0 is listed, but says nothing of the sizes
+        if frame.weight > 0:
+            self._add_sizes(frame)
+
+    def _add_sizes(self, frame: LabeledFrame) -> None:
+        """Take the labels of a frame into the ranges."""
         if frame.energy is not None:
-            counts["labels"]["energy"] += 1
             self._energies.add(frame.energy / frame.n_atoms)
         if frame.forces is not None:
-            counts["labels"]["forces"] += 1
             self._forces.add(float(np.linalg.norm(frame.forces, axis=1).max()))
             self._net_forces.add(float(np.linalg.norm(frame.forces.sum(axis=0))))
         if frame.stress is not None:
-            counts["labels"]["stress"] += 1
             self._pressures.add(-float(np.trace(frame.stress)) / 3)
-        for label in ("direct_forces", "direct_stress"):
-            counts["labels"][label] += getattr(frame, label) is not None
 
     def build(self) -> LabelCensus:
         """Return what was counted so far."""
@@ -186,8 +191,13 @@ class CensusCounter:
             largest_net_force=self._net_forces.largest,
             pressure_range=self._pressures.get(),
             notes=dict(self._notes),
-            unused_keys=tuple(sorted(keys - used - {"info['config_type']"})),
+            unused_keys=tuple(sorted(key for key in keys - used if not _is_known(key))),
         )
+
+
+def _is_known(key: str) -> bool:
+    """Return whether a key is no label, and another line of the census has it."""
+    return key == "info['config_type']" or name_of(key) in PREDICTED_NAMES
 
 
 class _Range:

@@ -2,22 +2,36 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from io import StringIO
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple
 
+import ase.db
+import ase.io
+import numpy as np
 from ase import Atoms
-from ase.io import iread
-from ase.io.extxyz import read_xyz
-from ase.io.formats import filetype, open_with_compression, string2index
+from ase.io.formats import UnknownFileTypeError, filetype, string2index
 
+from pet_calc.data.extxyz import FrameError, iterate_extxyz
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.system.paths import expand_path
 
 Paths = str | Path | Sequence[str | Path]
 
-# frames of extended XYZ that are parsed at a time
-_BLOCK = 200
+_Read = tuple[Atoms, tuple[str, ...]]
+
+_DATABASES = ("db", "json", "aselmdb", "postgresql", "mysql")
+
+
+class ReadAtoms(NamedTuple):
+    """A structure from a file."""
+
+    atoms: Atoms
+    file: str
+    number: int
+    """Of the frame in the file, from 0."""
+    notes: tuple[str, ...]
+    """What was in the file but not read."""
 
 
 def describe_paths(paths: Paths) -> str:
@@ -36,19 +50,33 @@ def expand_paths(paths: Paths, index: str = ":") -> list[tuple[str, str]]:
     return [entry for path in _to_list(paths) for entry in _expand(str(path), index)]
 
 
-def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[tuple[Atoms, str, int]]:
-    """Yield (atoms, file, index in the file) of each structure.
+def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
+    """Yield each structure of the files, in order.
 
     Memory stays flat for extended XYZ; of other formats ASE may keep more, and an
     ``index`` that counts from the end needs the whole file.
 
     Raises:
-        DataError: no file, or one that ASE cannot read, naming the frame.
+        DataError: no file, or one that cannot be read, naming the frame.
         ConfigError: an index that is none.
     """
     for name, file_index in expand_paths(paths, index):
-        for i, atoms in _iterate_frames(name, file_index):
-            yield atoms, name, i
+        for i, (atoms, notes) in _iterate_frames(name, file_index):
+            yield ReadAtoms(atoms, name, i, notes)
+
+
+def read_last(paths: Paths) -> Atoms:
+    """Return the last structure of the files, whatever blank lines are between.
+
+    Raises:
+        DataError: as ``iterate_atoms``, or if there is none.
+    """
+    last: Atoms | None = None
+    for read in iterate_atoms(paths):
+        last = read.atoms
+    if last is None:
+        raise DataError(f"no structure in {describe_paths(paths)}")
+    return last
 
 
 def _to_list(paths: Paths) -> list[str | Path]:
@@ -57,6 +85,7 @@ def _to_list(paths: Paths) -> list[str | Path]:
 
 def _expand(path: str, index: str) -> list[tuple[str, str]]:
     """Return (file, index) for a file, a glob, or either with ``@index``."""
+    path = expand_path(path)
     name, at, ending = path.rpartition("@")
     if at and not Path(path).exists() and set(ending) <= set("0123456789:-"):
         path, index = name, ending
@@ -71,8 +100,8 @@ def _expand(path: str, index: str) -> list[tuple[str, str]]:
     return [(name, index) for name in names]
 
 
-def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, Atoms]]:
-    """Yield (index in the file, atoms), reading no further than needed."""
+def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, _Read]]:
+    """Yield (index in the file, what is there), reading no further than needed."""
     try:
         chosen = string2index(index)
     except ValueError as error:
@@ -83,7 +112,7 @@ def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, Atoms]]:
         raise ConfigError(f"index {index!r} is none; write it as 0:100:2 or -1")
     if isinstance(chosen, int):
         chosen = slice(chosen, None if chosen == -1 else chosen + 1)
-    stream = enumerate(_iterate_ase(name))
+    stream = enumerate(_iterate_file(name))
     parts = (chosen.start, chosen.stop, chosen.step)
     if any(part is not None and part < 0 for part in parts):
         yield from list(stream)[chosen]
@@ -91,42 +120,69 @@ def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, Atoms]]:
         yield from islice(stream, *parts)
 
 
-def _iterate_ase(name: str) -> Iterator[Atoms]:
+def _iterate_file(name: str) -> Iterator[_Read]:
     n_read = 0
     try:
-        is_extxyz = filetype(name) == "extxyz"
-        for atoms in _iterate_extxyz(name) if is_extxyz else iread(name, index=":"):
-            yield atoms
+        form = filetype(name)
+        if form == "extxyz":
+            frames = iterate_extxyz(name)
+        elif form in _DATABASES:
+            frames = _iterate_database(name)
+        else:
+            frames = ((atoms, ()) for atoms in ase.io.iread(name, index=":"))
+        for read in frames:
+            yield read
             n_read += 1
+    except FrameError as error:
+        raise DataError(f"{name}, frame {n_read}, {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}, frame {n_read}: is no text in UTF-8 ({error.reason}); convert it "
+            "first, for example with `iconv -t utf-8`"
+        ) from error
+    except UnknownFileTypeError as error:
+        raise DataError(
+            f"{name}: is of no format that ASE knows ({error}); give structures, such "
+            "as extended XYZ"
+        ) from error
+    # a disk or network that fails is no fault of the content
+    except OSError:
+        raise
     # ASE's readers raise whatever their parsing meets
     except Exception as error:
         raise DataError(
-            f"{name}, frame {n_read}: ASE cannot read it: "
+            f"{name}, {_name_broken(name, n_read)}: ASE cannot read it: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
-def _iterate_extxyz(name: str) -> Iterator[Atoms]:
-    """Yield the frames of an extended XYZ file, parsed by ASE block by block.
+def _name_broken(name: str, n_read: int) -> str:
+    """Return which frame is broken: some readers parse all before they give any."""
+    if n_read > 0:
+        return f"frame {n_read}"
+    for i in count():
+        try:
+            ase.io.read(name, index=i)
+        except Exception:
+            return f"frame {i}" if i > 0 else "frame 0 or a later one"
+    raise AssertionError("a file with a broken frame has an end")
 
-    ``ase.io.iread`` makes a list of all frames' places before the first one comes.
+
+def _iterate_database(name: str) -> Iterator[_Read]:
+    """Yield the rows of an ASE database; what people store beside them goes along.
+
+    Key-value pairs and data get into ``info``, and data with a row for each atom into
+    ``arrays``; ``ase.io.iread`` drops them.
     """
-    with open_with_compression(name, "rt") as file:
-        frames = _split_extxyz(file)
-        while block := "".join(islice(frames, _BLOCK)):
-            yield from read_xyz(StringIO(block), index=slice(None))
-
-
-def _split_extxyz(file: IO[Any]) -> Iterator[str]:
-    """Yield the text of each frame; what is no frame is left to ASE to refuse."""
-    line = file.readline()
-    # ASE, too, takes an empty line in the place of a number for the end
-    while line.strip():
-        lines = [line]
-        n_atoms = int(line) if line.strip().isdigit() else 0
-        lines += islice(file, n_atoms + 1)
-        line = file.readline()
-        while line.lstrip().startswith("VEC"):
-            lines.append(line)
-            line = file.readline()
-        yield "".join(lines)
+    with ase.db.connect(name, serial=True) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            for key, value in {**row.key_value_pairs, **row.data}.items():
+                array = np.asarray(value) if isinstance(value, list) else value
+                is_array = isinstance(array, np.ndarray) and array.dtype.kind in "fi"
+                is_of_atoms = is_array and array.shape[:1] == (len(atoms),)
+                if is_of_atoms and array.ndim == 2 and key not in atoms.arrays:
+                    atoms.arrays[key] = array
+                else:
+                    atoms.info.setdefault(key, value)
+            yield atoms, ()

@@ -81,6 +81,8 @@ class LabeledFrame:
     """What was there but not used, and why."""
     keys: tuple[str, ...] = ()
     """Every key the file had for this frame."""
+    atoms: Atoms | None = None
+    """What the file holds, in its units; None unless it was asked for."""
 
     @property
     def n_atoms(self) -> int:
@@ -147,6 +149,7 @@ def iterate_frames(
     units: LabelUnits = DEFAULT_UNITS,
     index: str = ":",
     weight: float = 1.0,
+    keeps_atoms: bool = False,
 ) -> Iterator[LabeledFrame]:
     """Yield the frames of one or many files that ASE can read, one by one.
 
@@ -156,6 +159,7 @@ def iterate_frames(
         units: the files' units.
         index: which frames of each file, as ASE writes it.
         weight: multiplies the weight of every frame.
+        keeps_atoms: give each frame what the file has, see ``LabeledFrame.atoms``.
 
     Raises:
         DataError: no file or no frame, a file ASE cannot read, or a structure that
@@ -166,10 +170,16 @@ def iterate_frames(
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     origins: dict[str, set[str]] = {}
     n_frames = 0
-    for atoms, file, number in iterate_atoms(paths, index):
+    for read in iterate_atoms(paths, index):
         frame = LabeledFrame.from_atoms(
-            atoms, keys=keys, factors=factors, source=f"{file}, frame {number}"
+            read.atoms,
+            keys=keys,
+            factors=factors,
+            source=f"{read.file}, frame {read.number}",
         )
+        frame.notes += read.notes
+        if keeps_atoms:
+            frame.atoms = read.atoms
         check_structure(frame)
         frame.weight *= weight
         # the same few key lists for all frames: share them

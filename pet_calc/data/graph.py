@@ -13,6 +13,7 @@ from torch import Tensor
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import NO_LABELS, Array
 from pet_calc.data.neighbors import compute_pairs, find_reverse, mask_cell
+from pet_calc.data.notes import NOT_WHOLE
 from pet_calc.errors import DataError
 from pet_calc.model.batch import Batch
 
@@ -143,6 +144,8 @@ def collate_labels(
 ) -> Labels:
     """Return the graphs' labels, zeros where a frame has none.
 
+    Those of a frame of weight 0 are masked like missing ones.
+
     The energy stays float64 whatever ``dtype``: totals reach 1e5 eV.
     """
     frames = [graph.frame for graph in graphs]
@@ -197,14 +200,19 @@ def _collate_labels(
         for size, label in zip(n_atoms, all_forces, strict=True)
     ]
     stress = [np.zeros((3, 3)) if label is None else label for label in all_stress]
-    has_forces = np.repeat([label is not None for label in all_forces], n_atoms)
+    # a frame of weight 0 counts nowhere: in no loss, error or fit
+    counts = np.array([frame.weight > 0 for frame in frames])
+
+    def has_labels(labels: Sequence[Any]) -> npt.NDArray[np.bool_]:
+        return np.array([label is not None for label in labels]) & counts
+
     return Labels(
         energy=to_reals([label or 0.0 for label in all_energies], torch.float64),
-        has_energy=to_mask([label is not None for label in all_energies]),
+        has_energy=to_mask(has_labels(all_energies)),
         forces=to_reals(np.concatenate(forces)),
-        has_forces=to_mask(has_forces),
+        has_forces=to_mask(np.repeat(has_labels(all_forces), n_atoms)),
         stress=to_reals(np.stack(stress)),
-        has_stress=to_mask([label is not None for label in all_stress]),
+        has_stress=to_mask(has_labels(all_stress)),
         weights=to_reals([frame.weight for frame in frames]),
         n_atoms=torch.tensor(n_atoms, dtype=torch.int64, device=device),
     )
@@ -227,5 +235,9 @@ def build_batch(
         LabeledFrame.from_atoms(entry, keys=NO_LABELS, source=f"structure {i}")
         for i, entry in enumerate(structures)
     ]
+    for frame in frames:
+        for note in frame.notes:
+            if NOT_WHOLE in note:
+                raise DataError(f"{frame.source}: {note}; expected a whole number")
     graphs = [build_graph(frame, cutoff) for frame in frames]
     return collate(graphs, dtype=dtype, device=device)

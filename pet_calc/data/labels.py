@@ -4,23 +4,39 @@ A label may sit in the calculator's results, in ``info`` or in ``arrays``. A con
 key is the only one looked at; without one, ``REF_*`` names win over plain ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from ase import Atoms
 
+from pet_calc.data.advice import advise
+from pet_calc.data.near_names import PREDICTED_PREFIX
+from pet_calc.data.notes import NOT_FINITE, NOT_SYMMETRIC, PREDICTED
+from pet_calc.data.places import Array, Found, Key, find, list_keys, name_of, to_floats
+from pet_calc.data.state import read_charge_and_spin, read_state
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
 
-Key: TypeAlias = str | Literal[False] | None
-"""A name to read; None looks the usual names up; False reads nothing."""
+__all__ = [
+    "AUTOMATIC_KEYS",
+    "DEFAULT_UNITS",
+    "NO_LABELS",
+    "PREDICTED_BY",
+    "Array",
+    "FrameLabels",
+    "Key",
+    "LabelKeys",
+    "LabelUnits",
+    "UnitFactors",
+    "extract_labels",
+    "list_keys",
+    "read_charge_and_spin",
+]
 
-Array: TypeAlias = npt.NDArray[np.float64]
-
-PLACES = ("results", "info", "arrays")
+PREDICTED_BY = f"{PREDICTED_PREFIX}model"
+"""Where ``eval`` writes, in ``info``, whose predictions a file holds."""
 
 # REF_* first: the plain names may hold what another calculator has left there
 ENERGY_NAMES = ("REF_energy", "energy")
@@ -35,8 +51,12 @@ STRESS_TIERS = (
     ("REF_stress", ("REF_virial", "REF_virials")),
     ("stress", ("virial", "virials")),
 )
-CHARGE_NAMES = ("charge",)
-SPIN_NAMES = ("spin_multiplicity", "spin")
+# of MACE, for a label of a frame; "virials" goes with the stress
+LABEL_WEIGHTS = {
+    "energy": ("config_energy_weight",),
+    "forces": ("config_forces_weight",),
+    "stress": ("config_stress_weight", "config_virials_weight"),
+}
 
 # how far a stress and a virial of the same frame may differ, relative and in eV/Å^3
 CONTRADICTION = (0.02, 1e-5)
@@ -64,8 +84,8 @@ class LabelKeys:
     """As the forces, of a direct head that has labels of its own."""
     direct_stress: Key = False
     """As the stress, likewise."""
-    weight: str | None = None
-    """Weight of the frame in the loss; None gives every frame the same."""
+    weight: Key = None
+    """Weight of the frame in the loss."""
     extras: Mapping[str, str] = field(default_factory=dict)
     """Further labels by the name to store them under; not converted."""
 
@@ -120,7 +140,9 @@ class LabelUnits:
 
 
 AUTOMATIC_KEYS = LabelKeys()
-NO_LABELS = LabelKeys(energy=False, forces=False, stress=False, virial=False)
+NO_LABELS = LabelKeys(
+    energy=False, forces=False, stress=False, virial=False, weight=False
+)
 DEFAULT_UNITS = LabelUnits()
 
 
@@ -155,11 +177,6 @@ class FrameLabels:
     """What was there but not used, and why."""
 
 
-class _Found(NamedTuple):
-    value: Any
-    origin: str
-
-
 def extract_labels(
     atoms: Atoms, keys: LabelKeys, factors: UnitFactors, source: str
 ) -> FrameLabels:
@@ -170,95 +187,86 @@ def extract_labels(
     raise ``DataError`` naming ``source``. ``atoms`` is still in the file's units.
     """
     labels = FrameLabels()
-    energy = _find(atoms, keys.energy, ENERGY_NAMES, ("results", "info"))
+    energy = find(atoms, keys.energy, ENERGY_NAMES, ("results", "info"))
     if energy is not None:
-        numbers = _to_floats(energy, (1,), source)
+        numbers = to_floats(energy, (1,), source)
         if _note_if_not_finite(numbers, "energy", labels):
             labels.energy = float(numbers[0]) * factors.energy
             labels.origins["energy"] = energy.origin
-    forces = _find(atoms, keys.forces, FORCES_NAMES, ("results", "arrays"))
+    forces = find(atoms, keys.forces, FORCES_NAMES, ("results", "arrays"))
     if forces is not None:
-        numbers = _to_floats(forces, (len(atoms), 3), source)
+        numbers = to_floats(forces, (len(atoms), 3), source)
         if _note_if_not_finite(numbers, "forces", labels):
             labels.forces = numbers * factors.forces
             labels.origins["forces"] = forces.origin
     _extract_stress(atoms, keys, factors, source, labels)
     _extract_direct(atoms, keys, factors, source, labels)
-    _extract_state(atoms, keys, source, labels)
+    state = read_state(
+        atoms,
+        charge=keys.charge,
+        spin=keys.spin_multiplicity,
+        weight=keys.weight,
+        source=source,
+    )
+    labels.charge, labels.weight = state.charge, state.weight
+    labels.spin_multiplicity = state.spin_multiplicity
+    labels.origins |= state.origins
+    labels.notes += state.notes
+    if keys.weight is not False:
+        _apply_label_weights(atoms, labels)
     for name, key in keys.extras.items():
-        extra = _find(atoms, key, (), ())
+        extra = find(atoms, key, (), ())
         if extra is not None:
-            numbers = _to_floats(extra, None, source)
+            numbers = to_floats(extra, None, source)
             if _note_if_not_finite(numbers, name, labels):
                 labels.extras[name] = numbers
                 labels.origins[name] = extra.origin
+    _note_predictions(atoms, labels)
     return labels
-
-
-def list_keys(atoms: Atoms) -> list[str]:
-    """Return every key that could hold a label, such as ``info['U0']``."""
-    standard = {"numbers", "positions", "masses", "tags", "initial_magmoms"}
-    return [
-        f"{place}[{key!r}]"
-        for place in PLACES
-        for key in _get_place(atoms, place)
-        if not (place == "arrays" and key in standard)
-    ]
-
-
-def read_charge_and_spin(atoms: Atoms) -> tuple[int, int]:
-    """Return total charge (else 0) and spin multiplicity (else 1) from ``info``."""
-    labels = FrameLabels()
-    _extract_state(atoms, NO_LABELS, "structure", labels)
-    return labels.charge, labels.spin_multiplicity
-
-
-def _get_place(atoms: Atoms, place: str) -> Mapping[str, Any]:
-    if place == "results":
-        return {} if atoms.calc is None else getattr(atoms.calc, "results", {})
-    return atoms.info if place == "info" else atoms.arrays
-
-
-def _find(
-    atoms: Atoms, key: Key, automatic: Sequence[str], places: Sequence[str]
-) -> _Found | None:
-    """Return the configured key's value, or that of the first automatic name."""
-    if key is False:
-        return None
-    # a configured key is never replaced by another one: it may mean another level
-    # of theory
-    names, where = (automatic, places) if key is None else ((key,), PLACES)
-    for name in names:
-        for place in where:
-            value = _get_place(atoms, place).get(name)
-            if value is not None:
-                return _Found(value, f"{place}[{name!r}]")
-    return None
-
-
-def _to_floats(found: _Found, shape: tuple[int, ...] | None, source: str) -> Array:
-    try:
-        numbers = np.array(found.value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{source}: {found.origin} is not numeric: {found.value!r}"
-        ) from error
-    if shape is None:
-        return numbers
-    if numbers.size != int(np.prod(shape)):
-        raise DataError(
-            f"{source}: {found.origin} has shape {numbers.shape}, expected {shape}; "
-            "set the key of this label, or switch the label off (False)"
-        )
-    return numbers.reshape(shape)
 
 
 def _note_if_not_finite(numbers: Array, name: str, labels: FrameLabels) -> bool:
     """Return whether all ``numbers`` are finite, leaving a note if not."""
     is_finite = bool(np.isfinite(numbers).all())
     if not is_finite:
-        labels.notes.append(f"{name} not finite (NaN or Inf), treated as missing")
+        labels.notes.append(f"{name} {NOT_FINITE}")
     return is_finite
+
+
+def _apply_label_weights(atoms: Atoms, labels: FrameLabels) -> None:
+    """Leave out labels of weight 0; note other weights, which are not read."""
+    for label, names in LABEL_WEIGHTS.items():
+        for name in names:
+            weight = atoms.info.get(name)
+            if weight is None or getattr(labels, label) is None:
+                continue
+            if weight == 0:
+                setattr(labels, label, None)
+                del labels.origins[label]
+                labels.notes.append(
+                    f"{label} has weight 0 (info[{name!r}]), treated as missing"
+                )
+            elif weight != 1:
+                labels.notes.append(
+                    f"info[{name!r}] not read; weights of labels are set for all "
+                    "frames together, in the loss"
+                )
+
+
+def _note_predictions(atoms: Atoms, labels: FrameLabels) -> None:
+    """Note predictions of ours, and labels that are such."""
+    model = atoms.info.get(PREDICTED_BY)
+    taken = [
+        origin
+        for origin in labels.origins.values()
+        if f"[{PREDICTED_PREFIX!r}"[:-1] in origin
+    ]
+    for origin in taken:
+        labels.notes.append(f"{origin} {PREDICTED} (of {model or 'an unknown model'})")
+    if model is not None and not taken:
+        labels.notes.append(
+            f"predictions of {model} under {PREDICTED_PREFIX}*, which are no labels"
+        )
 
 
 def _extract_stress(
@@ -300,15 +308,13 @@ def _extract_direct(
     labels: FrameLabels,
 ) -> None:
     """Read the labels of direct heads."""
-    forces = _find(
-        atoms, keys.direct_forces, DIRECT_FORCES_NAMES, ("results", "arrays")
-    )
+    forces = find(atoms, keys.direct_forces, DIRECT_FORCES_NAMES, ("results", "arrays"))
     if forces is not None:
-        numbers = _to_floats(forces, (len(atoms), 3), source)
+        numbers = to_floats(forces, (len(atoms), 3), source)
         if _note_if_not_finite(numbers, "direct forces", labels):
             labels.direct_forces = numbers * factors.direct_forces
             labels.origins["direct_forces"] = forces.origin
-    stress = _find(atoms, keys.direct_stress, DIRECT_STRESS_NAMES, ("results", "info"))
+    stress = find(atoms, keys.direct_stress, DIRECT_STRESS_NAMES, ("results", "info"))
     # of one that is not periodic in three directions `_extract_stress` has its note
     if stress is not None and all(atoms.pbc):
         tensor = _to_tensor(stress, source, labels)
@@ -319,36 +325,36 @@ def _extract_direct(
 
 def _find_stress_and_virial(
     atoms: Atoms, keys: LabelKeys
-) -> tuple[_Found | None, _Found | None]:
+) -> tuple[Found | None, Found | None]:
     if keys.stress or keys.virial:
         # a configured one switches the automatic look-up of the other off
         return (
-            _find(atoms, keys.stress or False, (), ()),
-            _find(atoms, keys.virial or False, (), ()),
+            find(atoms, keys.stress or False, (), ()),
+            find(atoms, keys.virial or False, (), ()),
         )
     for stress_name, virial_names in STRESS_TIERS:
-        stress = _find(atoms, keys.stress, (stress_name,), ("results", "info"))
-        virial = _find(atoms, keys.virial, virial_names, ("results", "info"))
+        stress = find(atoms, keys.stress, (stress_name,), ("results", "info"))
+        virial = find(atoms, keys.virial, virial_names, ("results", "info"))
         if stress is not None or virial is not None:
             return stress, virial
     return None, None
 
 
-def _to_tensor(found: _Found, source: str, labels: FrameLabels) -> Array:
+def _to_tensor(found: Found, source: str, labels: FrameLabels) -> Array:
     """Return [3, 3] from 3x3, 9 or Voigt-6 numbers, symmetrised."""
     size = np.size(found.value)
     if size == 6:
-        xx, yy, zz, yz, xz, xy = _to_floats(found, (6,), source)
+        xx, yy, zz, yz, xz, xy = to_floats(found, (6,), source)
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     if size != 9:
         raise DataError(
             f"{source}: {found.origin} has {size} numbers, expected 3x3, 9, or 6 in "
             "the order xx yy zz yz xz xy"
         )
-    tensor = _to_floats(found, (3, 3), source)
+    tensor = to_floats(found, (3, 3), source)
     symmetric = 0.5 * (tensor + tensor.T)
     if np.abs(tensor - symmetric).max() > ASYMMETRY * np.abs(tensor).max():
-        labels.notes.append(f"{found.origin} is not symmetric, was symmetrised")
+        labels.notes.append(f"{found.origin} {NOT_SYMMETRIC}")
     return symmetric
 
 
@@ -359,50 +365,7 @@ def _check_agreement(candidates: dict[str, Array], source: str) -> None:
     if np.abs(stress - other).max() > limit:
         raise DataError(
             f"{source}: {name} says xx = {stress[0, 0]:.6g} eV/A^3 but {other_name} "
-            f"says {other[0, 0]:.6g} (stress = -virial/volume); switch one off "
-            "(False), or correct its unit or sign"
+            f"says {other[0, 0]:.6g} (stress = -virial/volume); name the right one: "
+            f"{advise(stress_key=name_of(name))}, or "
+            f"{advise(virial_key=name_of(other_name))}; or correct unit and sign"
         )
-
-
-def _extract_state(
-    atoms: Atoms, keys: LabelKeys, source: str, labels: FrameLabels
-) -> None:
-    """Read charge, spin multiplicity and weight."""
-    charge = _find(atoms, keys.charge, CHARGE_NAMES, ("info",))
-    if charge is not None:
-        labels.charge = _to_whole_number(charge, source)
-        labels.origins["charge"] = charge.origin
-    spin = _find(atoms, keys.spin_multiplicity, SPIN_NAMES, ("info",))
-    if spin is not None:
-        labels.spin_multiplicity = _to_whole_number(spin, source)
-        labels.origins["spin_multiplicity"] = spin.origin
-        # data sets that mix molecules with bulk write 0 where it means nothing
-        if labels.spin_multiplicity == 0 and keys.spin_multiplicity is None:
-            labels.spin_multiplicity = 1
-            labels.notes.append(f"{spin.origin} of 0, taken as 1")
-        if labels.spin_multiplicity < 1:
-            raise DataError(
-                f"{source}: {spin.origin} is {labels.spin_multiplicity}, expected the "
-                "multiplicity 2S + 1, at least 1"
-            )
-    weight = _find(atoms, keys.weight or False, (), ())
-    if weight is not None:
-        labels.weight = float(_to_floats(weight, (1,), source)[0])
-        if not (np.isfinite(labels.weight) and labels.weight >= 0):
-            raise DataError(
-                f"{source}: {weight.origin} is {labels.weight}, expected a finite "
-                "weight of at least 0"
-            )
-
-
-def _to_whole_number(found: _Found, source: str) -> int:
-    try:
-        number = float(np.asarray(found.value, dtype=np.float64).item())
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not number.is_integer():
-        raise DataError(
-            f"{source}: {found.origin} is {found.value!r}, expected a whole number; "
-            "set the key of this label, or switch it off (False)"
-        )
-    return int(number)

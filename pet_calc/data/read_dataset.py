@@ -105,7 +105,7 @@ def read_dataset(
             frames = _read_stored(reading, rule, progress)
         else:
             frames = _read_into_memory(reading, progress)
-        frames = _choose(frames, dataset)
+        frames = _drop_weightless(_choose(frames, dataset), dataset)
         _check_required(reading, frames)
         parts.append(frames)
     return join_frames(parts)
@@ -116,8 +116,8 @@ def read_for_check(
 ) -> list[LabeledFrame]:
     """Return the frames of a data set that are worth a closer look.
 
-    All of them, or ``MOST_CHECKED`` drawn at random where the files are as large as
-    those that training would store.
+    Those of weight 0 are not. All others, or ``MOST_CHECKED`` drawn at random where the
+    files are as large as those that training would store.
 
     Args:
         dataset: what to read.
@@ -128,6 +128,7 @@ def read_for_check(
     frames = _iterate(reading, dataset.weight, None)
     if counter is not None:
         frames = counter.watch(frames)
+    frames = (frame for frame in frames if frame.weight > 0)
     if size < STORE_ABOVE_GB:
         return list(frames)
     return draw_frames(frames, MOST_CHECKED)
@@ -260,6 +261,29 @@ def _choose(frames: Frames, dataset: DatasetOptions) -> Frames:
             f"has {len(frames)} frames"
         )
     return take_frames(frames, indices)
+
+
+def _drop_weightless(frames: Frames, dataset: DatasetOptions) -> Frames:
+    """Return the frames without those of weight 0, which are to count nowhere."""
+    if isinstance(frames, StoredFrames):
+        weights = frames.read_weights(np.arange(len(frames)))
+    else:
+        weights = np.array([frame.weight for frame in frames])
+    counted = np.flatnonzero(weights > 0)
+    if len(counted) == len(frames):
+        return frames
+    files = ", ".join(dataset.read_from)
+    if len(counted) == 0:
+        raise DataError(
+            f"{files}: every frame has weight 0; remove or mend the weights"
+        )
+    logger.info(
+        "%s: %d of %d frames have weight 0 and count nowhere",
+        files,
+        len(frames) - len(counted),
+        len(frames),
+    )
+    return take_frames(frames, counted)
 
 
 def _check_required(reading: Reading, frames: Frames) -> None:

@@ -32,7 +32,8 @@ from pet_calc.system.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+# 2: weights of frames are read, and charges that are nearly whole
+FORMAT_VERSION = 2
 FRAMES_NAME, INDEX_NAME, HEADER_NAME = "frames.bin", "index.bin", "header.json"
 
 HAS_ENERGY, HAS_FORCES, HAS_STRESS = 1, 2, 4

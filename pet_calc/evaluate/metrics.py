@@ -66,7 +66,8 @@ class Metrics:
     """Errors over a set of structures.
 
     Energy errors are per atom (eV/atom), force errors per component (eV/Å), stress
-    errors per component (eV/Å^3). Structures without a label do not count in it.
+    errors per component (eV/Å^3). Structures without a label do not count in it, those
+    of weight 0 nowhere.
     """
 
     sums: dict[str, ErrorSums] = field(
@@ -76,7 +77,7 @@ class Metrics:
 
     def add(self, prediction: Prediction, labels: Labels) -> None:
         """Add one batch; the energies must both include the composition or neither."""
-        self.n_structures += labels.energy.shape[0]
+        self.n_structures += int((labels.weights > 0).sum())
         per_atom = (prediction.energy - labels.energy) / labels.n_atoms
         self.sums["energy"].add(per_atom[labels.has_energy])
         if prediction.forces is not None:

@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
 from pet_calc.engine.switch import Compile, ModelSwitch
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
+from pet_calc.evaluate.predicted_atoms import add_predictions
 from pet_calc.evaluate.rotation import average, compute_spreads, turn_back
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -35,14 +34,22 @@ class FramePrediction(NamedTuple):
     stress: np.ndarray | None
     """[3, 3], positive in tension; None unless periodic in all directions."""
 
-    def to_atoms(self) -> Atoms:
-        """Return the structure with the predictions as its results."""
-        atoms = self.frame.to_atoms()
-        results: dict[str, Any] = {"energy": self.energy, "forces": self.forces}
+    def to_atoms(self, model: str = "unknown") -> Atoms:
+        """Return the frame with all it had, and the predictions beside that.
+
+        They are ``info['pet_energy']``, ``arrays['pet_forces']`` and, where there is
+        one, ``info['pet_stress']`` [3, 3], in eV and Å: names that no reader takes for
+        labels.
+
+        Args:
+            model: whose predictions they are, for ``info['pet_model']``.
+        """
+        values: dict[str, Any] = {"energy": self.energy, "forces": self.forces}
         if self.stress is not None:
-            results["stress"] = full_3x3_to_voigt_6_stress(self.stress)
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        return atoms
+            values["stress"] = self.stress
+        frame = self.frame
+        atoms = frame.to_atoms() if frame.atoms is None else frame.atoms
+        return add_predictions(atoms, values, model)
 
 
 @dataclass
@@ -232,7 +239,7 @@ def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledF
 
 
 def _check_state(model: PET, frame: LabeledFrame) -> None:
-    check_charge_and_spin(model, frame.charge, frame.spin_multiplicity, frame.source)
+    check_frame_state(model, frame)
 
 
 def _pack(

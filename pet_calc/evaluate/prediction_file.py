@@ -21,18 +21,23 @@ import ase.io
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import ErrorSums, Metrics, SpreadSums
 from pet_calc.evaluate.predict import Errors, PredictedBatch
+from pet_calc.evaluate.predicted_atoms import make_writable
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.system.locks import hold_lock
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 2
+# 3: predictions under names of their own
+RECORD_VERSION = 3
 
 
 class PredictionWriter:
     """Appends batches to an open file and keeps the record of what is whole."""
 
-    def __init__(self, file: IO[bytes], record: Path, run: dict[str, Any]) -> None:
+    def __init__(
+        self, file: IO[bytes], record: Path, run: dict[str, Any], model: str
+    ) -> None:
         self.n_frames = 0
         """Frames that are written."""
         self.errors = Errors()
@@ -40,6 +45,7 @@ class PredictionWriter:
         self._file = file
         self._record = record
         self._run = run
+        self._model = model
         self._n_bytes = 0
 
     def resume(self, partial: str) -> None:
@@ -60,6 +66,10 @@ class PredictionWriter:
             )
         try:
             values = json.loads(self._record.read_text())
+            if values["format_version"] != RECORD_VERSION:
+                raise ValueError(
+                    f"of version {values['format_version']}, not {RECORD_VERSION}"
+                )
             n_bytes, before = values["n_bytes"], values["run"]
             self.n_frames = values["n_frames"]
             self.errors = Errors(
@@ -90,7 +100,8 @@ class PredictionWriter:
         """Write the predictions of a batch; they are on disk when this returns."""
         text = StringIO()
         for prediction in batch.predictions:
-            ase.io.write(text, prediction.to_atoms(), format="extxyz")
+            atoms = make_writable(prediction.to_atoms(self._model))
+            ase.io.write(text, atoms, format="extxyz")
         content = text.getvalue().encode()
         self._file.write(content)
         self._sync()
@@ -127,7 +138,11 @@ def _read_metrics(values: dict[str, Any]) -> Metrics:
 
 @contextmanager
 def open_predictions(
-    path: str | Path, run: dict[str, Any], *, is_resumed: bool = False
+    path: str | Path,
+    run: dict[str, Any],
+    *,
+    model: str = "unknown",
+    is_resumed: bool = False,
 ) -> Iterator[PredictionWriter]:
     """Give a writer of predictions, whose file gets its name after the block.
 
@@ -137,13 +152,14 @@ def open_predictions(
     Args:
         path: of an extended XYZ file.
         run: what the predictions depend on, as JSON has it.
+        model: whose predictions they are; goes into the file.
         is_resumed: go on with what an interrupted run has left, if it did.
 
     Raises:
         ConfigError: if the folder does not exist, if another process writes there, or
             if what is there was begun with another ``run``.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     partial = path.with_name(path.name + ".partial")
@@ -152,7 +168,7 @@ def open_predictions(
         if not is_ours:
             raise ConfigError(f"{partial}: another process writes to it; choose -o")
         with partial.open("ab") as file:
-            writer = PredictionWriter(file, record, run)
+            writer = PredictionWriter(file, record, run, model)
             if is_resumed:
                 writer.resume(str(partial))
             else:

@@ -1,5 +1,7 @@
 """Evaluate a model on the frames of files, from first to last."""
 
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -8,11 +10,12 @@ from typing import Any
 
 import torch
 
+from pet_calc.calculator.supported import find_serious_notes
 from pet_calc.checkpoint.open import choose_device, load_merged_model
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.census import CensusCounter, LabelCensus
 from pet_calc.data.files import expand_paths
-from pet_calc.data.frames import Progress, iterate_frames
+from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames
 from pet_calc.data.label_options import build_label_keys, build_label_units
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import PetCalcError
@@ -20,7 +23,10 @@ from pet_calc.evaluate.in_parallel import FAILED, predict_shared, tell_all
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS, BatchPredictor, Errors
 from pet_calc.evaluate.prediction_file import PredictionWriter, open_predictions
 from pet_calc.model.hypers import choose_energy_target
+from pet_calc.model.pet import PET
 from pet_calc.system.hashing import hash_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ def run_evaluation(
         keys=build_label_keys(dataset),
         units=build_label_units(dataset),
         index=dataset.index,
+        keeps_atoms=output is not None,
     )
+    frames = _warn_of_notes(frames, model)
     census = CensusCounter()
     watched = census.watch(progress(frames) if progress else frames)
     predictor = BatchPredictor(
@@ -110,7 +118,9 @@ def run_evaluation(
         writer: PredictionWriter | None = None
         if output is not None and share[0] == 0:
             run = _identify(options, target, str(model.edge_embedder.weight.dtype))
-            opened = open_predictions(output, run, is_resumed=is_resumed)
+            opened = open_predictions(
+                output, run, model=_name_model(options, target), is_resumed=is_resumed
+            )
             try:
                 writer = stack.enter_context(opened)
             except PetCalcError:
@@ -126,6 +136,26 @@ def run_evaluation(
             else:
                 writer.add(batch)
     return Evaluation(census.build(), errors)
+
+
+def _warn_of_notes(
+    frames: Iterable[LabeledFrame], model: PET
+) -> Iterator[LabeledFrame]:
+    """Yield the frames; warn, once each, of notes that question the errors."""
+    told: set[str] = set()
+    for frame in frames:
+        for note in find_serious_notes(frame, model):
+            if note not in told:
+                logger.warning("%s: %s", frame.source, note)
+                told.add(note)
+        yield frame
+
+
+def _name_model(options: EvaluationOptions, target: str) -> str:
+    """Return what the file of predictions says about the model."""
+    parts = [options.model, *([options.adapter] if options.adapter else [])]
+    named = [f"{Path(part).name} sha256 {hash_file(part)[:12]}" for part in parts]
+    return f"{' with '.join(named)}, {target}"
 
 
 def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +19,12 @@ from metatomic.torch import (
 from pet_calc.errors import ExportError
 from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
+from pet_calc.export.serialize import serialize
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.hypers import NON_CONSERVATIVE_STRESS, TargetSpec
 from pet_calc.model.pet import PET
 from pet_calc.system.atomic import write_atomically
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
@@ -102,18 +103,21 @@ def export_model(
     Raises:
         ExportError: if the model cannot be expressed, or the file disagrees with it.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}; make it first")
     exported = build_atomistic_model(model, metadata=metadata, length_unit=length_unit)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        # the archive remembers the name of its file, so it must be the final one
-        draft = Path(folder) / path.name
-        exported.save(draft)
-        if check:
+    content = serialize(exported)
+    if check:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            draft = Path(folder) / path.name
+            try:
+                draft.write_bytes(content)
+            except OSError as error:
+                error.filename = str(path)
+                raise
             check_file(draft, exported.module.pet, path)
-        with open(draft, "rb") as source:
-            write_atomically(path, lambda file: shutil.copyfileobj(source, file))
+    write_atomically(path, lambda file: file.write(content))
     logger.info(
         "exported %s: outputs %s, interaction range %g %s",
         path,

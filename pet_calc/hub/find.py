@@ -14,6 +14,7 @@ from pet_calc.hub.names import (
     parse_name,
     suggest_names,
 )
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         HubError: if there is no such file or model, or the download fails.
     """
+    name = expand_path(name) if isinstance(name, str) else Path(expand_path(name))
     path, text = Path(name), str(name)
     public = parse_name(text)
     if path.is_file():

@@ -18,6 +18,7 @@ from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import is_lora_name
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.system.paths import expand_path
 
 # of 64 digits: enough to tell files and bases apart
 N_SHOWN = 16
@@ -33,7 +34,7 @@ def describe_file(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is none of these, or damaged.
     """
-    path = Path(path)
+    path = Path(expand_path(path))
     if not path.is_file():
         what = "is a folder, name a file in it" if path.is_dir() else "is no such file"
         raise CheckpointError(f"{path}: there {what}")

@@ -74,7 +74,8 @@ def _check_threads() -> str:
     limit = f"OMP_NUM_THREADS={given}" if given else "OMP_NUM_THREADS is not set"
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0))
-    return f"{torch.get_num_threads()} for torch on {cores} cores, {limit}, load {load}"
+    threads = torch.get_num_threads()
+    return f"{threads} for torch on {cores} cores, {limit}, load {load:.1f}"
 
 
 def _check_packages() -> str:

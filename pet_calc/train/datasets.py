@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from pet_calc.config import RunOptions, TargetOptions
 from pet_calc.config.options import IN_MEMORY
+from pet_calc.data.advice import explain_no_energy
 from pet_calc.data.census import LabelCensus
 from pet_calc.data.frames import Indices, LabeledFrame, Progress, split_indices
+from pet_calc.data.isolated import find_isolated
 from pet_calc.data.read_dataset import (
     Frames,
     StoreRule,
@@ -24,10 +26,9 @@ from pet_calc.data.read_dataset import (
 )
 from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
-
-ISOLATED_ATOM = "IsolatedAtom"
 
 
 @dataclass
@@ -75,14 +76,17 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
     )
     isolated: list[LabeledFrame] = []
     train: list[Frames] = []
+    # isolated atoms that train too: never drawn for validation or test
+    trained: list[Frames] = []
     for dataset in options.training_set:
         atoms, others = _take_isolated(read(dataset))
         if dataset.use_isolated_atoms:
-            train.append(atoms)
+            trained += [atoms] if atoms else []
         else:
             isolated += atoms
         train.append(others)
     frames = RunFrames(join_frames([part for part in train if part]), isolated=isolated)
+    _check_not_only_atoms(frames, trained)
     held_out = {"validation": options.validation_set, "test": options.test_set}
     fractions = {n: v for n, v in held_out.items() if isinstance(v, float)}
     if sum(fractions.values()) > 0:
@@ -95,31 +99,26 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
         train_set = frames.train
         for name, part in zip(("train", *held_out), parts, strict=True):
             setattr(frames, name, take_frames(train_set, part))
+    frames.train = join_frames([part for part in (frames.train, *trained) if part])
     for name, value in held_out.items():
         if not isinstance(value, float):
-            found = [_take_isolated(read(dataset))[1] for dataset in value]
-            setattr(frames, name, join_frames(found))
-    for name in ("train", "validation"):
-        part = getattr(frames, name)
-        missing = set(options.energy_targets)
-        for frame in part:
-            if not missing:
-                break
-            if frame.energy is not None:
-                missing.discard(frame.target)
-        for target in sorted(missing):
-            raise DataError(
-                f"the {name} set has no frame with an energy ({len(part)} frames) for "
-                f"{target}; name the key with --energy-key or in the options "
-                "file"
-            )
+            parts_read = [_take_isolated(read(dataset)) for dataset in value]
+            n_atoms = sum(len(atoms) for atoms, _ in parts_read)
+            if n_atoms:
+                logger.info("%s set: %d isolated atoms left out", name, n_atoms)
+            setattr(frames, name, join_frames([others for _, others in parts_read]))
+    _check_energies(frames, options)
     for name in ("train", *held_out):
         part = getattr(frames, name)
         if part:
             census = LabelCensus.from_frames(part).to_text()
             logger.info("%s set:\n%s", name, _indent(census))
     if frames.isolated:
-        logger.info("isolated atoms: %d, for energy offsets only", len(frames.isolated))
+        logger.info(
+            "isolated atoms: %d, for energy offsets only (`use_isolated_atoms: true` "
+            "in an options file trains on them, too)",
+            len(frames.isolated),
+        )
     return frames
 
 
@@ -129,7 +128,7 @@ def build_store_rule(value: str | None, output: Path) -> StoreRule:
         return StoreRule(output, "never")
     if value is None:
         return StoreRule(output / "store")
-    return StoreRule(Path(value), "always")
+    return StoreRule(Path(expand_path(value)), "always")
 
 
 def choose_target(options: RunOptions) -> TargetOptions:
@@ -180,14 +179,44 @@ def _build_progress(is_shown: bool) -> Progress:
     )
 
 
+def _check_not_only_atoms(frames: RunFrames, trained: list[Frames]) -> None:
+    """Raise if nothing is left to train on but isolated atoms."""
+    if not frames.train and frames.isolated and not trained:
+        raise DataError(
+            f"all {len(frames.isolated)} frames are isolated atoms, which set energy "
+            "offsets only; add structures, or train on them with "
+            "`use_isolated_atoms: true` in an options file"
+        )
+
+
+def _check_energies(frames: RunFrames, options: RunOptions) -> None:
+    """Raise if a target has no energy to train or to judge by."""
+    if not frames.validation:
+        raise DataError(
+            "the validation set has no frames, and the best model is chosen by it; "
+            "name a file or a fraction above 0 (pet-calc finetune --val 0.1, or "
+            "validation_set in an options file)"
+        )
+    for name in ("train", "validation"):
+        part = getattr(frames, name)
+        missing = set(options.energy_targets)
+        keys: set[str] = set()
+        for frame in part:
+            if not missing:
+                break
+            keys.update(frame.keys)
+            if frame.energy is not None:
+                missing.discard(frame.target)
+        for target in sorted(missing):
+            what, advice = explain_no_energy(keys)
+            raise DataError(
+                f"the {name} set ({len(part)} frames), for {target}: {what}; {advice}"
+            )
+
+
 def _take_isolated(frames: Frames) -> tuple[Frames, Frames]:
     """Return the isolated atoms among the frames, and the others."""
-    if isinstance(frames, StoredFrames):
-        is_isolated = np.zeros(len(frames), dtype=bool)
-        for kind, indices in frames.iterate_kinds():
-            is_isolated[indices] = kind["config_type"] == ISOLATED_ATOM
-    else:
-        is_isolated = np.array([f.config_type == ISOLATED_ATOM for f in frames])
+    is_isolated = find_isolated(frames)
     atoms, others = np.flatnonzero(is_isolated), np.flatnonzero(~is_isolated)
     return take_frames(frames, atoms), take_frames(frames, others)
 

@@ -12,6 +12,7 @@ from pet_calc.config import RunOptions, replace, write_options
 from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError
 from pet_calc.system.cores import CoreWatch
+from pet_calc.system.paths import expand_path
 from pet_calc.system.ranks import Ranks, join_ranks
 from pet_calc.train.datasets import (
     RunFrames,
@@ -80,6 +81,7 @@ def run_training(
             the first step wherever possible.
     """
     options.check_ready()
+    options = replace(options, output=expand_path(options.output))
     with join_ranks(options.device) as ranks:
         return _run(
             options,

@@ -190,3 +190,20 @@ def test_other_models_do_not_read_them(model):
     assert atoms.get_potential_energy() == energy
     atoms.rattle(0.01)
     assert atoms.get_potential_energy() != energy
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_total_charge_is_read_by_both_and_its_change_seen(tmp_path, compile):
+    model = build_model(system_conditioning=True)
+    export_model(model, tmp_path / "model.pt", check=False)
+    for source in (model, tmp_path / "model.pt"):
+        found = []
+        for name in ("charge", "total_charge"):
+            atoms = build_molecule()
+            atoms.calc = PETCalculator(source, compile=compile)
+            atoms.info[name] = 1
+            first = atoms.get_potential_energy()
+            atoms.info[name] = -1
+            found.append((first, atoms.get_potential_energy()))
+        assert found[0] == pytest.approx(found[1], rel=1e-12)
+        assert found[0][0] != pytest.approx(found[0][1], rel=1e-9)

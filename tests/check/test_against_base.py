@@ -43,7 +43,9 @@ def compare(labels, truth, noise=0.2, soft=1.0, **kwargs):
 @pytest.mark.parametrize(("noise", "soft"), [*BASES, (1.0, 0.5), (3.0, 0.3)])
 def test_right_labels_raise_no_alarm(frames, noise, soft):
     findings = compare(frames, frames, noise, soft)
-    assert not get_codes(findings, "error") | get_codes(findings, "warning")
+    # the labels of a base without noise are its own predictions, which is said
+    expected = {"predicted-labels"} if (noise, soft) == (0.0, 1.0) else set()
+    assert get_codes(findings, "error") | get_codes(findings, "warning") == expected
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -175,7 +177,7 @@ def test_kilocalories_of_a_public_set_are_found():
     truth = scale(labels, energy=1 / 23.06, forces=1 / 23.06)
     finding = find(compare(labels, truth), "forces-unit")
     assert finding.severity == "error"
-    assert finding.advice == "--energy-unit kcal/mol"
+    assert finding.advice.startswith("--energy-unit kcal/mol (")
 
 
 def test_nothing_to_compare_is_no_error(frames):

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+from ase import Atoms
 from support.frames import build_labelled, find, read_shared
 
 from pet_calc.check.structures import (
     check_alone,
+    check_close,
     check_duplicates,
     check_leakage,
     group_same,
@@ -78,3 +80,20 @@ def test_a_lost_atom_is_reported():
     assert "a.xyz, frame 0" in find(check_alone([pair]), "lone-atoms").what
     atom = replace(pair, numbers=pair.numbers[:1], positions=pair.positions[:1])
     assert check_alone([atom, *build_labelled(2)]) == []
+
+
+def test_atoms_that_are_too_close_are_named_by_frame():
+    frames = [
+        LabeledFrame.from_atoms(
+            Atoms("H2", [[0, 0, 0], [0, 0, d]]), source=f"scan.xyz, frame {i}"
+        )
+        for i, d in enumerate((0.25, 0.35, 0.74, 1.5))
+    ]
+    finding = find(check_close(frames), "close-atoms")
+    assert finding.severity == "note"
+    assert "1 of 4 frames" in finding.what
+    assert "scan.xyz, frame 0; the closest are H and H, 0.25 A apart" in finding.what
+    copper = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.9]], cell=[9, 9, 9], pbc=True)
+    (frame,) = [LabeledFrame.from_atoms(copper, source="x, frame 0")]
+    assert "Cu and Cu" in find(check_close([frame]), "close-atoms").what
+    assert check_close(frames[2:]) == []

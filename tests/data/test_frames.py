@@ -1,3 +1,4 @@
+import re
 from itertools import chain
 
 import numpy as np
@@ -160,7 +161,7 @@ def test_files_that_are_not_there_are_named(tmp_path, name, message):
 def test_a_file_that_ase_cannot_read_is_named(tmp_path):
     path = tmp_path / "broken.xyz"
     path.write_text("2\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
-    with pytest.raises(DataError, match=r"broken\.xyz, frame 0: ASE cannot read"):
+    with pytest.raises(DataError, match=r"broken\.xyz, frame 0, line 1: .*after 1 of"):
         read_frames(path)
 
 
@@ -379,21 +380,26 @@ def test_a_structure_without_sense_names_file_and_frame(write_file, atoms, messa
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"charge": 0.5}, "whole number"),
-        ({"spin_multiplicity": 0, "x": 1}, None),
-        ({"spin": 0}, None),
-        ({"spin_multiplicity": -1}, "at least 1"),
+        ({"charge": 0.5}, "no whole number.*taken as 0"),
+        ({"spin_multiplicity": 0, "x": 1}, "taken as 1"),
+        ({"spin": 0}, "taken as 1"),
+        ({"spin_multiplicity": -1}, "expected the multiplicity 2S . 1.*taken as 1"),
     ],
 )
-def test_charge_and_spin_are_whole_numbers(info, message):
+def test_charge_and_spin_are_whole_numbers_where_they_are_asked_for(info, message):
     atoms = Atoms("H", info=info)
-    if message is None:
-        frame = read_atoms(atoms)
-        assert frame.spin_multiplicity == 1
-        assert "taken as 1" in frame.notes[0]
-    else:
-        with pytest.raises(DataError, match=message):
-            read_atoms(atoms)
+    frame = read_atoms(atoms)
+    assert (frame.charge, frame.spin_multiplicity) == (0, 1)
+    assert re.search(message, frame.notes[0])
+    (name, value), *_ = info.items()
+    if value == 0:
+        return
+    label = "charge" if name == "charge" else "spin_multiplicity"
+    with pytest.raises(DataError, match=r"whole number|at least 1"):
+        read_atoms(atoms, keys=LabelKeys(**{label: name}))
+    if name == "charge":
+        with pytest.raises(DataError, match="whole number"):
+            read_charge_and_spin(atoms)
 
 
 def test_charge_and_spin_of_atoms_have_defaults():

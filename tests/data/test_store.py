@@ -182,7 +182,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     header = json.loads((folder / "header.json").read_text())
     header["format_version"] = 99
     (folder / "header.json").write_text(json.dumps(header))
-    with pytest.raises(DataError, match="version 1, got 99"):
+    with pytest.raises(DataError, match="version 2, got 99"):
         FrameStore(folder)
 
 
@@ -296,6 +296,6 @@ def test_elements_are_stored_as_they_are(tmp_path, monkeypatch):
     path = tmp_path / "all.xyz"
     atoms = ase.Atoms(list(range(119)), [[2.0 * i, 0, 0] for i in range(119)])
     ase.io.write(path, atoms)
-    assert store_module.FORMAT_VERSION == 1
+    assert store_module.FORMAT_VERSION == 2
     store = build(tmp_path, [str(path)])
     assert store.read(0).numbers.tolist() == list(range(119))

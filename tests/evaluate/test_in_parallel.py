@@ -63,9 +63,12 @@ def assert_same(one, two):
     assert len(found[0]) == 60
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a.positions, b.positions)
-        assert a.get_potential_energy() == pytest.approx(b.get_potential_energy())
+        assert a.info["pet_energy"] == pytest.approx(b.info["pet_energy"])
+        assert a.info["pet_model"] == b.info["pet_model"]
         # extended XYZ has 8 digits after the point
-        np.testing.assert_allclose(a.get_forces(), b.get_forces(), atol=2e-8)
+        np.testing.assert_allclose(
+            a.arrays["pet_forces"], b.arrays["pet_forces"], atol=2e-8
+        )
 
 
 def test_two_processes_give_the_file_and_errors_of_one(inputs, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ase.stress import full_3x3_to_voigt_6_stress
 from support.models import build_model
 from support.structures import build_structures, get_results
 
@@ -59,9 +60,12 @@ def test_frames_come_in_order_with_what_the_calculator_says(model, batch_tokens)
         np.testing.assert_allclose(prediction.forces, expected["forces"], atol=1e-10)
         assert (prediction.stress is None) == ("stress" not in expected)
         found = prediction.to_atoms()
+        assert found.info["pet_energy"] == prediction.energy
         if prediction.stress is not None:
             np.testing.assert_allclose(
-                found.get_stress(), expected["stress"], atol=1e-10
+                full_3x3_to_voigt_6_stress(found.info["pet_stress"]),
+                expected["stress"],
+                atol=1e-10,
             )
         if i >= 2:
             energy_errors.append(abs(expected["energy"] - i) / len(found))

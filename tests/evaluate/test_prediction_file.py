@@ -12,14 +12,15 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from support.frames import write_frames
+from ase.constraints import FixAtoms
+from support.frames import build_frames, write_frames
 from support.models import build_model
 from support.runs import write_base
 from support.structures import get_results
 
 from pet_calc import PETCalculator
 from pet_calc.config.data_options import DatasetOptions
-from pet_calc.data.frames import read_frames
+from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.predict import BatchPredictor
 from pet_calc.evaluate.prediction_file import open_predictions
@@ -76,10 +77,76 @@ def test_predictions_are_written_in_order(model, path, batches):
         frame = batch.predictions[0].frame
         expected = get_results(calculator, frame.to_atoms())
         # extended XYZ has 8 digits after the point
-        assert atoms.get_potential_energy() == pytest.approx(expected["energy"])
-        np.testing.assert_allclose(atoms.get_forces(), expected["forces"], atol=2e-8)
+        assert atoms.info["pet_energy"] == pytest.approx(expected["energy"])
+        np.testing.assert_allclose(
+            atoms.arrays["pet_forces"], expected["forces"], atol=2e-8
+        )
         np.testing.assert_array_equal(atoms.pbc, frame.pbc)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_the_file_had_stays_and_predictions_are_no_labels(tmp_path, path):
+    """The labels, info, arrays and references of the frames, in their order."""
+    frames = build_frames(4)
+    for i, atoms in enumerate(frames):
+        atoms.info |= {"REF_energy": -1.5 - i, "config_type": "bulk", "name": "a b"}
+        atoms.info["mtt::r2scan_energy"] = 2.5
+        atoms.arrays["REF_forces"] = 0.5 * atoms.get_forces()
+        atoms.set_constraint(FixAtoms([0]))
+        atoms.set_tags([i] * len(atoms))
+    data = tmp_path / "data.xyz"
+    ase.io.write(data, frames)
+    options = EvaluationOptions(
+        write_base(tmp_path),
+        DatasetOptions(systems=str(data)),
+        device="cpu",
+        compile=False,
+    )
+    expected = run_evaluation(options, output=path).errors
+    for before, after in zip(
+        ase.io.read(data, ":"), ase.io.read(path, ":"), strict=True
+    ):
+        assert after.calc.results.keys() == before.calc.results.keys()
+        assert after.get_potential_energy() == before.get_potential_energy()
+        own = {n for n in after.info if n.startswith("pet_")}
+        is_bulk = before.pbc.all()
+        assert own == {"pet_energy", "pet_model"} | (
+            {"pet_stress"} if is_bulk else set()
+        )
+        assert {n: v for n, v in after.info.items() if n not in own} == before.info
+        assert after.info["pet_model"].startswith("base.ckpt sha256 ")
+        assert set(after.arrays) == {*before.arrays, "pet_forces"}
+        for name, values in before.arrays.items():
+            np.testing.assert_array_equal(after.arrays[name], values)
+        assert len(after.constraints) == len(before.constraints) == 1
+        assert before.get_potential_energy() != after.info["pet_energy"]
+    # the labels of a second evaluation are those of the first
+    again = EvaluationOptions(
+        options.model,
+        DatasetOptions(systems=str(path)),
+        device="cpu",
+        compile=False,
+    )
+    second = run_evaluation(again, output=tmp_path / "again.xyz")
+    assert second.errors == expected
+    notes = " ".join(second.census.notes)
+    assert "predictions of base.ckpt sha256" in notes
+    # and those predictions are replaced, not piled up
+    assert (tmp_path / "again.xyz").read_text() == path.read_text()
+
+
+def test_names_that_extended_xyz_has_for_itself_are_changed(model, path, caplog):
+    (atoms, *_) = build_frames(1)
+    atoms.info |= {"energy": 5.0, "Lattice": "cubic"}
+    atoms.arrays["mtt::spins"] = np.arange(len(atoms))
+    frame = LabeledFrame.from_atoms(atoms, source="x, frame 0")
+    frame.atoms = atoms
+    write(path, list(BatchPredictor(model, "energy").predict([frame])))
+    (found,) = ase.io.read(path, ":")
+    assert found.info["other_energy"] == 5.0
+    assert found.info["other_Lattice"] == "cubic"
+    assert found.arrays["mtt_spins"].tolist() == list(range(len(atoms)))
+    assert "'mtt::spins' is written as 'mtt_spins'" in caplog.text
 
 
 def test_an_interrupted_writing_leaves_the_old_file_and_whole_frames(path, batches):

@@ -18,6 +18,11 @@ def test_all_is_well_here():
     assert "MPI       2 rank(s)" in done.output
 
 
+def test_the_load_has_one_digit(monkeypatch):
+    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (2.74853515625, 1.0, 1.0))
+    assert doctor._check_threads().endswith(", load 2.7")
+
+
 def test_what_is_missing_is_said_and_the_rest_checked(monkeypatch):
     def fail(*arguments, **keywords):
         raise ConfigError("no compiler; install one")

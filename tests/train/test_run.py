@@ -479,9 +479,8 @@ def test_charges_that_the_model_does_not_know_are_refused_or_said(tmp_path, capl
 
 def test_unknown_elements_name_the_frame(tmp_path):
     data = tmp_path / "gold.xyz"
-    data.write_text(
-        '1\nProperties=species:S:1:pos:R:3 energy=1.0 pbc="F F F"\nAu 0.0 0.0 0.0\n' * 4
-    )
+    header = 'Properties=species:S:1:pos:R:3 energy=1.0 pbc="F F F"'
+    data.write_text(f"2\n{header}\nAu 0.0 0.0 0.0\nAu 0.0 0.0 2.5\n" * 4)
     with pytest.raises(DataError, match=r"Au .*gold\.xyz, frame 0"):
         run(build_options(tmp_path, data=str(data)))
 

@@ -20,6 +20,7 @@ from pet_calc.data.baseline_fit import (
 )
 from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.isolated import choose_references
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import AS_JUDGED
 from pet_calc.errors import ConfigError, DataError
@@ -29,6 +30,9 @@ from pet_calc.model.pet import PET
 from pet_calc.units import energy_factor
 
 logger = logging.getLogger(__name__)
+
+# of an isolated atom's squared error in a fit of the offsets, beside 1 of a frame
+ATOM_WEIGHT = 1e-6
 
 
 def set_offsets(
@@ -51,7 +55,8 @@ def set_offsets(
         target: its ``name`` is an output of the model.
         options: how the offsets are found.
         frames: training frames with energies.
-        isolated: isolated atoms, for mode ``isolated_atoms``.
+        isolated: isolated atoms, for mode ``isolated_atoms``; a fit takes from them
+            what the frames leave open.
         has_base: whether the weights were trained before; its scale is kept then.
         scale_targets: set the output scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
@@ -66,7 +71,7 @@ def set_offsets(
     """
     table = _table_of(model, target.name)
     before = table.composition[:, 0].cpu().numpy().copy()
-    rows = [i for i, frame in enumerate(frames) if frame.energy is not None]
+    rows = [i for i, f in enumerate(frames) if f.energy is not None and f.weight > 0]
     labelled = [frames[i] for i in rows]
     energies = np.array([frame.energy for frame in labelled], dtype=np.float64)
     given = options.tables.get(target.name)
@@ -93,9 +98,19 @@ def set_offsets(
         # their error would drown the forces in the first hundreds of steps
         known = graphs.select(rows) if graphs else labelled
         predictions = predict_energies(model, target.name, known, batch_size)
+        weights = np.ones(len(energies))
+        known_types = set(model.atomic_types)
+        atoms = [f for z, f in choose_references(isolated).items() if z in known_types]
+        if atoms:
+            # they decide what the frames leave open, and hardly anything else
+            counts = np.vstack([counts, count_species(atoms, model.atomic_types)])
+            energies = np.append(energies, [frame.energy for frame in atoms])
+            own = predict_energies(model, target.name, atoms, len(atoms))
+            predictions = np.append(predictions, own)
+            weights = np.append(weights, np.full(len(atoms), ATOM_WEIGHT))
         shift = estimate_total_energies(model.atomic_types) - start
         offsets = start + fit_composition_shift(
-            counts, energies, predictions, total_shift=shift
+            counts, energies, predictions, weights, total_shift=shift
         )
         _warn_of_open(model, counts)
     if given is not None:
@@ -156,14 +171,13 @@ def _from_isolated_atoms(
     """Return offsets with which the model meets the isolated atoms' energies."""
     table = _table_of(model, target)
     offsets = table.composition[:, 0].cpu().numpy().copy()
-    labelled = [f for f in isolated if f.energy is not None and f.n_atoms == 1]
-    found = {int(frame.numbers[0]): frame for frame in labelled}
+    found = choose_references(isolated)
     needed = sorted({int(z) for frame in frames for z in frame.numbers})
     missing = [chemical_symbols[z] for z in needed if z not in found]
     if missing:
         raise DataError(
-            "atomic_baseline: isolated_atoms needs a frame with "
-            f"config_type=IsolatedAtom and an energy for: {', '.join(missing)}"
+            "atomic_baseline: isolated_atoms needs a frame of one atom alone, with an "
+            f"energy, for: {', '.join(missing)}"
         )
     used = [found[z] for z in needed]
     predictions = predict_energies(model, target, used, len(used))

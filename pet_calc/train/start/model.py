@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from ase.data import atomic_numbers, covalent_radii
 
-from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.calculator.supported import check_frame_state
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import choose_device, load_record
 from pet_calc.checkpoint.to_ev import convert_energies_to_ev, is_angstrom
@@ -384,7 +384,7 @@ def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
     n_others, first = 0, ""
     for frame in frames:
         charge, spin = frame.charge, frame.spin_multiplicity
-        check_charge_and_spin(model, charge, spin, frame.source)
+        check_frame_state(model, frame)
         if (charge, spin) != (0, 1):
             n_others, first = n_others + 1, first or frame.source
     if n_others and model.system_conditioning is None:

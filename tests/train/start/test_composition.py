@@ -13,8 +13,11 @@ from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import BaselineOptions
+from pet_calc.config import BaselineOptions, replace
+from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.isolated import choose_references, find_isolated
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.train.datasets import read_run_frames
 from pet_calc.train.run import run_training
 
 NO_TRAINING = {"learning_rate": 1e-300, "epochs": 1}
@@ -172,5 +175,114 @@ def test_isolated_atoms_set_the_offsets_and_do_not_train(tmp_path):
     options = build_options(
         tmp_path, output="b", base=base, data=str(path), offsets="isolated_atoms"
     )
-    with pytest.raises(DataError, match="energy for: Al"):
+    with pytest.raises(DataError, match="with an energy, for: Al"):
         run_training(options, show_progress=False)
+
+
+def name_atoms(config_type):
+    """Isolated atoms, open and in a large cell, under any name."""
+    atoms = [Atoms("H"), Atoms("O", cell=[9, 9, 9], pbc=True)]
+    for atom in atoms:
+        if config_type is not None:
+            atom.info["config_type"] = config_type
+    return atoms
+
+
+@pytest.mark.parametrize("config_type", [None, "isolated_atom", "e0", "IsolatedAtom"])
+def test_isolated_atoms_of_any_name_decide_what_the_frames_leave_open(
+    tmp_path, config_type, monkeypatch
+):
+    stand_as_in_file(monkeypatch)
+    base = write_base(tmp_path)
+    water = [atoms for atoms in build_frames() if 8 in atoms.numbers]
+    data = write_shifted(tmp_path, base, [*water, *name_atoms(config_type)])
+    before = load_checkpoint(base).state["baseline.tables.energy.composition"][:, 0]
+    options = build_options(tmp_path, base=base, data=data, **NO_TRAINING)
+    run_training(options, show_progress=False)
+    found = composition_of(tmp_path)
+    types = load_checkpoint(base).atomic_types
+    shift = {z: found[z] - before[i].item() for i, z in enumerate(types)}
+    # the file has eight decimals; H2O alone leaves this open
+    assert shift[1] == pytest.approx(SHIFT["H"], abs=1e-5)
+    assert shift[8] == pytest.approx(SHIFT["O"], abs=1e-5)
+    model = load_checkpoint(tmp_path / "run" / "best_model.ckpt")
+    n_frames = model.metadata["provenance"]["n_frames"]
+    assert n_frames["isolated"] == 2
+    assert n_frames["train"] + n_frames["validation"] == len(water)
+
+
+def test_one_atom_in_a_crystal_is_not_isolated():
+    crystal = LabeledFrame.from_atoms(Atoms("Al", cell=[4, 4, 4], pbc=True))
+    slab = LabeledFrame.from_atoms(Atoms("Al", cell=[4, 9, 9], pbc=[1, 0, 0]))
+    dimer = Atoms("H2", [[0, 0, 0], [0, 0, 9]], info={"config_type": "IsolatedAtom"})
+    frames = [crystal, slab, LabeledFrame.from_atoms(dimer)]
+    assert not find_isolated(frames).any()
+    assert find_isolated([LabeledFrame.from_atoms(a) for a in name_atoms("x")]).all()
+
+
+def test_the_neutral_ground_state_stands_for_an_element():
+    frames = []
+    for energy, charge in ((-9.0, 1), (-13.0, 0), (-13.6, 0), (None, 0)):
+        frame = LabeledFrame.from_atoms(Atoms("H", info={"charge": charge}))
+        frame.energy = energy
+        frames.append(frame)
+    assert choose_references(frames)[1].energy == -13.6
+
+
+def test_isolated_atoms_that_train_are_never_drawn_for_validation(tmp_path):
+    data = tmp_path / "atoms.xyz"
+    frames = build_frames(9)
+    for _ in range(20):
+        for atom in name_atoms("a"):
+            atom.calc = SinglePointCalculator(atom, energy=-1.0)
+            frames.append(atom)
+    ase.io.write(data, frames)
+    options = build_options(tmp_path, data=str(data), validation="0.4")
+    (dataset,) = options.training_set
+    options = replace(
+        options, training_set=(replace(dataset, use_isolated_atoms=True),)
+    )
+    found = read_run_frames(options, show_progress=False)
+    assert (len(found.train), len(found.validation)) == (5 + 40, 4)
+    assert not find_isolated(found.validation).any()
+
+
+def test_isolated_atoms_alone_and_no_validation_are_named(tmp_path):
+    data = tmp_path / "atoms.xyz"
+    atom = Atoms("H")
+    atom.calc = SinglePointCalculator(atom, energy=-1.0)
+    ase.io.write(data, [atom] * 4)
+    with pytest.raises(DataError, match=r"all 4 frames are isolated atoms.*use_isol"):
+        read_run_frames(build_options(tmp_path, data=str(data)))
+    options = build_options(tmp_path, validation="0.0")
+    with pytest.raises(DataError, match=r"validation set has no frames.*--val 0\.1"):
+        read_run_frames(options, show_progress=False)
+
+
+def test_frames_of_weight_0_shift_no_offset_and_train_nowhere(tmp_path):
+    frames = build_frames()
+    bad = [atoms.copy() for atoms in frames[:5]]
+    for atoms, good in zip(bad, frames, strict=False):
+        atoms.info["config_weight"] = 0
+        energy = good.get_potential_energy() + 1000.0
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+    ase.io.write(tmp_path / "good.xyz", frames)
+    ase.io.write(tmp_path / "both.xyz", [*frames, *bad])
+    reports = []
+    for name in ("good", "both"):
+        options = build_options(
+            tmp_path, data=str(tmp_path / f"{name}.xyz"), output=name, epochs=1
+        )
+        reports.append(run_training(options, show_progress=False))
+    assert reports[0].zero_step == reports[1].zero_step
+    assert reports[0].validation == reports[1].validation
+
+
+def test_a_refusal_names_the_keys_that_check_names(tmp_path):
+    frames = build_frames(6)
+    for atoms in frames:
+        atoms.info["U0"] = atoms.get_potential_energy()
+        atoms.calc = None
+    ase.io.write(tmp_path / "u0.xyz", frames)
+    with pytest.raises(DataError, match=r"keys there are: info.'U0'.*--energy-key U0"):
+        read_run_frames(build_options(tmp_path, data=str(tmp_path / "u0.xyz")))

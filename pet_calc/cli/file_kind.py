@@ -1,0 +1,69 @@
+"""What an existing file holds, by its first bytes, before something replaces it."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "checkpoint": "a checkpoint",
+    "export": "an exported model",
+    "report": "a report of pet-calc",
+    "predictions": "predictions of pet-calc",
+    "structures": "structures",
+    "options": "an options file",
+    "lammps": "a LAMMPS input of pet-calc",
+    "json": "JSON of another program",
+}
+"""What verbs write and what they may find, as it is called in a message."""
+
+# longer JSON is no report of ours
+_LARGEST_REPORT = 50_000_000
+
+
+def find_kind(path: Path) -> str | None:
+    """Return a key of ``KINDS``, ``other``, or None for what is not there or empty."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return None
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start[:2] == b"PK":
+        return _look_into_archive(path)
+    try:
+        text = start.decode(errors="ignore" if len(start) == 4096 else "strict")
+    except UnicodeDecodeError:
+        return "other"
+    lines = text.lstrip("\ufeff \n\r\t").splitlines()
+    if lines and lines[0].strip().isdigit():
+        comment = lines[1] if len(lines) > 1 else ""
+        return "predictions" if "pet_model=" in comment else "structures"
+    if text.startswith("# Written by pet-calc"):
+        return "lammps"
+    if text.lstrip()[:1] in ("{", "["):
+        return _look_into_json(path)
+    if path.suffix in (".yaml", ".yml"):
+        return "options"
+    return "other"
+
+
+def _look_into_archive(path: Path) -> str:
+    try:
+        names = zipfile.ZipFile(path).namelist()
+    except (OSError, zipfile.BadZipFile):
+        return "other"
+    if any("/code/" in name for name in names):
+        return "export"
+    return "checkpoint" if any(n.endswith("data.pkl") for n in names) else "other"
+
+
+def _look_into_json(path: Path) -> str:
+    if path.stat().st_size > _LARGEST_REPORT:
+        return "json"
+    try:
+        values: Any = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        return "other"
+    if not isinstance(values, dict):
+        return "json"
+    is_errors = all(isinstance(value, int | float) for value in values.values())
+    return "report" if "findings" in values or is_errors else "json"
