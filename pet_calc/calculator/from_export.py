@@ -11,6 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from pet_calc.calculator.atoms_io import build_single_batch, name_results
 from pet_calc.calculator.metatomic_file import MetatomicFile
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
+from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
@@ -183,13 +184,15 @@ def load_exported(path: str | Path) -> Any:
     """Return the metatomic model of an exported file, on the CPU.
 
     Raises:
-        CheckpointError: if metatomic does not accept it.
+        CheckpointError: if it is damaged, or metatomic does not accept it.
     """
     from metatomic.torch import load_atomistic_model
 
+    verify_archive(path)
     try:
         return load_atomistic_model(str(path))
-    except (RuntimeError, ValueError) as error:
+    # with bytes that no one meant, TorchScript's parser can fail in any way
+    except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise CheckpointError(
             f"{path}: not an exported metatomic model: {reason}"

@@ -262,7 +262,9 @@ class _StepMaker(Dataset):
                 chosen = entries[run] * n_copies
                 graphs = [graph for _, graph in chosen]
                 part = MicroBatch(
-                    collate(graphs, dtype=self.dtype),
+                    # float64 also for a float32 model: only vectors are small
+                    # enough to be rounded
+                    collate(graphs, dtype=torch.float64),
                     collate_labels(graphs, dtype=self.dtype),
                     target,
                     tuple(index for index, _ in chosen),
