@@ -132,12 +132,15 @@ def write(
     import ase.io
 
     from pet_calc.lammps.compare import compare_step_0
+    from pet_calc.lammps.constraints import list_dropped
     from pet_calc.lammps.inputs import RunOptions, write_input
 
     atoms: Any = ase.io.read(structure)
     settings = RunOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")
+    for note in list_dropped(atoms):
+        click.echo(f"note      {note}")
     if not no_check:
         found = compare_step_0(atoms, model, settings)
         _show(found, "do not use this run, and report it")

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
 from pet_calc.errors import ConfigError
+from pet_calc.lammps.constraints import build_frozen
 from pet_calc.lammps.orient import orient_for_lammps
 from pet_calc.system.atomic import write_text_atomically
 
@@ -55,13 +56,15 @@ def write_input(
     """Write ``structure.data`` and ``in.lmp`` into a folder; return the input's path.
 
     Args:
-        atoms: any orientation; velocities are carried over.
+        atoms: any orientation; velocities are carried over, and ``FixAtoms`` and
+            ``FixCartesian`` become groups and fixes.
         model: exported file; the input names it relative to the folder.
         folder: made if it is not there.
         options: what to simulate.
 
     Raises:
-        ConfigError: for options that do not fit the structure.
+        ConfigError: for options that do not fit the structure, and for other
+            constraints.
         DataError: if LAMMPS cannot hold the structure.
     """
     _check(atoms, options)
@@ -138,10 +141,12 @@ write_data     final.data
 
 
 def _build_motion(atoms: Atoms, options: RunOptions) -> str:
+    frozen = build_frozen(atoms)
     if options.ensemble == "minimize":
         # eV/Å: below what a float32 model can tell from zero, it would run on for ever
         limit = 10 * options.n_steps
-        return f"minimize       0.0 1.0e-3 {options.n_steps} {limit}"
+        run = f"minimize       0.0 1.0e-3 {options.n_steps} {limit}"
+        return "\n".join([*frozen.groups, *frozen.holds, run])
     temperature, step = options.temperature, choose_timestep(atoms, options) / 1000
     damping = f"{temperature:g} {temperature:g} {THERMOSTAT_STEPS * step:g}"
     barostat = f"{options.pressure:g} {options.pressure:g} {BAROSTAT_STEPS * step:g}"
@@ -150,14 +155,27 @@ def _build_motion(atoms: Atoms, options: RunOptions) -> str:
         "nvt": f"nvt temp {damping}",
         "npt": f"npt temp {damping} iso {barostat}",
     }[options.ensemble]
-    lines = [f"timestep       {step:g}", f"fix            motion all {fix}"]
+    lines = [*frozen.groups, f"timestep       {step:g}"]
     if not _has_velocities(atoms):
-        rotation = "no" if atoms.pbc.any() else "yes"
-        lines.insert(
-            0,
-            f"velocity       all create {temperature:g} {SEED} mom yes rot {rotation} "
-            "dist gaussian",
+        # what is held still takes up momentum
+        is_free = not frozen.holds
+        rotation = "yes" if is_free and not atoms.pbc.any() else "no"
+        lines.append(
+            f"velocity       {frozen.mover} create {temperature:g} {SEED} "
+            f"mom {'yes' if is_free else 'no'} rot {rotation} dist gaussian",
         )
+    lines += frozen.holds
+    lines.append(f"fix            motion {frozen.mover} {fix}")
+    if frozen.holds:
+        # the temperature of what moves: the centre of mass is not free of its own
+        extra = f"extra/dof {frozen.n_components}"
+        lines += [
+            f"compute        mobile_temp {frozen.mover} temp",
+            f"compute_modify mobile_temp {extra}",
+            "thermo_modify  temp mobile_temp",
+        ]
+        if options.ensemble == "nvt":
+            lines.append(f"compute_modify motion_temp {extra}")
     return "\n".join([*lines, f"run            {options.n_steps}"])
 
 
@@ -178,6 +196,12 @@ def _check(atoms: Atoms, options: RunOptions) -> None:
             "npt needs a structure that is periodic in all directions; this one is "
             f"periodic along {atoms.pbc.tolist()}: use nvt"
         )
+    if options.ensemble == "npt" and build_frozen(atoms).holds:
+        raise ConfigError(
+            "npt moves all atoms with the box, and some of this structure are fixed: "
+            "use nvt, or remove the constraints (atoms.set_constraint())"
+        )
+    build_frozen(atoms)  # refuses before anything is written
 
 
 def _has_velocities(atoms: Atoms) -> bool:

@@ -70,4 +70,3 @@ def test_workers_evaluate_after_the_parent_did(kind, compile, tmp_path):
         },
     )
     assert done.returncode == 0, done.stderr[-2000:]
-

@@ -78,14 +78,11 @@ def test_the_place_of_the_box_does_not_matter(place, name, engine, outcomes):
     atoms.calc = PETCalculator(build_model(dtype=DTYPES[name]), compile=False)
     # 1e6 Å are known to 1e-10 Å; float32 to 1e-6 of 10 eV/Å
     tolerance = 1e-7 if name == "float64" else 1e-4
-    np.testing.assert_allclose(
-        found.forces, atoms.get_forces(), rtol=0, atol=tolerance
-    )
+    np.testing.assert_allclose(found.forces, atoms.get_forces(), rtol=0, atol=tolerance)
     assert found.energy == pytest.approx(
         atoms.get_potential_energy(), abs=tolerance * len(atoms)
     )
-    distance, length = PLACES[place]
-    height = length or atoms.cell[2, 2]
+    height = PLACES[place][1] or atoms.cell[2, 2]
     # LAMMPS divides by the volume, in bar
     virial = found.stress * height / atoms.cell[2, 2]
     np.testing.assert_allclose(virial, atoms.get_stress(), rtol=0, atol=10 * tolerance)
