@@ -1,5 +1,6 @@
 """The verb ``lammps``: compile the plugin, write and run input files."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,15 @@ def run(
       pet-calc lammps run in.lmp -np 2 -var T 300
     """
     from pet_calc.lammps import run_lammps
+    from pet_calc.lammps.run import explain_signal
 
-    ctx.exit(run_lammps(script, n_ranks=ranks, arguments=arguments).returncode)
+    status = run_lammps(script, n_ranks=ranks, arguments=arguments).returncode
+    log = dict(itertools.pairwise(arguments)).get("-log", "log.lammps")
+    killed = explain_signal(status, Path(log))
+    if killed is not None:
+        click.echo(f"error: {killed}", err=True)
+    # a signal as a shell reports it
+    ctx.exit(128 - status if status < 0 else status)
 
 
 @command.command("check", context_settings={"ignore_unknown_options": True})

@@ -131,6 +131,8 @@ def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
 {build_setup(atoms, model, options)}
 thermo         {every}
 thermo_style   custom step time temp pe etotal press {density}vol
+# what a killed run has done is in its log
+thermo_modify  flush yes
 dump           trajectory all custom {every} trajectory.lammpstrj &
                id type element x y z vx vy vz
 dump_modify    trajectory element {" ".join(elements)} sort id
