@@ -160,23 +160,24 @@ class ExportedEngine:
                 "the model has no non-conservative stress; use "
                 "non_conservative=False to derive it from the energy"
             )
-        if isinstance(self._file, MetatomicFile):
-            return self._file.compute(
+        # files from before evaluate_pairs may have all that the engine needs
+        runner = self._switch.get() or self._file
+        if isinstance(runner, MetatomicFile):
+            return runner.compute(
                 atoms, with_stress=has_stress and not self._lacks_stress
             )
         state = (0, 1)
-        if self._file.is_conditioned:
+        if runner.is_conditioned:
             self._state = None
             state = self._state = read_charge_and_spin(atoms)
         batch = build_single_batch(atoms, self._pairs, self.device, *state)
-        if self._direct is not None:
+        if isinstance(runner, ScriptedFile) and self._direct is not None:
             forces, stress = self._direct
-            prediction = self._file.predict_direct(
+            prediction = runner.predict_direct(
                 batch, forces, stress if has_stress else None
             )
         else:
-            network = self._switch.get() or self._file
-            prediction = network.predict(batch, with_stress=has_stress)
+            prediction = runner.predict(batch, with_stress=has_stress)
         return name_results(prediction)
 
 

@@ -183,3 +183,14 @@ def test_totals_that_float32_cannot_hold_are_exact_on_our_routes(route, tmp_path
     found = get_results(calculator, atoms)
     # float32 steps of such a total are 0.25 eV
     assert found["energy"] == pytest.approx(expected["energy"], abs=1e-3)
+
+
+def test_a_file_from_before_our_own_route_uses_the_engine_all_the_same(
+    tmp_path, monkeypatch
+):
+    path = export_model(build_model(), tmp_path / "m.pt", check=False)
+    monkeypatch.setattr(from_export, "find_script_obstacle", lambda *_: "older")
+    calculator = PETCalculator(path, compile=True)
+    assert isinstance(calculator._engine._file, MetatomicFile)
+    monkeypatch.setattr(MetatomicFile, "compute", None)  # must not be called
+    assert np.isfinite(calculator.get_potential_energy(build_molecule()))
