@@ -12,6 +12,8 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
+from pet_calc.calculator.from_export import load_exported
+from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.errors import ConfigError
 from pet_calc.lammps.constraints import build_frozen
 from pet_calc.lammps.orient import orient_for_lammps
@@ -72,7 +74,8 @@ def write_input(
     folder.mkdir(parents=True, exist_ok=True)
     write_data(atoms, folder / DATA_FILE)
     path = folder / INPUT_FILE
-    text = build_input(atoms, os.path.relpath(model, folder), options)
+    name = os.path.relpath(model, folder)
+    text = build_input(atoms, name, options, model_file=model)
     write_text_atomically(path, text)
     return path
 
@@ -96,14 +99,28 @@ def list_elements(atoms: Atoms) -> list[str]:
     return sorted(set(atoms.get_chemical_symbols()), key=lambda s: atomic_numbers[s])
 
 
-def build_setup(atoms: Atoms, model: str, options: RunOptions) -> str:
-    """Return the part of the input that defines atoms and model."""
+def build_setup(
+    atoms: Atoms,
+    model: str,
+    options: RunOptions,
+    *,
+    model_file: str | Path | None = None,
+) -> str:
+    """Return the part of the input that defines atoms and model.
+
+    Args:
+        atoms: the structure.
+        model: the exported file, as LAMMPS is to find it.
+        options: what to simulate.
+        model_file: the same, seen from here; None if that is ``model``.
+    """
     elements = list_elements(atoms)
     # m: the box follows the atoms where it is open, but stays as large as in the file
     boundary = " ".join("p" if periodic else "m" for periodic in atoms.pbc)
     keywords = f"device {options.device}"
     if options.variant is not None:
         keywords += f" variant {options.variant}"
+    keywords += _build_state(atoms, model_file or model)
     return f"""\
 units          metal
 atom_style     atomic
@@ -117,8 +134,28 @@ neighbor       {SKIN} bin
 """
 
 
-def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
-    """Return the whole input file."""
+def _build_state(atoms: Atoms, model: str | Path) -> str:
+    """Return the keywords for charge and spin of a structure, if the model reads them.
+
+    Raises:
+        DataError: for values that no model reads.
+    """
+    if not {"charge", "spin", "spin_multiplicity"} & set(atoms.info):
+        return ""
+    if "charge" not in load_exported(model).requested_inputs(use_new_names=True):
+        return ""
+    charge, spin = read_charge_and_spin(atoms)
+    return f" charge {charge} spin {spin}"
+
+
+def build_input(
+    atoms: Atoms,
+    model: str,
+    options: RunOptions,
+    *,
+    model_file: str | Path | None = None,
+) -> str:
+    """Return the whole input file; the arguments are those of ``build_setup``."""
     elements = list_elements(atoms)
     types = ", ".join(f"{k} = {name}" for k, name in enumerate(elements, start=1))
     density = "density " if atoms.pbc.all() else ""
@@ -128,7 +165,7 @@ def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
 # Run it in this folder: pet-calc lammps run {INPUT_FILE}
 # Units: Å, eV, ps, K, bar. The cell is in LAMMPS's orientation.
 
-{build_setup(atoms, model, options)}
+{build_setup(atoms, model, options, model_file=model_file)}
 thermo         {every}
 thermo_style   custom step time temp pe etotal press {density}vol
 # what a killed run has done is in its log

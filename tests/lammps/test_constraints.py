@@ -12,6 +12,7 @@ from pet_calc.cli.main import cli
 from pet_calc.errors import ConfigError
 from pet_calc.export import export_model
 from pet_calc.lammps import run_lammps
+from pet_calc.lammps.compare import compare_step_0
 from pet_calc.lammps.constraints import build_frozen
 from pet_calc.lammps.inputs import RunOptions, write_input
 from pet_calc.lammps.orient import orient_for_lammps
@@ -112,3 +113,17 @@ def test_what_is_dropped_is_named(model, tmp_path):
     assert done.exit_code == 0, done.output
     for name in ("initial magnetic moments", "initial charges", "tags"):
         assert f"{name} of the structure are not in the run" in done.output
+
+
+def test_charge_and_spin_go_to_a_model_that_reads_them(model, tmp_path):
+    path = export_model(
+        build_model(system_conditioning=True), tmp_path / "m.pt", check=False
+    )
+    atoms = build()
+    atoms.info.update(charge=-1, spin=2)
+    text = write_input(atoms, path, tmp_path / "a", RunOptions()).read_text()
+    assert "device cpu charge -1 spin 2\n" in text
+    assert compare_step_0(atoms, path).is_same
+    # as in the calculator, other models do not read them
+    text = write_input(atoms, model, tmp_path / "b", RunOptions()).read_text()
+    assert "charge" not in text
