@@ -16,9 +16,13 @@ from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_mod
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import ConfigError
 from pet_calc.model.pet import PET
+from pet_calc.system.cores import SharedCoresWarning
 from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
+
+# of this process: what others do concerns all calculators
+_shared_cores = SharedCoresWarning()
 
 # the list is built again when an atom has moved half of this, Å
 DEFAULT_SKIN = 0.5
@@ -179,6 +183,8 @@ class PETCalculator(Calculator):
         structure: Any = self.atoms
         check_known_elements(structure, self._engine.known)
         is_bulk = has_stress(structure, properties)
+        if self.device.type == "cpu":
+            _shared_cores.look(torch.get_num_threads())
         self.results = self._engine.compute(structure, properties, is_bulk)
 
 

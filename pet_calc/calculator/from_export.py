@@ -11,6 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from pet_calc.calculator.atoms_io import build_single_batch, name_results
 from pet_calc.calculator.metatomic_file import MetatomicFile
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
+from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
@@ -159,23 +160,24 @@ class ExportedEngine:
                 "the model has no non-conservative stress; use "
                 "non_conservative=False to derive it from the energy"
             )
-        if isinstance(self._file, MetatomicFile):
-            return self._file.compute(
+        # files from before evaluate_pairs may have all that the engine needs
+        runner = self._switch.get() or self._file
+        if isinstance(runner, MetatomicFile):
+            return runner.compute(
                 atoms, with_stress=has_stress and not self._lacks_stress
             )
         state = (0, 1)
-        if self._file.is_conditioned:
+        if runner.is_conditioned:
             self._state = None
             state = self._state = read_charge_and_spin(atoms)
         batch = build_single_batch(atoms, self._pairs, self.device, *state)
-        if self._direct is not None:
+        if isinstance(runner, ScriptedFile) and self._direct is not None:
             forces, stress = self._direct
-            prediction = self._file.predict_direct(
+            prediction = runner.predict_direct(
                 batch, forces, stress if has_stress else None
             )
         else:
-            network = self._switch.get() or self._file
-            prediction = network.predict(batch, with_stress=has_stress)
+            prediction = runner.predict(batch, with_stress=has_stress)
         return name_results(prediction)
 
 
@@ -183,13 +185,15 @@ def load_exported(path: str | Path) -> Any:
     """Return the metatomic model of an exported file, on the CPU.
 
     Raises:
-        CheckpointError: if metatomic does not accept it.
+        CheckpointError: if it is damaged, or metatomic does not accept it.
     """
     from metatomic.torch import load_atomistic_model
 
+    verify_archive(path)
     try:
         return load_atomistic_model(str(path))
-    except (RuntimeError, ValueError) as error:
+    # with bytes that no one meant, TorchScript's parser can fail in any way
+    except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise CheckpointError(
             f"{path}: not an exported metatomic model: {reason}"

@@ -1,4 +1,4 @@
-"""Recognise units by the size of forces and of total energies, without a base."""
+"""Recognise units by the size of forces, stress and energies, without a base."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,16 @@ from pet_calc.check.finding import Finding
 from pet_calc.check.units import find_energy_units
 from pet_calc.data.advice import advise
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.units import energy_factor
+from pet_calc.units import energy_factor, stress_factor
 
 # eV/Å, root mean square over all frames in the median: MD up to 3000 K has 0.5 to 3,
 # and kcal/mol/A makes 12 and more of that
 LARGE_FORCES = 8.0
+# eV/Å, likewise: nothing that holds together has these
+ABSURD_FORCES = 100.0
+# eV/Å^3, likewise: 100 GPa is more than in the Earth's mantle, and 1.6 TPa more than
+# in the core of Saturn
+LARGE_STRESS, ABSURD_STRESS = 0.6, 10.0
 # how near an energy has to be to that of all electrons; the formula is good to 1 %
 ALL_ELECTRON = 0.03
 
@@ -28,14 +33,15 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
     if typical > LARGE_FORCES:
         findings.append(
             Finding(
-                "warning",
+                "error" if typical > ABSURD_FORCES else "warning",
                 "large-forces",
                 f"forces of {typical:.3g} eV/A (root mean square) are not those of "
                 f"matter near equilibrium; in kcal/mol/A they would be "
-                f"{typical * 0.04336:.2g} eV/A",
+                f"{typical * 0.04336:.2g} eV/A, in meV/A {typical * 0.001:.2g} eV/A",
                 f"{advise(energy_unit='kcal/mol')} if that is the unit of the file",
             )
         )
+    findings += _check_stress_size(frames)
     ratio = _compare_with_all_electrons(frames)
     units = find_energy_units(ratio, 1.0) if ratio is not None and ratio > 0 else []
     for unit in units:
@@ -60,6 +66,32 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 )
             )
     return findings
+
+
+def _check_stress_size(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report stresses beyond what matter can bear, and the units that explain them."""
+    sizes = [
+        float(np.sqrt((f.stress**2).mean())) for f in frames if f.stress is not None
+    ]
+    typical = float(np.median(sizes)) if sizes else 0.0
+    if typical <= LARGE_STRESS:
+        return []
+    in_gpa = typical / stress_factor("GPa")
+    others = ", ".join(
+        f"{typical * stress_factor(name) / stress_factor('GPa'):.2g} GPa in {name}"
+        for name in ("GPa", "kbar", "bar")
+    )
+    return [
+        Finding(
+            "error" if typical > ABSURD_STRESS else "warning",
+            "large-stress",
+            f"stress of {typical:.3g} eV/A^3 (root mean square), which is "
+            f"{in_gpa:.3g} GPa: more than matter bears; read in another unit the same "
+            f"numbers would be {others}",
+            "--stress-unit kbar (or GPa, bar) if that is the unit of the file, or "
+            "--virial-key if it is a virial",
+        )
+    ]
 
 
 def estimate_all_electron(numbers: npt.ArrayLike) -> float:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
-from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.finding import Finding, Severity, name_frames
+from pet_calc.check.magnitudes import LARGE_STRESS
 from pet_calc.check.units import MATCH, Fit, compute_fit, find_stress_units
 from pet_calc.data.advice import advise
 from pet_calc.data.frames import LabeledFrame
@@ -22,6 +24,10 @@ LEAST_FRAMES = 4
 CLEAR = 0.8
 # factors that are no error of a base: stresses vary more between levels than forces
 FAR = 6.0
+# larger than the base's by this factor no stress is, of whatever level
+ABSURD = 50.0
+# a correlation that tells the sign of a stress whose size is wrong anyway
+LIKELY_SIGN = 0.5
 # a frame speaks for an order if its error is this part of the other order's, and of
 # the shear itself; and only if its shear is not small beside that of the others
 BETTER, LEAST_SHEAR = 0.3, 0.1
@@ -43,7 +49,7 @@ def check_stress(
         predictions: for frames with and without stress.
         units: the units that the labels were read with.
         trust: whether forces or energies confirm the base; None if there are neither.
-            Without, nothing is more than a warning.
+            Without, only what no level of theory explains is more than a warning.
     """
     used = [
         p for p in predictions if p.frame.stress is not None and p.stress is not None
@@ -52,7 +58,7 @@ def check_stress(
         return None, []
     data = _Data.from_predictions(used)
     fit = compute_fit(data.base[:, :3], data.labels[:, :3])
-    if len(used) < LEAST_FRAMES or fit.slope == 0.0 or trust is False:
+    if len(used) < LEAST_FRAMES or fit.slope == 0.0:
         return fit, []
     centred = compute_fit(
         data.base[:, :3] - data.base[:, :3].mean(),
@@ -60,20 +66,41 @@ def check_stress(
     )
     is_clear = min(abs(fit.correlation), abs(centred.correlation)) >= CLEAR
     if not is_clear or fit.slope * centred.slope < 0:
-        return fit, [
-            Finding(
-                "note",
-                "weak-stress",
-                f"stress hardly goes with the base's ({fit.to_text()}): too little to "
-                "judge its sign, unit and order",
-                "check a few by hand: stretched cells have positive stress here",
-            )
-        ]
-    severe = "error" if trust else "warning"
+        return fit, _judge_without_correlation(fit, data, units, trust)
+    # forces that disagree say nothing of a stress that goes with the base's
+    is_absurd = fit.slope > ABSURD or fit.slope < -ABSURD
+    severe: Severity = "error" if trust or is_absurd else "warning"
     found = [*_check_size(fit, data, units), *_check_order(fit, data)]
     return fit, [
-        Finding(severe if f.severity == "error" else f.severity, *_rest(f))  # type: ignore[arg-type]
-        for f in found
+        replace(f, severity=severe) if f.severity == "error" else f for f in found
+    ]
+
+
+def _judge_without_correlation(
+    fit: Fit, data: "_Data", units: LabelUnits, trust: bool | None
+) -> list[Finding]:
+    """Return what the size alone says, where the correlation is not clear.
+
+    Small stresses may be those of relaxed structures, of which a base sees only its own
+    errors; but none is this much larger than the base's without a mistake in the unit.
+    """
+    if abs(fit.slope) > ABSURD:
+        has_sign = abs(fit.correlation) >= LIKELY_SIGN
+        if not has_sign:
+            fit = fit._replace(slope=abs(fit.slope))
+        typical = float(np.sqrt((data.labels**2).mean()))
+        severe: Severity = "error" if has_sign or typical > LARGE_STRESS else "warning"
+        return [replace(f, severity=severe) for f in _check_size(fit, data, units)]
+    if trust is False:
+        return []
+    return [
+        Finding(
+            "note",
+            "weak-stress",
+            f"stress hardly goes with the base's ({fit.to_text()}): too little to "
+            "judge its sign, unit and order",
+            "check a few by hand: stretched cells have positive stress here",
+        )
     ]
 
 
@@ -188,7 +215,3 @@ def _to_voigt(tensor: Array) -> Array:
     rows, columns = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
     values: Array = tensor[rows, columns]
     return values
-
-
-def _rest(finding: Finding) -> tuple[str, str, str]:
-    return finding.code, finding.what, finding.advice

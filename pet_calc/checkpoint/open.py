@@ -1,6 +1,5 @@
 """Load a model for use: a checkpoint, with an adapter if asked for, merged."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 
 from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
+from pet_calc.checkpoint.archive import has_code
 from pet_calc.checkpoint.to_ev import convert_energies_to_ev, is_angstrom
 from pet_calc.errors import CheckpointError, ConfigError
 from pet_calc.hub import find_model
@@ -45,10 +45,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
 
 def is_exported(path: str | Path) -> bool:
     """Return whether the file is a TorchScript archive, by its content."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    return has_code(path)
 
 
 def load_merged_model(

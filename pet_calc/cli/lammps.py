@@ -1,5 +1,6 @@
 """The verb ``lammps``: compile the plugin, write and run input files."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,15 @@ def run(
       pet-calc lammps run in.lmp -np 2 -var T 300
     """
     from pet_calc.lammps import run_lammps
+    from pet_calc.lammps.run import explain_signal
 
-    ctx.exit(run_lammps(script, n_ranks=ranks, arguments=arguments).returncode)
+    status = run_lammps(script, n_ranks=ranks, arguments=arguments).returncode
+    log = dict(itertools.pairwise(arguments)).get("-log", "log.lammps")
+    killed = explain_signal(status, Path(log))
+    if killed is not None:
+        click.echo(f"error: {killed}", err=True)
+    # a signal as a shell reports it
+    ctx.exit(128 - status if status < 0 else status)
 
 
 @command.command("check", context_settings={"ignore_unknown_options": True})
@@ -139,12 +147,15 @@ def write(
     """
     from pet_calc.data.files import read_last
     from pet_calc.lammps.compare import compare_step_0
+    from pet_calc.lammps.constraints import list_dropped
     from pet_calc.lammps.inputs import RunOptions, write_input
 
     atoms = read_last(structure)
     settings = RunOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")
+    for note in list_dropped(atoms):
+        click.echo(f"note      {note}")
     if not no_check:
         found = compare_step_0(atoms, model, settings)
         _show(found, "do not use this run, and report it")

@@ -267,7 +267,9 @@ class _StepMaker(Dataset):
                 chosen = [entry for entry in entries[run] for _ in range(n_copies)]
                 graphs = [graph for _, graph in chosen]
                 part = MicroBatch(
-                    collate(graphs, dtype=self.dtype),
+                    # float64 also for a float32 model: only vectors are small
+                    # enough to be rounded
+                    collate(graphs, dtype=torch.float64),
                     collate_labels(graphs, dtype=self.dtype),
                     target,
                     tuple(index for index, _ in chosen),

@@ -14,6 +14,7 @@ from pet_calc.engine.build import (
     is_built,
     start_build,
 )
+from pet_calc.engine.forks import prepare_for_forks
 from pet_calc.engine.network import FastNetwork, find_obstacle
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
@@ -86,6 +87,7 @@ class EngineSwitch(Generic[Network]):
 
     def get(self) -> Network | None:
         """Return the engine, None while the model itself should be evaluated."""
+        prepare_for_forks()
         if self._is_undecided:
             self._n_calls += 1
             if self._n_calls >= LONG_RUN:

@@ -6,8 +6,9 @@ import logging
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from metatomic.torch import (
     AtomisticModel,
@@ -21,14 +22,20 @@ from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
 from pet_calc.export.serialize import serialize
 from pet_calc.lora.inject import has_lora, merge_lora
+from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import NON_CONSERVATIVE_STRESS, TargetSpec
 from pet_calc.model.pet import PET
 from pet_calc.system.atomic import write_atomically
 from pet_calc.system.paths import expand_path
+from pet_calc.units import energy_factor
 
 logger = logging.getLogger(__name__)
 
 DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+# a usual cell, and steps of its energy, eV, that spoil its differences
+N_USUAL_ATOMS = 200
+COARSEST_STEP = 2e-3
 
 ARCHITECTURE_REFERENCES = [
     "PET: https://doi.org/10.48550/arXiv.2305.19302",
@@ -107,6 +114,7 @@ def export_model(
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}; make it first")
     exported = build_atomistic_model(model, metadata=metadata, length_unit=length_unit)
+    _warn_of_coarse_totals(exported.module.pet)
     content = serialize(exported)
     if check:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -126,6 +134,35 @@ def export_model(
         length_unit,
     )
     return path
+
+
+def _warn_of_coarse_totals(model: PET) -> None:
+    """Warn where float32, in which metatomic passes energies, is too coarse for them.
+
+    pet-calc's own programs add the composition in float64 (``evaluate_pairs``).
+    """
+    if model.edge_embedder.weight.dtype != torch.float32:
+        return
+    for name, spec in model.targets.items():
+        if not spec.is_energy:
+            continue
+        table = cast(TargetTable, model.baseline.tables[name])
+        largest = float(table.composition.abs().max())
+        total = np.float32(N_USUAL_ATOMS * largest)
+        # no name of a unit is eV, as everywhere
+        step = float(np.spacing(total)) * energy_factor(spec.unit or "eV")
+        if step > COARSEST_STEP:
+            logger.warning(
+                "%s: composition energies reach %.6g %s per atom: of %d atoms, other "
+                "programs get the total in steps of %.2g meV, since the file is in "
+                "float32; export with --dtype float64 for them (PETCalculator and "
+                "pet-calc's LAMMPS plugin with the engine add them in float64)",
+                name,
+                largest,
+                spec.unit,
+                N_USUAL_ATOMS,
+                1e3 * step,
+            )
 
 
 def _describe(spec: TargetSpec) -> ModelOutput:

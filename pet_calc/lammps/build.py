@@ -74,6 +74,18 @@ def build_plugin(*, force: bool = False) -> Path:
     if not force and _is_current(folder, compiler):
         return folder / PLUGIN_NAME
     _check_torch(toolchain)
+    try:
+        return _build(toolchain, compiler, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder.parent}: cannot write the compiled plugin "
+            f"({error.strerror or error}); free space there, or set XDG_CACHE_HOME to "
+            "a folder that can be written"
+        ) from error
+
+
+def _build(toolchain: Toolchain, compiler: str, folder: Path) -> Path:
+    """Compile in a folder beside ``folder``, and put what came out there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as draft:
         started = time.monotonic()

@@ -1,6 +1,7 @@
 """Does LAMMPS say what the calculator says? Step 0 of a structure, in both."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.errors import PetCalcError
 from pet_calc.lammps.inputs import RunOptions, build_setup, write_data
 from pet_calc.lammps.orient import find_rotation, orient_for_lammps
-from pet_calc.lammps.run import run_lammps
+from pet_calc.lammps.run import explain_signal, run_lammps
 from pet_calc.lammps.script import PairStyle, read_pair_style, read_setup
 
 # LAMMPS's own constant for metal units, eV/Å^3 -> bar
@@ -221,16 +222,26 @@ def _run_step_0(
         script, n_ranks=n_ranks, cwd=cwd, arguments=[*arguments, *log], capture=True
     )
     if done.returncode != 0:
-        raise PetCalcError(f"LAMMPS failed: {_find_message(done)}")
+        raise PetCalcError(_explain_failure(done, folder / "log.lammps"))
     energy, *pressures = np.loadtxt(folder / "energy.txt", ndmin=1)
     rows = np.loadtxt(folder / "forces.dump", skiprows=9, ndmin=2)[:, 1:]
     return _Step0(float(energy), np.array(pressures), rows)
 
 
-def _find_message(done: subprocess.CompletedProcess[str]) -> str:
+def _explain_failure(done: subprocess.CompletedProcess[str], log: Path) -> str:
+    """Return LAMMPS's own message, or what killed it, with a log that stays."""
     output = done.stdout + done.stderr
     errors = [line for line in output.splitlines() if "ERROR" in line]
-    return errors[0] if errors else output[-300:]
+    if errors:
+        return f"LAMMPS failed: {errors[0]}"
+    kept = Path(tempfile.mkdtemp(prefix="pet-calc-lammps-")) / log.name
+    if log.is_file():
+        shutil.copyfile(log, kept)
+    killed = explain_signal(done.returncode, kept)
+    if killed is not None:
+        return killed
+    last = " / ".join(output.strip().splitlines()[-3:])
+    return f"LAMMPS ended with status {done.returncode}: {last} (its log is {kept})"
 
 
 def _read_atoms(dump: Path, style: PairStyle) -> Atoms:

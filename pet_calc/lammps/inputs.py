@@ -12,7 +12,10 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
+from pet_calc.calculator.from_export import load_exported
+from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.errors import ConfigError
+from pet_calc.lammps.constraints import build_frozen
 from pet_calc.lammps.orient import orient_for_lammps
 from pet_calc.system.atomic import write_text_atomically
 
@@ -55,13 +58,15 @@ def write_input(
     """Write ``structure.data`` and ``in.lmp`` into a folder; return the input's path.
 
     Args:
-        atoms: any orientation; velocities are carried over.
+        atoms: any orientation; velocities are carried over, and ``FixAtoms`` and
+            ``FixCartesian`` become groups and fixes.
         model: exported file; the input names it relative to the folder.
         folder: made if it is not there.
         options: what to simulate.
 
     Raises:
-        ConfigError: for options that do not fit the structure.
+        ConfigError: for options that do not fit the structure, and for other
+            constraints.
         DataError: if LAMMPS cannot hold the structure.
     """
     _check(atoms, options)
@@ -69,7 +74,8 @@ def write_input(
     folder.mkdir(parents=True, exist_ok=True)
     write_data(atoms, folder / DATA_FILE)
     path = folder / INPUT_FILE
-    text = build_input(atoms, os.path.relpath(model, folder), options)
+    name = os.path.relpath(model, folder)
+    text = build_input(atoms, name, options, model_file=model)
     write_text_atomically(path, text)
     return path
 
@@ -93,14 +99,28 @@ def list_elements(atoms: Atoms) -> list[str]:
     return sorted(set(atoms.get_chemical_symbols()), key=lambda s: atomic_numbers[s])
 
 
-def build_setup(atoms: Atoms, model: str, options: RunOptions) -> str:
-    """Return the part of the input that defines atoms and model."""
+def build_setup(
+    atoms: Atoms,
+    model: str,
+    options: RunOptions,
+    *,
+    model_file: str | Path | None = None,
+) -> str:
+    """Return the part of the input that defines atoms and model.
+
+    Args:
+        atoms: the structure.
+        model: the exported file, as LAMMPS is to find it.
+        options: what to simulate.
+        model_file: the same, seen from here; None if that is ``model``.
+    """
     elements = list_elements(atoms)
     # m: the box follows the atoms where it is open, but stays as large as in the file
     boundary = " ".join("p" if periodic else "m" for periodic in atoms.pbc)
     keywords = f"device {options.device}"
     if options.variant is not None:
         keywords += f" variant {options.variant}"
+    keywords += _build_state(atoms, model_file or model)
     return f"""\
 units          metal
 atom_style     atomic
@@ -114,8 +134,28 @@ neighbor       {SKIN} bin
 """
 
 
-def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
-    """Return the whole input file."""
+def _build_state(atoms: Atoms, model: str | Path) -> str:
+    """Return the keywords for charge and spin of a structure, if the model reads them.
+
+    Raises:
+        DataError: for values that no model reads.
+    """
+    if not {"charge", "spin", "spin_multiplicity"} & set(atoms.info):
+        return ""
+    if "charge" not in load_exported(model).requested_inputs(use_new_names=True):
+        return ""
+    charge, spin = read_charge_and_spin(atoms)
+    return f" charge {charge} spin {spin}"
+
+
+def build_input(
+    atoms: Atoms,
+    model: str,
+    options: RunOptions,
+    *,
+    model_file: str | Path | None = None,
+) -> str:
+    """Return the whole input file; the arguments are those of ``build_setup``."""
     elements = list_elements(atoms)
     types = ", ".join(f"{k} = {name}" for k, name in enumerate(elements, start=1))
     density = "density " if atoms.pbc.all() else ""
@@ -125,9 +165,11 @@ def build_input(atoms: Atoms, model: str, options: RunOptions) -> str:
 # Run it in this folder: pet-calc lammps run {INPUT_FILE}
 # Units: Å, eV, ps, K, bar. The cell is in LAMMPS's orientation.
 
-{build_setup(atoms, model, options)}
+{build_setup(atoms, model, options, model_file=model_file)}
 thermo         {every}
 thermo_style   custom step time temp pe etotal press {density}vol
+# what a killed run has done is in its log
+thermo_modify  flush yes
 dump           trajectory all custom {every} trajectory.lammpstrj &
                id type element x y z vx vy vz
 dump_modify    trajectory element {" ".join(elements)} sort id
@@ -138,10 +180,12 @@ write_data     final.data
 
 
 def _build_motion(atoms: Atoms, options: RunOptions) -> str:
+    frozen = build_frozen(atoms)
     if options.ensemble == "minimize":
         # eV/Å: below what a float32 model can tell from zero, it would run on for ever
         limit = 10 * options.n_steps
-        return f"minimize       0.0 1.0e-3 {options.n_steps} {limit}"
+        run = f"minimize       0.0 1.0e-3 {options.n_steps} {limit}"
+        return "\n".join([*frozen.groups, *frozen.holds, run])
     temperature, step = options.temperature, choose_timestep(atoms, options) / 1000
     damping = f"{temperature:g} {temperature:g} {THERMOSTAT_STEPS * step:g}"
     barostat = f"{options.pressure:g} {options.pressure:g} {BAROSTAT_STEPS * step:g}"
@@ -150,14 +194,27 @@ def _build_motion(atoms: Atoms, options: RunOptions) -> str:
         "nvt": f"nvt temp {damping}",
         "npt": f"npt temp {damping} iso {barostat}",
     }[options.ensemble]
-    lines = [f"timestep       {step:g}", f"fix            motion all {fix}"]
+    lines = [*frozen.groups, f"timestep       {step:g}"]
     if not _has_velocities(atoms):
-        rotation = "no" if atoms.pbc.any() else "yes"
-        lines.insert(
-            0,
-            f"velocity       all create {temperature:g} {SEED} mom yes rot {rotation} "
-            "dist gaussian",
+        # what is held still takes up momentum
+        is_free = not frozen.holds
+        rotation = "yes" if is_free and not atoms.pbc.any() else "no"
+        lines.append(
+            f"velocity       {frozen.mover} create {temperature:g} {SEED} "
+            f"mom {'yes' if is_free else 'no'} rot {rotation} dist gaussian",
         )
+    lines += frozen.holds
+    lines.append(f"fix            motion {frozen.mover} {fix}")
+    if frozen.holds:
+        # the temperature of what moves: the centre of mass is not free of its own
+        extra = f"extra/dof {frozen.n_components}"
+        lines += [
+            f"compute        mobile_temp {frozen.mover} temp",
+            f"compute_modify mobile_temp {extra}",
+            "thermo_modify  temp mobile_temp",
+        ]
+        if options.ensemble == "nvt":
+            lines.append(f"compute_modify motion_temp {extra}")
     return "\n".join([*lines, f"run            {options.n_steps}"])
 
 
@@ -178,6 +235,12 @@ def _check(atoms: Atoms, options: RunOptions) -> None:
             "npt needs a structure that is periodic in all directions; this one is "
             f"periodic along {atoms.pbc.tolist()}: use nvt"
         )
+    if options.ensemble == "npt" and build_frozen(atoms).holds:
+        raise ConfigError(
+            "npt moves all atoms with the box, and some of this structure are fixed: "
+            "use nvt, or remove the constraints (atoms.set_constraint())"
+        )
+    build_frozen(atoms)  # refuses before anything is written
 
 
 def _has_velocities(atoms: Atoms) -> bool:

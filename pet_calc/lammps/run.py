@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,16 @@ from pathlib import Path
 from pet_calc.errors import ConfigError
 from pet_calc.lammps.build import build_environment, build_plugin
 from pet_calc.lammps.locate import find_mpi_file, find_toolchain
+
+_MEANINGS = {
+    "SIGKILL": "often for want of memory",
+    "SIGSEGV": "a fault in a program or library",
+    "SIGFPE": "an impossible number",
+    "SIGABRT": "a library gave up",
+    "SIGBUS": "often a full disk",
+    "SIGXCPU": "out of the time that it was allowed",
+    "SIGTERM": "asked to end, as by a queue",
+}
 
 
 def run_lammps(
@@ -53,6 +64,47 @@ def run_lammps(
     return subprocess.run(
         command, env=environment, cwd=cwd, capture_output=capture, text=True
     )
+
+
+def explain_signal(returncode: int, log: Path) -> str | None:
+    """Return what killed LAMMPS, after which step, and where the log is.
+
+    Args:
+        returncode: of ``lmp`` or of ``mpiexec``.
+        log: LAMMPS's log file, which may not be there.
+
+    Returns:
+        a line, or None if LAMMPS ended by itself.
+    """
+    # a shell, and MPICH's launcher, report 128 and the signal
+    number = -returncode if returncode < 0 else returncode - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return None
+    step = _find_last_step(log)
+    when = "before any step that a log has" if step is None else f"after step {step}"
+    kind = f" ({_MEANINGS[name]})" if name in _MEANINGS else ""
+    where = f"its log is {log}" if log.is_file() else "it left no log"
+    return f"LAMMPS was killed by {name}{kind} {when}; {where}"
+
+
+def _find_last_step(log: Path) -> int | None:
+    """Return the last step in the tables of a log."""
+    last, is_table = None, False
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["Step"]:
+            is_table = True
+        elif words[:1] == ["Loop"]:
+            is_table = False
+        elif is_table and words and words[0].isdigit():
+            last = int(words[0])
+    return last
 
 
 def load_mpi() -> None:

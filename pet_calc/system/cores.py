@@ -10,6 +10,8 @@ logger = logging.getLogger(__name__)
 STAT_FILE = Path("/proc/stat")
 # the kernel counts in hundredths of a second
 SHORTEST_WATCH = 0.1
+# seconds: an average over what others do now and then
+LONG_WATCH = 1.0
 
 
 class CoreWatch:
@@ -43,11 +45,34 @@ class CoreWatch:
                 n_free,
             )
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._started[0]
+
     def _read(self) -> tuple[float, float, float]:
         """Return the time, what the cores have worked, and what we have, in seconds."""
         used = os.times()
         own = used.user + used.system + used.children_user + used.children_system
         return time.monotonic(), _read_busy_seconds(self._cores), own
+
+
+class SharedCoresWarning:
+    """Warns once, when a series of evaluations has lasted long enough to tell."""
+
+    def __init__(self) -> None:
+        self._watch: CoreWatch | None = None
+        self._is_done = False
+
+    def look(self, n_threads: int) -> None:
+        """Begin to watch, or end it with a warning; called at each evaluation."""
+        if self._is_done or n_threads < 2:
+            return
+        if self._watch is None:
+            self._watch = CoreWatch()
+        elif self._watch.elapsed >= LONG_WATCH:
+            self._watch.warn_if_shared(n_threads)
+            self._is_done = True
 
 
 def _read_busy_seconds(cores: set[int]) -> float:

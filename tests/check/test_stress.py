@@ -15,6 +15,7 @@ from support.frames import (
 )
 
 from pet_calc.check.against_base import compare_with_base
+from pet_calc.check.magnitudes import check_magnitudes
 
 # places of yz xz xy, as indices of a tensor
 PLACES = [(1, 2), (0, 2), (0, 1)]
@@ -84,13 +85,13 @@ def test_another_order_of_shear_is_named(frames, order, text, noise):
     assert f"hold {text} " in finding.what
 
 
-def test_without_forces_that_agree_nothing_is_said(frames):
+def test_without_forces_that_agree_a_sign_is_a_warning_only(frames):
     truth = scale(frames)
     rng = np.random.default_rng(0)
     for frame in truth:
         frame.forces = rng.standard_normal(frame.forces.shape)
     findings = compare(scale(frames, stress=-1.0), truth)
-    assert not {code for code in get_codes(findings) if code.startswith("stress")}
+    assert find(findings, "stress-sign").severity == "warning"
 
 
 def test_the_mean_pressure_may_differ_by_level(frames):
@@ -137,3 +138,71 @@ def test_right_mlearn_stress_raises_no_alarm():
     for noise in (0.0, 0.3, 0.6):
         findings = compare(frames, frames, noise)
         assert not {code for code in get_codes(findings) if "stress-" in code}
+
+
+@pytest.mark.parametrize("factor", [1602.0, -1602.0])
+@pytest.mark.parametrize("noise", [0.3, 1.5])
+def test_a_stress_far_too_large_is_an_error_whatever_the_forces_say(
+    frames, factor, noise
+):
+    # forces of another sign and scale: the base cannot be trusted by them
+    labels = [
+        replace(f, stress=factor * f.stress, forces=-0.05 * f.forces) for f in frames
+    ]
+    finding = find(compare(labels, frames, noise), "stress-unit")
+    assert finding.severity == "error"
+    assert "kbar" in finding.what
+    if noise < 1:
+        assert ("opposite sign" in finding.what) == (factor < 0)
+
+
+def test_a_sign_that_is_clear_is_said_beside_forces_that_are_not(frames):
+    rng = np.random.default_rng(0)
+    labels = [
+        replace(f, stress=-f.stress, forces=f.forces + rng.normal(0, 5, f.forces.shape))
+        for f in frames
+    ]
+    found = compare(labels, frames, 0.1)
+    assert find(found, "stress-sign").severity in ("warning", "error")
+
+
+def test_small_stresses_of_relaxed_structures_are_no_alarm(frames):
+    rng = np.random.default_rng(0)
+    labels = []
+    for frame in frames:
+        noise = 1e-3 * rng.standard_normal((3, 3))
+        labels.append(replace(frame, stress=noise + noise.T))
+    codes = get_codes(compare(labels, frames, 0.2))
+    assert not {code for code in codes if code.startswith("stress")}
+
+
+@pytest.mark.parametrize(
+    ("factor", "severity"), [(1.0, None), (160.2, "warning"), (1602.0, "error")]
+)
+def test_the_size_of_a_stress_is_judged_without_a_base(frames, factor, severity):
+    found = check_magnitudes(scale(frames, stress=factor))
+    found = [f for f in found if f.code == "large-stress"]
+    assert [f.severity for f in found] == ([] if severity is None else [severity])
+    if found and factor == 1602.0:
+        assert "GPa in kbar" in found[0].what
+
+
+def test_forces_that_nothing_bears_are_an_error(frames):
+    found = check_magnitudes(scale(frames, forces=1000.0))
+    assert find(found, "large-forces").severity == "error"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MAD-sample_test.xyz",
+        "mlearn_Si_train.xyz",
+        "Li3PS4-sample_train.xyz",
+        "carbon_reduced_100.xyz",
+        "water192_train.xyz",
+        "rmd17_aspirin_train.xyz",
+    ],
+)
+def test_right_sizes_of_public_sets_are_no_alarm(name):
+    codes = get_codes(check_magnitudes(read_shared(name, ":40")))
+    assert "large-stress" not in codes

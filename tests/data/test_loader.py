@@ -8,6 +8,7 @@ from pet_calc.data.dataset import GraphDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.loader import BatchLoader, cut_evenly, pack
 from pet_calc.errors import ConfigError, DataError
+from pet_calc.model.edges import compute_edge_vectors
 
 CUTOFF = 4.5
 
@@ -209,3 +210,18 @@ def test_a_batch_size_without_sense_is_refused(dataset):
         BatchLoader(dataset, 0)
     with pytest.raises(ConfigError, match="by 'frames' or 'tokens'"):
         BatchLoader(dataset, 1, by="edges")
+
+
+def test_frames_far_from_the_origin_train_as_those_near_it(structures):
+    atoms = structures["bulk"]
+    far = atoms.copy()
+    far.positions += 1e6
+    vectors = []
+    for one in (atoms, far):
+        frames = [LabeledFrame.from_atoms(one)]
+        loader = BatchLoader(GraphDataset(frames, CUTOFF), 1, dtype=torch.float32)
+        ((batch, labels),) = loader.iterate(0)
+        assert labels.forces.dtype == torch.float32
+        vectors.append(compute_edge_vectors(batch))
+    # what is left of 1e6 Å in float64; in float32 it would be 0.06 Å
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=1e-9)

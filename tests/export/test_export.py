@@ -265,3 +265,25 @@ def test_what_metatomic_cannot_express_is_an_error(tmp_path):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ExportError, match="there is no folder"):
         export_model(build_model(), tmp_path / "nowhere" / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "per_atom", "warns"),
+    [
+        (torch.float32, -2043.6, True),
+        (torch.float32, -10.0, False),
+        (torch.float64, -2043.6, False),
+    ],
+)
+def test_composition_beyond_float32_is_warned_of(
+    dtype, per_atom, warns, tmp_path, caplog
+):
+    model = build_model(dtype=dtype)
+    model.baseline.tables["energy"].composition[:] = per_atom
+    with caplog.at_level("WARNING"):
+        export_model(model, tmp_path / "m.pt", check=False)
+    found = [r.getMessage() for r in caplog.records if "float32" in r.getMessage()]
+    assert bool(found) == warns
+    if warns:
+        assert "--dtype float64" in found[0]
+        assert "2043.6" in found[0]

@@ -87,6 +87,16 @@ CASES = {
         "pair_coeff * * O H\nneigh_modify exclude type 1 2\nrun 0",
         "`neigh_modify exclude` has no effect",
     ),
+    "gcmc": (
+        {},
+        "pair_coeff * * O H\nfix 1 all gcmc 1 1 0 1 4711 300 -0.5 0.01\nrun 0",
+        "fix gcmc (1) hides atoms from the neighbor lists",
+    ),
+    "widom": (
+        {},
+        "pair_coeff * * O H\nfix 1 all widom 1 1 1 4711 300\nrun 0",
+        "fix widom (1) hides atoms from the neighbor lists",
+    ),
     "not finite": (
         {"model": "{nan}"},
         "pair_coeff * * O H\nrun 0",

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pet_calc.system import cores
-from pet_calc.system.cores import CoreWatch
+from pet_calc.system.cores import CoreWatch, SharedCoresWarning
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -81,3 +81,18 @@ def test_nothing_is_found_without_the_file(machine, caplog, monkeypatch, tmp_pat
     machine(1.0, [1.0, 0.0, 1.0, 0.0])
     watch.warn_if_shared(2)
     assert not caplog.records
+
+
+def test_a_series_of_evaluations_is_warned_of_once(machine, caplog):
+    warning = SharedCoresWarning()
+    with caplog.at_level(logging.WARNING):
+        warning.look(1)  # one thread waits for no other
+        warning.look(2)
+        machine(0.4, [1.0, 0.0, 1.0, 0.0])
+        warning.look(2)
+        assert not caplog.records
+        machine(0.7, [1.0, 0.0, 1.0, 0.0])
+        for _ in range(3):
+            warning.look(2)
+    assert len(caplog.records) == 1
+    assert "OMP_NUM_THREADS=1" in caplog.records[0].getMessage()

@@ -19,6 +19,7 @@
 #include <metatensor/torch.hpp>
 #include <metatomic/torch.hpp>
 
+#include "archive.h"
 #include "compiled.h"
 #include "neighbors.h"
 #include "network.h"
@@ -69,6 +70,21 @@ metatensor_torch::Labels make_labels(const std::vector<std::string> &names,
       torch::IValue(names), values.to(torch::kInt32), metatensor::assume_unique{});
 }
 
+// The positions about the middle of the structure: what a float32 model gets is small.
+std::vector<double> bring_home(const std::vector<double> &positions) {
+  std::vector<double> near = positions;
+  for (size_t axis = 0; axis < 3 && axis < near.size(); axis++) {
+    double low = near[axis], high = low;
+    for (size_t i = axis; i < near.size(); i += 3) {
+      low = std::min(low, near[i]);
+      high = std::max(high, near[i]);
+    }
+    const double middle = 0.5 * (low + high);
+    for (size_t i = axis; i < near.size(); i += 3) near[i] -= middle;
+  }
+  return near;
+}
+
 metatensor_torch::TensorBlock read_block(const torch::IValue &outputs, const std::string &name) {
   const auto map =
       outputs.toGenericDict().at(name).toCustomClass<metatensor_torch::TensorMapHolder>();
@@ -106,6 +122,7 @@ struct Engine::Implementation {
   metatomic_torch::ModelMetadata metadata;
   std::vector<metatomic_torch::NeighborListOptions> lists;
   std::vector<PairList> pairs;    // one for each of the lists
+  std::vector<torch::Tensor> vectors;    // likewise, as the model got them
   std::string output, force_output, stress_output;    // empty: not used
   bool has_energies = false;
   std::map<std::string, double> inputs;    // what the model reads besides the atoms
@@ -128,10 +145,12 @@ struct Engine::Implementation {
                           const torch::Tensor &cell);
   Result evaluate(const Structure &structure);
   void add_gradients(const torch::Tensor &energy, const std::vector<torch::Tensor> &inputs,
-                     Result &result) const;
+                     bool has_strain, Result &result) const;
   bool has_virial(const std::array<bool, 3> &periodic) const;
   void add_direct_outputs(const torch::IValue &outputs, const Structure &structure,
                           Result &result) const;
+  void add_vectors(const PairList &list, const double *slope, bool has_strain,
+                   Result &result) const;
   metatomic_torch::ModelEvaluationOptions build_options(const Structure &structure) const;
   torch::Tensor read_energies(const torch::IValue &outputs, const Structure &structure,
                               Result &result) const;
@@ -143,6 +162,7 @@ void Engine::Implementation::load() {
     throw std::runtime_error("there is no file " + path +
                              "; write one with `pet-calc export`, and give its path "
                              "relative to the folder LAMMPS was started in");
+  check_archive(path);
   torch::optional<std::string> extensions;
   if (!settings.extensions.empty()) extensions = settings.extensions;
   with_short_errors(path + " is not a model that metatomic can load", [&] {
@@ -301,21 +321,28 @@ metatomic_torch::System Engine::Implementation::build_system(const Structure &st
   for (int axis = 0; axis < 3; axis++) periodic[axis] = structure.periodic[axis];
   auto system = torch::make_intrusive<metatomic_torch::SystemHolder>(types, positions, cell,
                                                                      periodic.to(device));
+  vectors.clear();
   for (size_t k = 0; k < lists.size(); k++) {
     const auto &request = lists[k];
     pairs[k].update(structure);
     const auto n_pairs = static_cast<int64_t>(pairs[k].samples.size() / 5);
     auto samples = torch::from_blob(pairs[k].samples.data(), {n_pairs, 5}, torch::kInt32);
     auto values = torch::from_blob(pairs[k].vectors.data(), {n_pairs, 3, 1}, torch::kFloat64);
+    // a leaf of its own: forces and virial are summed in float64 (add_vectors), and no
+    // position, which may be large, is multiplied in float32
+    vectors.push_back(values.to(device, dtype, false, true));
+    const bool is_leaf = force_output.empty() && !settings.check_consistency;
+    vectors.back().requires_grad_(is_leaf);
     auto block = torch::make_intrusive<metatensor_torch::TensorBlockHolder>(
-        values.to(device, dtype, false, true),
+        vectors.back(),
         make_labels({"first_atom", "second_atom", "cell_shift_a", "cell_shift_b",
                      "cell_shift_c"},
                     samples.to(device, torch::kInt32, false, true)),
         std::vector<metatensor_torch::Labels>{
             make_labels({"xyz"}, torch::arange(3, device).unsqueeze(1))},
         make_labels({"distance"}, torch::zeros({1, 1}, device)));
-    metatomic_torch::register_autograd_neighbors(system, block, settings.check_consistency);
+    if (settings.check_consistency)
+      metatomic_torch::register_autograd_neighbors(system, block, true);
     system->add_neighbor_list(request, block);
   }
   for (const auto &[name, value] : inputs) {
@@ -377,7 +404,8 @@ Result Engine::Implementation::evaluate(const Structure &structure) {
   if (compiled) return compiled->evaluate(structure, pairs.front());
   const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
   // from_blob only reads here, since `to` copies
-  auto *positions_data = const_cast<double *>(structure.positions.data());
+  auto near = bring_home(structure.positions);
+  auto *positions_data = near.data();
   auto *cell_data = const_cast<double *>(structure.cell.data());
   auto positions = torch::from_blob(positions_data, {n_atoms, 3}, torch::kFloat64)
                        .to(device, dtype, false, true);
@@ -401,22 +429,49 @@ Result Engine::Implementation::evaluate(const Structure &structure) {
   const auto energy = read_energies(run_model(structure, positions, cell), structure, result);
   result.energy = energy.item<double>();
   // atoms without neighbors leave nothing to differentiate
-  if (energy.requires_grad()) add_gradients(energy, inputs, result);
+  if (energy.requires_grad()) {
+    if (!settings.check_consistency)
+      inputs.insert(inputs.end(), vectors.begin(), vectors.end());
+    add_gradients(energy, inputs, structure.need_virial, result);
+  }
   return result;
 }
 
 void Engine::Implementation::add_gradients(const torch::Tensor &energy,
                                            const std::vector<torch::Tensor> &inputs,
-                                           Result &result) const {
+                                           bool has_strain, Result &result) const {
   const auto gradients = torch::autograd::grad({energy}, inputs, {}, torch::nullopt, false, true);
   const auto copy = [](const torch::Tensor &gradient, double *target) {
     if (!gradient.defined()) return;
     const auto values = gradient.to(torch::kCPU, torch::kFloat64).contiguous();
     const double *data = values.data_ptr<double>();
-    for (int64_t k = 0; k < values.numel(); k++) target[k] = -data[k];
+    for (int64_t k = 0; k < values.numel(); k++) target[k] -= data[k];
   };
   copy(gradients[0], result.forces.data());
-  if (gradients.size() > 1) copy(gradients[1], result.virial.data());
+  if (has_strain) copy(gradients[1], result.virial.data());
+  const size_t first = has_strain ? 2 : 1;
+  for (size_t k = first; k < gradients.size(); k++) {
+    if (!gradients[k].defined()) continue;
+    const auto slopes = gradients[k].to(torch::kCPU, torch::kFloat64).contiguous();
+    add_vectors(pairs[k - first], slopes.data_ptr<double>(), has_strain, result);
+  }
+}
+
+// Adds what the vectors between atoms, whose gradient is `slope`, contribute.
+void Engine::Implementation::add_vectors(const PairList &list, const double *slope,
+                                         bool has_strain, Result &result) const {
+  for (size_t p = 0; p < list.samples.size() / 5; p++) {
+    double *from = &result.forces[3 * list.samples[5 * p]];
+    double *to = &result.forces[3 * list.samples[5 * p + 1]];
+    for (int axis = 0; axis < 3; axis++) {
+      const double push = slope[3 * p + axis];
+      from[axis] += push;
+      to[axis] -= push;
+      if (!has_strain) continue;
+      for (int row = 0; row < 3; row++)
+        result.virial[3 * row + axis] -= list.vectors[3 * p + row] * push;
+    }
+  }
 }
 
 bool Engine::Implementation::has_virial(const std::array<bool, 3> &periodic) const {

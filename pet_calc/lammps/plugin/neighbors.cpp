@@ -5,10 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 
-#include <vesin.h>
+#include "search.h"
 
 namespace pet_calc {
 
@@ -18,12 +16,6 @@ namespace {
 constexpr double SKIN = 0.5;
 
 using Matrix = std::array<double, 9>;
-
-// Frees vesin's arrays however the function is left.
-struct OwnedList {
-  VesinNeighborList list;
-  ~OwnedList() { vesin_free(&list); }
-};
 
 // The cell with a unit vector where it is not periodic: LAMMPS's cells are lower triangular,
 // and so is this.
@@ -102,40 +94,8 @@ bool PairList::is_complete(const Structure &structure) const {
 }
 
 void PairList::find_candidates(const Structure &structure) {
-  double box[3][3];
-  bool periodic[3];
-  for (int row = 0; row < 3; row++) {
-    periodic[row] = structure.periodic[row];
-    for (int column = 0; column < 3; column++)
-      box[row][column] = structure.cell[3 * row + column];
-  }
-  VesinOptions options{};
-  options.cutoff = cutoff_ + SKIN;
-  options.full = is_full_;
-  options.sorted = true;    // by the first atom, which the models' index work likes
-  options.algorithm = VesinAutoAlgorithm;
-  options.skin = 0.0;       // vesin's own does not follow the cell
-  options.n_threads = 1;    // a few per cent of the model's time, and not every step
-  options.return_shifts = true;
-  options.return_distances = false;
-  options.return_vectors = false;
-
   positions_.clear();    // whatever happens, the old candidates are gone
-  OwnedList owned;
-  const char *message = nullptr;
-  const auto *points = reinterpret_cast<const double(*)[3]>(structure.positions.data());
-  const int status = vesin_neighbors(points, structure.numbers.size(), box, periodic,
-                                     VesinDevice{VesinCPU, 0}, options, &owned.list, &message);
-  if (status != 0)
-    throw std::runtime_error(std::string("the neighbor list failed: ") +
-                             (message ? message : "no reason given"));
-  candidates_.resize(5 * owned.list.length);
-  for (size_t k = 0; k < owned.list.length; k++) {
-    for (int end = 0; end < 2; end++)
-      candidates_[5 * k + end] = static_cast<int32_t>(owned.list.pairs[k][end]);
-    for (int axis = 0; axis < 3; axis++)
-      candidates_[5 * k + 2 + axis] = owned.list.shifts[k][axis];
-  }
+  candidates_ = find_pairs(structure, cutoff_ + SKIN, is_full_);
   positions_ = structure.positions;
   cell_ = structure.cell;
   periodic_ = structure.periodic;

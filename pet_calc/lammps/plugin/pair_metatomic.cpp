@@ -16,8 +16,10 @@
 #include "comm.h"
 #include "domain.h"
 #include "error.h"
+#include "fix.h"
 #include "force.h"
 #include "memory.h"
+#include "modify.h"
 #include "neighbor.h"
 #include "universe.h"
 #include "update.h"
@@ -230,9 +232,17 @@ void PairMetatomic::init_style() {
 
 void PairMetatomic::setup() {
   // not in init_style, at which time LAMMPS has not yet set the flag
-  if (neighbor->exclude)
-    error->all(FLERR, "pair_style metatomic: `neigh_modify exclude` has no effect on a model "
-                      "of many-body energies; remove it");
+  if (!neighbor->exclude) return;
+  // fixes that set exclusions themselves: nobody wrote the command
+  for (const auto *fix : modify->get_fix_list())
+    if (utils::strmatch(fix->style, "^gcmc") || utils::strmatch(fix->style, "^widom") ||
+        utils::strmatch(fix->style, "^charge/regulation"))
+      error->all(FLERR, std::string("pair_style metatomic: fix ") + fix->style + " (" + fix->id +
+                            ") hides atoms from the neighbor lists while it tries a move, which "
+                            "a model of many-body energies cannot follow; docs/lammps.md lists "
+                            "what adds and removes atoms with this model");
+  error->all(FLERR, "pair_style metatomic: `neigh_modify exclude` has no effect on a model "
+                    "of many-body energies; remove it");
 }
 
 void PairMetatomic::require_newton_and_ghosts() {
