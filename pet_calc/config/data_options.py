@@ -222,7 +222,7 @@ class DatasetOptions(Options):
     )
     """Factor on a file's share of the loss."""
     use_isolated_atoms: bool = False
-    """Train on config_type=IsolatedAtom frames too, not only take offsets from them."""
+    """Train on isolated atoms too, not only take energies per element from them."""
 
     @classmethod
     def normalize(cls, value: Any) -> Any:
