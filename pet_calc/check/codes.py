@@ -121,10 +121,17 @@ CODES: dict[str, Code] = {
         "potential can learn that part.",
         "Subtract each frame's mean force, or converge grids and SCF better.",
     ),
+    "large-stress": Code(
+        ("error", "warning"),
+        "Stresses are more than matter bears (0.6 eV/Å^3, root mean square; from 10 on "
+        "an error), as they are in GPa or kbar.",
+        "`--stress-unit kbar` (or GPa, bar) if that is the unit of the file, "
+        "`--virial-key` if it is a virial.",
+    ),
     "large-forces": Code(
-        ("warning",),
+        ("error", "warning"),
         "Forces are larger than those of matter near equilibrium (8 eV/Å, root mean "
-        "square), as they are in kcal/mol/Å.",
+        "square; from 100 on an error), as they are in kcal/mol/Å.",
         "`--energy-unit kcal/mol` if that is the unit of the file.",
     ),
     "all-electron": Code(

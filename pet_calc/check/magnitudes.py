@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pet_calc.check.finding import Finding
 from pet_calc.check.units import find_energy_units
-from pet_calc.data.advice import advise
+from pet_calc.data.advice import advise, spell_label_flag
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.units import energy_factor, stress_factor
 
@@ -88,8 +88,8 @@ def _check_stress_size(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"stress of {typical:.3g} eV/A^3 (root mean square), which is "
             f"{in_gpa:.3g} GPa: more than matter bears; read in another unit the same "
             f"numbers would be {others}",
-            "--stress-unit kbar (or GPa, bar) if that is the unit of the file, or "
-            "--virial-key if it is a virial",
+            f"{advise(stress_unit='kbar')} (or GPa, bar) if that is the unit of the "
+            f"file, or {spell_label_flag('virial_key')} if it is a virial",
         )
     ]
 
