@@ -111,6 +111,10 @@ SAID = {
         "eval": r"unused    info\['Virial'\]",
         "finetune": r"unused    info\['Virial'\]",
     },
+    "virial_as_stress.xyz": {
+        "check": "--virial-key",
+        "finetune": "error: .*stress does not match the base's",
+    },
     "close_atoms.xyz": {"check": "frame 4; the closest are H and H, 0.2 A apart"},
     "unknown_element.xyz": dict.fromkeys(
         ("check", "eval", "finetune"), r"U \(1 frames, first .*frame 4\)"
@@ -131,6 +135,9 @@ STATUS_2 = {
     ("check", "unknown_element.xyz"),
     ("eval", "unknown_element.xyz"),
     ("finetune", "unknown_element.xyz"),
+    # read as a stress it would be one of hundreds of GPa, of the other sign
+    ("check", "virial_as_stress.xyz"),
+    ("finetune", "virial_as_stress.xyz"),
 }
 
 DRIVER = """

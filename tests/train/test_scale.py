@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -15,6 +14,7 @@ from support.frames import write_frames
 from support.runs import build_options, write_base
 
 from pet_calc.checkpoint import load_checkpoint
+from pet_calc.config import replace
 from pet_calc.train.run import run_training
 
 ROOT = Path(__file__).resolve().parents[2]
