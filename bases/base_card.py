@@ -78,6 +78,8 @@ written by `bases/base_card.py`.
 
 {errors}
 
+Each structure stands in a random orientation.
+
 No molecule, pair or cell of the test set is in the training set.
 
 {limit}

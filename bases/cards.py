@@ -5,16 +5,13 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase.io import read
-from scipy.spatial.transform import Rotation
 
 from pet_calc.checkpoint import load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.open import load_merged_model
-from pet_calc.data.frames import LabeledFrame, read_frames
-from pet_calc.evaluate.metrics import Metrics
-from pet_calc.evaluate.predict import predict_frames
+from pet_calc.data.frames import read_frames
+from pet_calc.evaluate.predict import BatchPredictor, Errors
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "bases" / "build"
@@ -63,10 +60,7 @@ def format_errors(path, test_file, *, has_stress):
         columns["stress MAE meV/Å^3"] = ("stress_mae", ".1f")
     lines = [["group", "structures", *columns], ["---"] * (2 + len(columns))]
     for name, part in [*sorted(groups.items()), ("all", frames)]:
-        metrics = Metrics()
-        for _ in predict_frames(model, part, "energy", metrics):
-            pass
-        values = metrics.to_dict()
+        values = measure(model, part, 1).judged.to_dict()
         numbers = [format(1000 * values[key], form) for key, form in columns.values()]
         lines.append([name, str(len(part)), *numbers])
     return format_table(lines)
@@ -95,27 +89,19 @@ def describe_limit(name, epoch):
 def measure_equivariance(path, frames):
     """Return the spread of energy (meV/atom) and of force components (meV/Å).
 
-    Over rotations of some of the frames, cells included, in float64.
+    Over random orientations of some of the frames, cells included, in float64.
     """
     model = load_merged_model(path, dtype=torch.float64)
     step = max(1, len(frames) // N_ROTATED)
-    energy_spreads, force_spreads = [], []
-    rotations = Rotation.random(N_ROTATIONS, rng=np.random.default_rng(0))
-    for frame in frames[::step][:N_ROTATED]:
-        turned = [
-            LabeledFrame(
-                numbers=frame.numbers,
-                positions=rotation.apply(frame.positions),
-                cell=rotation.apply(frame.cell),
-                pbc=frame.pbc,
-            )
-            for rotation in rotations
-        ]
-        found = list(predict_frames(model, turned, "energy", Metrics()))
-        energy_spreads.append(np.std([f.energy for f in found]) / frame.n_atoms)
-        back = [
-            rotation.inv().apply(f.forces)
-            for rotation, f in zip(rotations, found, strict=True)
-        ]
-        force_spreads.append(np.sqrt(np.var(back, axis=0).mean()))
-    return 1000 * np.mean(energy_spreads), 1000 * np.mean(force_spreads)
+    errors = measure(model, frames[::step][:N_ROTATED], N_ROTATIONS)
+    spread = errors.spread.to_dict()
+    return 1000 * spread["energy"], 1000 * spread["forces"]
+
+
+def measure(model, frames, n_orientations):
+    """Return the errors of frames in random orientations, and their spread."""
+    errors = Errors()
+    predictor = BatchPredictor(model, "energy", n_orientations=n_orientations)
+    for batch in predictor.predict(frames):
+        errors.merge(batch.errors)
+    return errors

@@ -142,6 +142,8 @@ written by `bases/materials_card.py`.
 
 {errors}
 
+Each structure stands in a random orientation.
+
 Against SevenNet-0. No set of elements of the test set is in the training set, nor,
 for frames of one element, its structure.
 
