@@ -40,7 +40,7 @@ from metatomic.torch import (
 from pet_calc.data.neighbors import compute_pairs
 from pet_calc.export import export_model
 from pet_calc.lammps import load_mpi, run_lammps
-from pet_calc.lammps.inputs import RunOptions, build_setup, write_data
+from pet_calc.lammps.inputs import SimulationOptions, build_setup, write_data
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
 
@@ -139,7 +139,7 @@ def take_turns(model: str, structure: str, n_turns: int) -> list[float]:
         write_data(atoms, Path("structure.data"))
         for engine in ("off", "on"):
             instance = lammps(cmdargs=["-screen", "none", "-log", "none"])
-            setup = build_setup(atoms, model, RunOptions())
+            setup = build_setup(atoms, model, SimulationOptions())
             setup = setup.replace("device cpu", f"device cpu engine {engine}")
             instance.commands_string(setup + RUN)
             instance.command("run 2")
@@ -216,7 +216,7 @@ def run(
     """Return a row: steps of a box on some ranks."""
     atoms = build_water(shape)
     write_data(atoms, folder / "structure.data")
-    text = build_setup(atoms, str(model), RunOptions()) + RUN
+    text = build_setup(atoms, str(model), SimulationOptions()) + RUN
     text += (
         "compute evaluated all pair metatomic\n"
         "run 5\nrun 20 pre no\n"

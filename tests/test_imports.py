@@ -135,3 +135,13 @@ assert not torch.cuda.is_initialized()
 assert "metatrain" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_has_a_name_of_its_own():
+    names = [
+        node.name
+        for path in find_modules()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

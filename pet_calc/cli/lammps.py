@@ -148,10 +148,10 @@ def write(
     from pet_calc.data.files import read_last
     from pet_calc.lammps.compare import compare_step_0
     from pet_calc.lammps.constraints import list_dropped
-    from pet_calc.lammps.inputs import RunOptions, write_input
+    from pet_calc.lammps.inputs import SimulationOptions, write_input
 
     atoms = read_last(structure)
-    settings = RunOptions(**options)
+    settings = SimulationOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")
     for note in list_dropped(atoms):

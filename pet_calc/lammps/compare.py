@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.errors import PetCalcError
-from pet_calc.lammps.inputs import RunOptions, build_setup, write_data
+from pet_calc.lammps.inputs import SimulationOptions, build_setup, write_data
 from pet_calc.lammps.orient import find_rotation, orient_for_lammps
 from pet_calc.lammps.run import explain_signal, run_lammps
 from pet_calc.lammps.script import PairStyle, read_pair_style, read_setup
@@ -42,7 +42,7 @@ print      "$(c_pet_calc_energy:%.17g) {values}" file "{folder}/energy.txt"
 """
 
 
-class Comparison(NamedTuple):
+class StepComparison(NamedTuple):
     """Largest differences between LAMMPS and the calculator, and the values."""
 
     energy: float
@@ -95,10 +95,10 @@ class Comparison(NamedTuple):
 def compare_step_0(
     atoms: Atoms,
     model: str | Path,
-    options: RunOptions | None = None,
+    options: SimulationOptions | None = None,
     *,
     n_ranks: int = 1,
-) -> Comparison:
+) -> StepComparison:
     """Evaluate a structure in LAMMPS and with the calculator, in one orientation.
 
     Args:
@@ -110,7 +110,7 @@ def compare_step_0(
     Raises:
         PetCalcError: if LAMMPS fails; the message is LAMMPS's.
     """
-    options = options or RunOptions()
+    options = options or SimulationOptions()
     model = Path(model).resolve()
     with tempfile.TemporaryDirectory(prefix="pet-calc-") as name:
         folder = Path(name)
@@ -143,7 +143,7 @@ def _compare_orientations(
 
 def check_input(
     path: str | Path, *, n_ranks: int = 1, arguments: Sequence[str] = ()
-) -> tuple[Comparison, list[str]]:
+) -> tuple[StepComparison, list[str]]:
     """Compare step 0 of an input file with the calculator.
 
     Everything before the first run or minimisation is executed, except fixes and what
@@ -282,7 +282,7 @@ def _compare(
     units: str,
     scale: float = 1.0,
     is_direct: bool = False,
-) -> Comparison:
+) -> StepComparison:
     """Return the differences to the calculator that is on the atoms."""
     ev, length, per_volume = _UNITS[units]
     energy = found.energy * ev / scale
@@ -301,7 +301,7 @@ def _compare(
     calculator: Any = atoms.calc
     relative = 1e-4 if str(calculator.dtype).endswith("float32") else 1e-9
     largest = max(1.0, float(np.abs(own_forces).max()))
-    return Comparison(
+    return StepComparison(
         energy=energy,
         energy_difference=abs(energy - atoms.get_potential_energy()) / len(atoms),
         force_difference=float(np.abs(forces - own_forces).max()),

@@ -25,7 +25,7 @@ from pet_calc.system.compiler import describe_compiler, find_compiler
 TINY = {"d_pet": 8, "d_head": 8, "d_node": 16, "d_feedforward": 8, "num_heads": 2}
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """What one check found."""
 
     name: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Yield a finding per check, as soon as it is done; none of them raises.
 
     The engine and the plugin are compiled on the way if they are missing.
@@ -51,9 +51,9 @@ def examine() -> Iterator[Finding]:
     }
     for name, check in checks.items():
         try:
-            yield Finding(name, True, check())
+            yield Diagnosis(name, True, check())
         except PetCalcError as error:
-            yield Finding(name, False, str(error))
+            yield Diagnosis(name, False, str(error))
 
 
 def _check_python() -> str:

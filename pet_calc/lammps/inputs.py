@@ -33,7 +33,7 @@ SEED = 4711
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class SimulationOptions:
     """What to simulate."""
 
     ensemble: Ensemble = "nvt"
@@ -53,7 +53,7 @@ class RunOptions:
 
 
 def write_input(
-    atoms: Atoms, model: str | Path, folder: str | Path, options: RunOptions
+    atoms: Atoms, model: str | Path, folder: str | Path, options: SimulationOptions
 ) -> Path:
     """Write ``structure.data`` and ``in.lmp`` into a folder; return the input's path.
 
@@ -102,7 +102,7 @@ def list_elements(atoms: Atoms) -> list[str]:
 def build_setup(
     atoms: Atoms,
     model: str,
-    options: RunOptions,
+    options: SimulationOptions,
     *,
     model_file: str | Path | None = None,
 ) -> str:
@@ -151,7 +151,7 @@ def _build_state(atoms: Atoms, model: str | Path) -> str:
 def build_input(
     atoms: Atoms,
     model: str,
-    options: RunOptions,
+    options: SimulationOptions,
     *,
     model_file: str | Path | None = None,
 ) -> str:
@@ -179,7 +179,7 @@ write_data     final.data
 """
 
 
-def _build_motion(atoms: Atoms, options: RunOptions) -> str:
+def _build_motion(atoms: Atoms, options: SimulationOptions) -> str:
     frozen = build_frozen(atoms)
     if options.ensemble == "minimize":
         # eV/Å: below what a float32 model can tell from zero, it would run on for ever
@@ -218,14 +218,14 @@ def _build_motion(atoms: Atoms, options: RunOptions) -> str:
     return "\n".join([*lines, f"run            {options.n_steps}"])
 
 
-def choose_timestep(atoms: Atoms, options: RunOptions) -> float:
+def choose_timestep(atoms: Atoms, options: SimulationOptions) -> float:
     """Return the timestep in fs."""
     if options.timestep is not None:
         return options.timestep
     return 0.5 if 1 in atoms.numbers else 1.0
 
 
-def _check(atoms: Atoms, options: RunOptions) -> None:
+def _check(atoms: Atoms, options: SimulationOptions) -> None:
     for name in ("temperature", "timestep", "n_steps"):
         value = getattr(options, name)
         if value is not None and not value > 0:

@@ -14,7 +14,7 @@ from pet_calc.export import export_model
 from pet_calc.lammps import run_lammps
 from pet_calc.lammps.compare import compare_step_0
 from pet_calc.lammps.constraints import build_frozen
-from pet_calc.lammps.inputs import RunOptions, write_input
+from pet_calc.lammps.inputs import SimulationOptions, write_input
 from pet_calc.lammps.orient import orient_for_lammps
 
 pytestmark = pytest.mark.lammps
@@ -41,7 +41,7 @@ def build(*, is_hot=False):
 @pytest.mark.parametrize("is_hot", [False, True])
 def test_fixed_atoms_stay_and_the_others_move(ensemble, is_hot, model, tmp_path):
     atoms = build(is_hot=is_hot)
-    options = RunOptions(ensemble=ensemble, **SHORT)
+    options = SimulationOptions(ensemble=ensemble, **SHORT)
     path = write_input(atoms, model, tmp_path, options)
     done = run_lammps(path.name, cwd=path.parent, capture=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -59,7 +59,9 @@ def test_fixed_atoms_stay_and_the_others_move(ensemble, is_hot, model, tmp_path)
 
 
 def test_the_temperature_is_that_of_what_moves(model, tmp_path):
-    path = write_input(build(), model, tmp_path, RunOptions(temperature=321, **SHORT))
+    path = write_input(
+        build(), model, tmp_path, SimulationOptions(temperature=321, **SHORT)
+    )
     text = path.read_text()
     # 5 free atoms and one component of the sixth
     assert "compute_modify mobile_temp extra/dof 2" in text
@@ -71,7 +73,7 @@ def test_the_temperature_is_that_of_what_moves(model, tmp_path):
 def test_a_free_structure_is_written_as_before(model, tmp_path):
     atoms = build()
     atoms.set_constraint()
-    text = write_input(atoms, model, tmp_path, RunOptions()).read_text()
+    text = write_input(atoms, model, tmp_path, SimulationOptions()).read_text()
     assert "fixed" not in text
     assert "velocity       all create 300 4711 mom yes rot no" in text
 
@@ -80,16 +82,16 @@ def test_what_cannot_be_written_is_refused_by_name(model, tmp_path):
     atoms = build_bulk()
     atoms.set_constraint(FixBondLength(0, 1))
     with pytest.raises(ConfigError, match="FixBondLength"):
-        write_input(atoms, model, tmp_path, RunOptions())
+        write_input(atoms, model, tmp_path, SimulationOptions())
     atoms.rotate(30, (1, 2, 3), rotate_cell=True)
     atoms.set_constraint(FixCartesian([0], mask=(True, False, False)))
     with pytest.raises(ConfigError, match="FixCartesian: LAMMPS holds this cell"):
-        write_input(atoms, model, tmp_path, RunOptions())
+        write_input(atoms, model, tmp_path, SimulationOptions())
     atoms.set_constraint(FixAtoms(range(8)))
     with pytest.raises(ConfigError, match="all atoms of the structure are fixed"):
-        write_input(atoms, model, tmp_path, RunOptions())
+        write_input(atoms, model, tmp_path, SimulationOptions())
     with pytest.raises(ConfigError, match="npt moves all atoms"):
-        write_input(build(), model, tmp_path, RunOptions(ensemble="npt"))
+        write_input(build(), model, tmp_path, SimulationOptions(ensemble="npt"))
     assert not list(tmp_path.iterdir())
 
 
@@ -121,9 +123,9 @@ def test_charge_and_spin_go_to_a_model_that_reads_them(model, tmp_path):
     )
     atoms = build()
     atoms.info.update(charge=-1, spin=2)
-    text = write_input(atoms, path, tmp_path / "a", RunOptions()).read_text()
+    text = write_input(atoms, path, tmp_path / "a", SimulationOptions()).read_text()
     assert "device cpu charge -1 spin 2\n" in text
     assert compare_step_0(atoms, path).is_same
     # as in the calculator, other models do not read them
-    text = write_input(atoms, model, tmp_path / "b", RunOptions()).read_text()
+    text = write_input(atoms, model, tmp_path / "b", SimulationOptions()).read_text()
     assert "charge" not in text

@@ -14,7 +14,7 @@ from pet_calc.errors import ConfigError, PetCalcError
 from pet_calc.export import export_model
 from pet_calc.lammps import run_lammps
 from pet_calc.lammps.compare import compare_step_0
-from pet_calc.lammps.inputs import RunOptions, write_input
+from pet_calc.lammps.inputs import SimulationOptions, write_input
 from pet_calc.lammps.orient import orient_for_lammps
 
 pytestmark = pytest.mark.lammps
@@ -45,7 +45,7 @@ def build_slab():
     ],
 )
 def test_what_is_written_runs(ensemble, build, model, tmp_path):
-    options = RunOptions(ensemble=ensemble, **SHORT)
+    options = SimulationOptions(ensemble=ensemble, **SHORT)
     path = write_input(build(), model, tmp_path / "md", options)
     done = run_lammps(path.name, cwd=path.parent, capture=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -58,7 +58,7 @@ def test_what_is_written_runs(ensemble, build, model, tmp_path):
 def test_velocities_are_carried_over(model, tmp_path):
     atoms = build_bulk()
     heat(atoms)
-    path = write_input(atoms, model, tmp_path, RunOptions())
+    path = write_input(atoms, model, tmp_path, SimulationOptions())
     assert "velocity" not in path.read_text()
     found = ase.io.read(tmp_path / "structure.data", format="lammps-data")
     assert found.get_kinetic_energy() == pytest.approx(atoms.get_kinetic_energy())
@@ -110,15 +110,15 @@ def test_lammps_own_message_is_the_error(model):
 
 def test_options_that_do_not_fit_are_errors(model, tmp_path):
     with pytest.raises(ConfigError, match="npt needs a structure that is periodic"):
-        write_input(build_slab(), model, tmp_path, RunOptions(ensemble="npt"))
+        write_input(build_slab(), model, tmp_path, SimulationOptions(ensemble="npt"))
     with pytest.raises(ConfigError, match="temperature: expected a positive"):
-        write_input(build_slab(), model, tmp_path, RunOptions(temperature=0.0))
+        write_input(build_slab(), model, tmp_path, SimulationOptions(temperature=0.0))
     assert not list(tmp_path.iterdir())
 
 
 def test_timestep_follows_the_lightest_element(model, tmp_path):
     for build, step in ((build_molecule, "0.0005"), (build_bulk, "0.001")):
-        path = write_input(build(), model, tmp_path, RunOptions())
+        path = write_input(build(), model, tmp_path, SimulationOptions())
         assert f"timestep       {step}\n" in path.read_text()
 
 
