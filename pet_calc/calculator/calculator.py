@@ -8,8 +8,8 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from pet_calc.calculator.from_checkpoint import ModelEngine
-from pet_calc.calculator.from_export import DTYPES, ExportedEngine
+from pet_calc.calculator.from_checkpoint import CheckpointBackend
+from pet_calc.calculator.from_export import DTYPES, ExportBackend
 from pet_calc.calculator.supported import check_known_elements, has_stress
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_model
@@ -96,7 +96,7 @@ class PETCalculator(Calculator):
         wanted = _resolve_dtype(dtype)
         if not skin >= 0.0:
             raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
-        self._engine: ModelEngine | ExportedEngine
+        self._backend: CheckpointBackend | ExportBackend
         if isinstance(model, (str, Path)):
             model = expand_path(model)
         if isinstance(model, str) and is_exported(model):
@@ -110,7 +110,7 @@ class PETCalculator(Calculator):
                     f"{model}: an exported file runs in its own precision; for another "
                     "one take the checkpoint"
                 )
-            self._engine = ExportedEngine(
+            self._backend = ExportBackend(
                 model,
                 target=target,
                 device=device,
@@ -124,7 +124,7 @@ class PETCalculator(Calculator):
             network = load_merged_model(
                 source, adapter=adapter, dtype=wanted, device=choose_device(device)
             )
-            self._engine = ModelEngine(
+            self._backend = CheckpointBackend(
                 network,
                 target=target,
                 non_conservative=non_conservative,
@@ -142,28 +142,28 @@ class PETCalculator(Calculator):
     @property
     def model(self) -> Any:
         """The network, LoRA merged, or the exported file's metatomic model."""
-        return self._engine.model
+        return self._backend.model
 
     @property
     def target(self) -> str:
         """Name of the energy output in use."""
-        return self._engine.target
+        return self._backend.target
 
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self._engine.device
+        return self._backend.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self._engine.dtype
+        return self._backend.dtype
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed, charge and spin in ``atoms.info`` included."""
         changes: list[str] = super().check_state(atoms, tol=tol)
         if self.atoms is not None:
-            changes.extend(self._engine.find_changes(self.atoms, atoms))
+            changes.extend(self._backend.find_changes(self.atoms, atoms))
         return changes
 
     def calculate(
@@ -181,11 +181,11 @@ class PETCalculator(Calculator):
         properties = properties or ["energy"]
         super().calculate(atoms, properties, system_changes)
         structure: Any = self.atoms
-        check_known_elements(structure, self._engine.known)
+        check_known_elements(structure, self._backend.known)
         is_bulk = has_stress(structure, properties)
         if self.device.type == "cpu":
             _shared_cores.look(torch.get_num_threads())
-        self.results = self._engine.compute(structure, properties, is_bulk)
+        self.results = self._backend.compute(structure, properties, is_bulk)
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

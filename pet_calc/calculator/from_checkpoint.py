@@ -28,7 +28,7 @@ from pet_calc.model.hypers import (
 from pet_calc.model.pet import PET
 
 
-class ModelEngine:
+class CheckpointBackend:
     """A model with its neighbour list; results in ASE's units and names."""
 
     def __init__(

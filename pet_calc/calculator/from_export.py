@@ -29,8 +29,8 @@ from pet_calc.model.hypers import (
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class ExportedEngine:
-    """An exported model; the same interface as ``ModelEngine``."""
+class ExportBackend:
+    """An exported model; the same interface as ``CheckpointBackend``."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ExportedEngine:
             ModelError: if the model lacks an output.
         """
         self._rebuild = functools.partial(
-            ExportedEngine,
+            ExportBackend,
             path,
             target=target,
             device=device,
@@ -138,7 +138,7 @@ class ExportedEngine:
     def compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
     ) -> dict[str, Any]:
-        """Return what ``ModelEngine.compute`` returns.
+        """Return what ``CheckpointBackend.compute`` returns.
 
         Raises:
             ModelError: if the model refuses the structure, as for an unknown charge.

@@ -150,7 +150,7 @@ class BatchPredictor:
             shown = _check_each(self._model, frames)
         shown = progress(shown) if progress else shown
         for graphs in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
-            # positions in float64, see ModelEngine
+            # positions in float64, see CheckpointBackend
             batch = collate(graphs, dtype=torch.float64, device=self._device)
             labels = collate_labels(graphs, dtype=torch.float64, device=self._device)
             prediction = self._switch.predict(batch, with_stress=True)

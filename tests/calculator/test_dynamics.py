@@ -48,7 +48,7 @@ def test_the_skin_changes_no_result():
     np.testing.assert_allclose(
         without.positions, with_skin.positions, rtol=0, atol=1e-9
     )
-    one, other = (a.calc._engine.pairs.n_builds for a in (without, with_skin))
+    one, other = (a.calc._backend.pairs.n_builds for a in (without, with_skin))
     assert one == 31
     assert other <= one / 5
 

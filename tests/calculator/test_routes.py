@@ -39,7 +39,7 @@ def build(tmp_path_factory):
                 # as for a file of another program
                 patch.setattr(from_export, "find_script_obstacle", lambda *_: "no")
             found = PETCalculator(path, compile=route.endswith("engine"), **options)
-        is_foreign = isinstance(found._engine._file, MetatomicFile)
+        is_foreign = isinstance(found._backend._file, MetatomicFile)
         assert is_foreign == (route == "metatomic")
         return found
 
@@ -191,6 +191,6 @@ def test_a_file_from_before_our_own_route_uses_the_engine_all_the_same(
     path = export_model(build_model(), tmp_path / "m.pt", check=False)
     monkeypatch.setattr(from_export, "find_script_obstacle", lambda *_: "older")
     calculator = PETCalculator(path, compile=True)
-    assert isinstance(calculator._engine._file, MetatomicFile)
+    assert isinstance(calculator._backend._file, MetatomicFile)
     monkeypatch.setattr(MetatomicFile, "compute", None)  # must not be called
     assert np.isfinite(calculator.get_potential_energy(build_molecule()))

@@ -54,7 +54,7 @@ def export(tmp_path):
 
 
 def uses_engine(calculator):
-    return isinstance(calculator._engine._switch.get(), ExportedNetwork)
+    return isinstance(calculator._backend._switch.get(), ExportedNetwork)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
