@@ -141,6 +141,7 @@ def build_options(arguments, folder, name, base):
     n_epochs = max(
         1, round(arguments.steps / math.ceil(n_train / arguments.batch_size))
     )
+    theirs = folder / "base.ckpt"
     training = {"num_epochs": n_epochs, "batch_size": arguments.batch_size}
     if name in OURS:
         finetune, others = OURS[name]
@@ -150,7 +151,6 @@ def build_options(arguments, folder, name, base):
             # a pass shows each frame twice
             training["num_epochs"] = max(1, n_epochs // 2)
     else:
-        theirs = folder / "base.ckpt"
         if not theirs.exists():
             # with the new energies per element, which metatrain does not fit
             shifted = folder / "base" / "run" / "best_model_options.ckpt"
@@ -165,7 +165,7 @@ def build_options(arguments, folder, name, base):
         target = {"key": "ref_energy", "unit": "eV", "forces": {"key": "ref_forces"}}
         if name in THEIRS:
             # metatrain takes no other description than that of the base
-            target["description"] = load_record(base).targets["energy"].description
+            target["description"] = load_record(theirs).targets["energy"].description
         path = str((folder / f"{part}.xyz").resolve())
         systems = {"read_from": path, "length_unit": "angstrom"}
         return {"systems": systems, "targets": {"energy": target}}
