@@ -121,7 +121,7 @@ def test_augmented_training_makes_the_model_care_less_about_orientation(tmp_path
         )
         run_training(options, show_progress=False)
         report = json.loads((tmp_path / augmentation / "report.json").read_text())
-        spreads.append(report["rotation"]["result"]["spread"]["forces"])
+        spreads.append(report["rotation"]["spread"]["forces"])
     assert spreads[1] < spreads[0]
 
 

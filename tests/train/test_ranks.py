@@ -88,10 +88,10 @@ def start_pair(*args):
     ]
 
 
-def finish(processes):
+def finish(processes, status=0):
     ends = [process.communicate(timeout=300) for process in processes]
     for process, (_, errors) in zip(processes, ends, strict=True):
-        assert process.returncode == 0, errors[-3000:]
+        assert process.returncode == status, errors[-3000:]
     return ends
 
 
@@ -165,7 +165,7 @@ def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(tmp_path, signal
         assert time.monotonic() < deadline
         time.sleep(0.05)
     processes[signalled].send_signal(signal.SIGTERM)
-    ends = finish(processes)
+    ends = finish(processes, status=128 + signal.SIGTERM)
     assert "add --resume to go on" in ends[0][1]
     n_rows = len(read_log(folder))
     assert n_rows < 300
