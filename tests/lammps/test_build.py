@@ -96,8 +96,8 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 def test_an_old_torch_is_refused_before_compiling(no_compilation):
     toolchain = locate.find_toolchain()
-    old = toolchain._replace(versions={**toolchain.versions, "torch": "2.5.1+cpu"})
-    with pytest.raises(ConfigError, match=r"pip install 'torch>=2.6'"):
+    old = toolchain._replace(versions={**toolchain.versions, "torch": "2.7.1+cpu"})
+    with pytest.raises(ConfigError, match=r"pip install 'torch>=2.8'"):
         build._check_torch(old)
 
 
