@@ -1,40 +1,29 @@
 """Each example runs as its docstring says."""
 
-import os
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from support.commands import PROGRAM, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
 
 def run(name, *arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_command([sys.executable, EXAMPLES / name, *arguments], cwd)
 
 
 def finetune(folder, rank):
     """A short run of the command line on the data of this repository."""
     data = ROOT / "data" / "dft"
-    program = Path(sys.executable).with_name("pet-calc")
     words = [
         *("finetune", f"{data / 'train.xyz'}@0:8", "--val", f"{data / 'val.xyz'}@0:2"),
         *("--base", "pet-gfn1-xs", "--target", "energy/pbe0", "--rank", str(rank)),
         *("--epochs", "1", "--quiet", "-o", str(folder)),
     ]
-    subprocess.run([program, *words], check=True, capture_output=True)
+    run_command([PROGRAM, *words], folder.parent)
     return folder / "adapter.safetensors"
 
 

@@ -2,10 +2,8 @@
 
 import ast
 import importlib
-import os
 import re
 import shlex
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,6 +12,7 @@ import click
 import pytest
 from ase.io import read
 from ase.units import Bohr, Hartree
+from support.commands import PROGRAM, run_command
 
 from pet_calc.cli.main import cli
 
@@ -135,30 +134,11 @@ def test_targets_of_make_and_scripts_exist(page):
 
 
 def run(words, folder):
-    program = Path(sys.executable).with_name("pet-calc")
-    done = subprocess.run(
-        [program, *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_command([PROGRAM, *words], folder)
 
 
 def run_python(snippet, folder):
-    done = subprocess.run(
-        [sys.executable, "-c", snippet],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_command([sys.executable, "-c", snippet], folder)
 
 
 def write_orca_output(path, atoms):
@@ -252,14 +232,7 @@ def test_the_model_runs_in_ase(example):
     line = re.search(r"`python (examples/drift\.py [^`]*)`", README.read_text())[1]
     words = line.replace("20000", "20").split()
     script = [str(ROOT / words[0]), *words[1:]]
-    done = subprocess.run(
-        [sys.executable, *script],
-        cwd=example,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "energy drift" in done.stdout
+    assert "energy drift" in run_command([sys.executable, *script], example)
 
 
 @pytest.mark.slow
