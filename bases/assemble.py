@@ -1,15 +1,14 @@
 """Filter, deduplicate, split by system and write the base data; keep checksums."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
 from molecules import molecule_key
 from periodic import cell_members
-from runs import generator, write_split
+from runs import filter_frames, generator, write_split
 from sampling import shortest_contact
 
 FORCE_CAP = 15.0  # eV/Å on any atom; beyond it a frame is dropped
@@ -37,7 +36,7 @@ def assemble(files: list[Path], out: Path, seed: int, record: bool) -> str:
         seed: draws the order of frames within a file and the splits.
         record: also write the checksums and counts next to this script.
     """
-    frames, dropped = _filtered(files)
+    frames, dropped = filter_frames(files, _find_fault, _find_key, "system")
     split_of = _split_systems(frames, seed)
     summary: dict = {
         "seed": seed,
@@ -55,25 +54,17 @@ def assemble(files: list[Path], out: Path, seed: int, record: bool) -> str:
     return json.dumps(summary, indent=1)
 
 
-def _filtered(files: list[Path]) -> tuple[list[Atoms], Counter]:
-    frames, dropped = [], Counter()
-    seen = set()
-    for path in files:
-        if not path.stat().st_size:
-            dropped["failed system"] += 1
-            continue
-        for frame in read(path, ":"):
-            key = (frame.info["system"], round(frame.get_potential_energy(), 6))
-            if np.linalg.norm(frame.get_forces(), axis=1).max() > FORCE_CAP:
-                dropped["force cap"] += 1
-            elif shortest_contact(frame) < MIN_CONTACT:
-                dropped["contact"] += 1
-            elif key in seen:
-                dropped["duplicate"] += 1
-            else:
-                seen.add(key)
-                frames.append(frame)
-    return frames, dropped
+def _find_fault(frame: Atoms) -> str | None:
+    if np.linalg.norm(frame.get_forces(), axis=1).max() > FORCE_CAP:
+        return "force cap"
+    if shortest_contact(frame) < MIN_CONTACT:
+        return "contact"
+    return None
+
+
+def _find_key(frame: Atoms) -> tuple[str, float]:
+    """Return what no two frames may share."""
+    return frame.info["system"], round(frame.get_potential_energy(), 6)
 
 
 def _split_systems(frames: list[Atoms], seed: int) -> dict[str, str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import read
 from materials_catalogue import is_reference
 from materials_frames import shortest_contact
-from runs import generator, write_split
+from runs import filter_frames, generator, write_split
 from sevennet import check_label
 
 FORCE_CAP = 15.0  # eV/Å on any atom; beyond it a frame is dropped
@@ -32,7 +31,7 @@ def assemble(files: list[Path], out: Path, seed: int, summary_path: Path | None)
         seed: draws the order of frames within a file and the splits.
         summary_path: also write the summary there.
     """
-    frames, dropped = _filter(files)
+    frames, dropped = filter_frames(files, _find_fault, _find_key, "unit")
     split_of = _split(frames, seed)
     summary: dict = {
         "seed": seed,
@@ -65,30 +64,23 @@ def identify(frame: Atoms) -> str:
     return "-".join(elements) if len(elements) > 1 else frame.info["system"]
 
 
-def _filter(files: list[Path]) -> tuple[list[Atoms], Counter]:
-    frames: list[Atoms] = []
-    dropped: Counter = Counter()
-    seen = set()
-    for path in files:
-        if not path.stat().st_size:
-            dropped["failed unit"] += 1
-            continue
-        for frame in read(path, ":"):
-            # relative energies of float32: equal digits mean equal structures
-            energy = frame.get_potential_energy() / len(frame)
-            key = (identify(frame), round(energy, 5), round(frame.get_volume(), 3))
-            if np.linalg.norm(frame.get_forces(), axis=1).max() > FORCE_CAP:
-                dropped["force cap"] += 1
-            elif np.abs(frame.get_stress()).max() > STRESS_CAP:
-                dropped["stress cap"] += 1
-            elif shortest_contact(frame) < MIN_CONTACT:
-                dropped["contact"] += 1
-            elif key in seen:
-                dropped["duplicate"] += 1
-            else:
-                seen.add(key)
-                frames.append(frame)
-    return frames, dropped
+def _find_fault(frame: Atoms) -> str | None:
+    if np.linalg.norm(frame.get_forces(), axis=1).max() > FORCE_CAP:
+        return "force cap"
+    if np.abs(frame.get_stress()).max() > STRESS_CAP:
+        return "stress cap"
+    if shortest_contact(frame) < MIN_CONTACT:
+        return "contact"
+    return None
+
+
+def _find_key(frame: Atoms) -> tuple[str, float, float]:
+    """Return what no two frames may share.
+
+    Relative energies are of float32: equal digits mean equal structures.
+    """
+    energy = frame.get_potential_energy() / len(frame)
+    return identify(frame), round(energy, 5), round(frame.get_volume(), 3)
 
 
 def _split(frames: list[Atoms], seed: int) -> dict[str, str]:

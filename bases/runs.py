@@ -2,11 +2,12 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.io import write
+from ase.io import read, write
 
 
 def generator(*words: object) -> np.random.Generator:
@@ -28,6 +29,39 @@ def write_frames(path: Path, frames: list[Atoms]) -> None:
     else:
         temporary.write_text("")
     temporary.rename(path)
+
+
+def filter_frames(
+    files: list[Path],
+    find_fault: Callable[[Atoms], str | None],
+    identify: Callable[[Atoms], Hashable],
+    unit: str,
+) -> tuple[list[Atoms], Counter]:
+    """Return the frames to keep, in order, and how many were dropped for which reason.
+
+    Args:
+        files: unit files; empty ones had no frame left.
+        find_fault: returns why a frame is dropped, None for one to keep.
+        identify: returns what no two frames may share.
+        unit: what a file is of, for the count of empty ones.
+    """
+    frames: list[Atoms] = []
+    dropped: Counter = Counter()
+    seen = set()
+    for path in files:
+        if not path.stat().st_size:
+            dropped[f"failed {unit}"] += 1
+            continue
+        for frame in read(path, ":"):
+            fault = find_fault(frame)
+            if fault is None and identify(frame) in seen:
+                fault = "duplicate"
+            if fault is not None:
+                dropped[fault] += 1
+                continue
+            seen.add(identify(frame))
+            frames.append(frame)
+    return frames, dropped
 
 
 def write_split(path: Path, frames: list[Atoms]) -> dict:
