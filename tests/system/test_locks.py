@@ -1,22 +1,12 @@
 """Locks between processes."""
 
 import multiprocessing
-import os
+
+from support.locks import DIED, hold_and_die, hold_until
 
 from pet_calc.system.locks import hold_lock
 
 CONTEXT = multiprocessing.get_context("spawn")
-
-
-def hold_and_die(path):
-    with hold_lock(path):
-        os._exit(1)
-
-
-def hold_until(path, is_held, may_go):
-    with hold_lock(path):
-        is_held.set()
-        may_go.wait(60)
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
@@ -24,7 +14,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
     worker = CONTEXT.Process(target=hold_and_die, args=(path,))
     worker.start()
     worker.join(60)
-    assert worker.exitcode == 1
+    assert worker.exitcode == DIED
     with hold_lock(path, waits=False) as is_ours:
         assert is_ours
 
