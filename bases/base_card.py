@@ -11,28 +11,17 @@ import argparse
 import json
 from pathlib import Path
 
-from ase.data import chemical_symbols
+import cards
 from base_dynamics import BROKEN, RESULT, TIMESTEP_FS
 from base_dynamics import format_table as format_dynamics
-from cards import (
-    ASSETS,
-    BUILD,
-    N_ROTATED,
-    N_ROTATIONS,
-    ROOT,
-    bundle,
-    describe_limit,
-    format_errors,
-    measure_equivariance,
-)
 
 from pet_calc.data.frames import read_frames
 
 NAME = "pet-gfn1-xs"
-TEST = BUILD / "base_test.xyz"
+TEST = cards.BUILD / "base_test.xyz"
 DESCRIPTION = (
     "Small PET for organic molecules of H, C, N, O, F, S, Cl, a distillation of "
-    "GFN1-xTB; made by the scripts in data/ of pet-calc."
+    "GFN1-xTB; made by the scripts in bases/ of pet-calc."
 )
 
 
@@ -40,61 +29,41 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     checkpoint = parser.parse_args().checkpoint
+    folder = cards.ROOT / "bases"
     stages = (
-        ("", ROOT / "bases" / "base_options.yaml", BUILD / "base"),
-        (".stage2", ROOT / "bases" / "base_stage2.yaml", checkpoint.parent),
+        ("", folder / "base_options.yaml", cards.BUILD / "base"),
+        (".stage2", folder / "base_stage2.yaml", checkpoint.parent),
     )
-    path, record = bundle(checkpoint, NAME, DESCRIPTION, stages)
-    text = write_card(path, record)
-    (ASSETS / f"{NAME}.md").write_text(text)
-    print(text)
+    path, record = cards.bundle(checkpoint, NAME, DESCRIPTION, stages)
+    cards.write_card(NAME, describe(path, record))
 
 
-def write_card(path, record):
-    errors = format_errors(path, TEST, has_stress=False)
+def describe(path, record):
+    """Return the text of the card."""
+    head = cards.describe_model(
+        NAME,
+        record,
+        "base_card.py",
+        what="A small PET for organic molecules",
+        origin="GFN1-xTB, a semiempirical method",
+    )
+    errors = cards.describe_errors(
+        NAME, path, TEST, record.metadata["epoch"], has_stress=False
+    )
     molecules = [frame for frame in read_frames(str(TEST)) if not frame.pbc.any()]
-    energy_spread, force_spread = measure_equivariance(path, molecules)
-    elements = ", ".join(chemical_symbols[z] for z in record.atomic_types)
-    model = record.build_model()
-    n_parameters = sum(p.numel() for p in model.parameters())
-    limit = describe_limit(NAME, record.metadata["epoch"])
-    provenance = record.metadata["provenance"]
     runs = json.loads(RESULT.read_text())
-    time_ps = runs[0]["time_ps"]
-    return f"""# {NAME}
-
-A small PET for organic molecules of {elements}: {n_parameters:,} parameters, cutoff
-{model.hypers.cutoff} Å, {model.hypers.num_gnn_layers} message-passing layers,
-interaction range {model.interaction_range} Å. It is a **distillation of GFN1-xTB**, a
-semiempirical method, meant as a starting point for fine-tuning and for trying pet-calc;
-it is no replacement for the published models.
-
-Trained by `pet-calc train` in two stages (options and logs are beside this card) on
-{provenance["n_frames"]["train"]} structures, described in `bases/README.md`; the
-weights are those of epoch {record.metadata["epoch"]} of the second stage. This card is
-written by `bases/base_card.py`.
-
-## Errors on held-out systems
+    return f"""{head}
 
 {errors}
 
-Each structure stands in a random orientation.
-
 No molecule, pair or cell of the test set is in the training set.
 
-{limit}
-
-## Rotation
-
-PET is not exactly invariant. Over {N_ROTATIONS} random rotations of
-{N_ROTATED} test molecules the energy spreads by {energy_spread:.2f} meV/atom
-and a force component by {force_spread:.1f} meV/Å (standard deviations, mean over
-molecules).
+{cards.describe_rotation(path, molecules)}
 
 ## Dynamics of held-out systems
 
-{time_ps:.0f} ps each, {TIMESTEP_FS} fs a step, from minima; no system is in the
-training set (`bases/base_dynamics.py`). A bond is broken where it was longer than
+{runs[0]["time_ps"]:.0f} ps each, {TIMESTEP_FS} fs a step, from minima; no system is in
+the training set (`bases/base_dynamics.py`). A bond is broken where it was longer than
 {BROKEN} sums of covalent radii. NVE: drift in meV/atom/ps. NVT (Langevin): mean
 temperature.
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from ase.data import chemical_symbols
 from ase.io import read
 
 from pet_calc.checkpoint import load_checkpoint, save_checkpoint
@@ -44,6 +45,68 @@ def bundle(checkpoint, name, description, stages):
     return path, record
 
 
+def write_card(name, text):
+    """Write the card and print it."""
+    (ASSETS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def describe_model(name, record, script, *, what, origin):
+    """Return the head of a card: size, origin and training of a model.
+
+    Args:
+        name: of the model.
+        record: its checkpoint.
+        script: that writes the card.
+        what: the model is, such as "A small PET for water".
+        origin: whose distillation it is.
+    """
+    model = record.build_model()
+    n_parameters = sum(p.numel() for p in model.parameters())
+    n_frames = record.metadata["provenance"]["n_frames"]["train"]
+    elements = ", ".join(chemical_symbols[z] for z in record.atomic_types)
+    return f"""# {name}
+
+{what}: {n_parameters:,} parameters, cutoff {model.hypers.cutoff} Å,
+{model.hypers.num_gnn_layers} message-passing layers, interaction range
+{model.interaction_range} Å. It is a **distillation of {origin}**,
+meant as a starting point for fine-tuning and for trying pet-calc;
+it is no replacement for the published models.
+
+Elements: {elements}.
+
+Trained by `pet-calc train` in two stages (options and logs are beside this card) on
+{n_frames} frames, described in `bases/README.md`, each turned at random in every step;
+the weights are those of epoch {record.metadata["epoch"]} of the second stage, which
+pulls two orientations of each frame together. This card is written by
+`bases/{script}`."""
+
+
+def describe_errors(name, path, test_file, epoch, *, has_stress):
+    """Return the errors of a card, and what the last losses say of more training."""
+    return f"""## Errors on held-out systems
+
+{format_errors(path, test_file, has_stress=has_stress)}
+
+Each frame stands in a random orientation.
+
+{describe_limit(name, epoch)}"""
+
+
+def describe_rotation(path, frames):
+    """Return the spread over random orientations of some frames, in float64."""
+    model = load_merged_model(path, dtype=torch.float64)
+    step = max(1, len(frames) // N_ROTATED)
+    picked = frames[::step][:N_ROTATED]
+    spread = measure(model, picked, N_ROTATIONS).spread.to_dict()
+    return f"""## Rotation
+
+PET is not exactly invariant. Over {N_ROTATIONS} random rotations of {len(picked)}
+test frames the energy spreads by {1000 * spread["energy"]:.2f} meV/atom and a force
+component by {1000 * spread["forces"]:.1f} meV/Å (standard deviations, mean over
+frames)."""
+
+
 def format_errors(path, test_file, *, has_stress):
     """Return a table of the errors by ``info["group"]`` and in all, as markdown."""
     model = load_merged_model(path)
@@ -58,7 +121,7 @@ def format_errors(path, test_file, *, has_stress):
     }
     if has_stress:
         columns["stress MAE meV/Å^3"] = ("stress_mae", ".1f")
-    lines = [["group", "structures", *columns], ["---"] * (2 + len(columns))]
+    lines = [["group", "frames", *columns], ["---"] * (2 + len(columns))]
     for name, part in [*sorted(groups.items()), ("all", frames)]:
         values = measure(model, part, 1).judged.to_dict()
         numbers = [format(1000 * values[key], form) for key, form in columns.values()]
@@ -84,18 +147,6 @@ def describe_limit(name, epoch):
         f"The loss at the end is {train:.4f} on the training set and {val:.4f} on\n"
         f"held-out systems: {advice}."
     )
-
-
-def measure_equivariance(path, frames):
-    """Return the spread of energy (meV/atom) and of force components (meV/Å).
-
-    Over random orientations of some of the frames, cells included, in float64.
-    """
-    model = load_merged_model(path, dtype=torch.float64)
-    step = max(1, len(frames) // N_ROTATED)
-    errors = measure(model, frames[::step][:N_ROTATED], N_ROTATIONS)
-    spread = errors.spread.to_dict()
-    return 1000 * spread["energy"], 1000 * spread["forces"]
 
 
 def measure(model, frames, n_orientations):

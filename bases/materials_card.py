@@ -11,34 +11,22 @@ molecules.
 import argparse
 from pathlib import Path
 
+import cards
 import numpy as np
 from ase import units
-from ase.data import chemical_symbols
 from ase.io import read
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
-from cards import (
-    ASSETS,
-    BUILD,
-    N_ROTATED,
-    N_ROTATIONS,
-    ROOT,
-    bundle,
-    describe_limit,
-    format_errors,
-    format_table,
-    measure_equivariance,
-)
 from tqdm import tqdm
 
 from pet_calc import PETCalculator
 from pet_calc.data.frames import read_frames
 
 NAME = "pet-sevennet-xs"
-TEST = BUILD / "materials" / "materials_test.xyz"
+TEST = cards.BUILD / "materials" / "materials_test.xyz"
 DESCRIPTION = (
     "Small PET for crystals, surfaces, alloys and melts of about forty elements, a "
-    "distillation of SevenNet-0; made by the scripts in data/ of pet-calc."
+    "distillation of SevenNet-0; made by the scripts in bases/ of pet-calc."
 )
 N_CRYSTALS, FEWEST_ATOMS = 6, 32
 TEMPERATURES = (300, 600)
@@ -50,16 +38,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     checkpoint = parser.parse_args().checkpoint
-    folder = ROOT / "bases"
+    folder = cards.ROOT / "bases"
     stages = (
-        ("", folder / "materials_options.yaml", BUILD / "materials_base"),
+        ("", folder / "materials_options.yaml", cards.BUILD / "materials_base"),
         (".stage2", folder / "materials_stage2.yaml", checkpoint.parent),
     )
     dynamics = run_crystals(checkpoint, choose_crystals(read(TEST, ":")))
-    path, record = bundle(checkpoint, NAME, DESCRIPTION, stages)
-    text = write_card(path, record, dynamics)
-    (ASSETS / f"{NAME}.md").write_text(text)
-    print(text)
+    path, record = cards.bundle(checkpoint, NAME, DESCRIPTION, stages)
+    cards.write_card(NAME, describe(path, record, dynamics))
 
 
 def choose_crystals(frames):
@@ -89,7 +75,7 @@ def run_crystals(checkpoint, crystals):
     for name, crystal in tqdm(crystals.items(), desc="dynamics", disable=None):
         cells = [run(checkpoint, crystal.copy(), t) for t in TEMPERATURES]
         lines.append([name, str(len(crystal)), *cells])
-    return format_table(lines)
+    return cards.format_table(lines)
 
 
 def run(checkpoint, atoms, temperature):
@@ -115,46 +101,26 @@ def run(checkpoint, atoms, temperature):
     return f"{state}, {drift:+.3f}"
 
 
-def write_card(path, record, dynamics):
-    errors = format_errors(path, TEST, has_stress=True)
-    energy_spread, force_spread = measure_equivariance(path, read_frames(str(TEST)))
-    elements = ", ".join(chemical_symbols[z] for z in record.atomic_types)
-    model = record.build_model()
-    n_parameters = sum(p.numel() for p in model.parameters())
-    limit = describe_limit(NAME, record.metadata["epoch"])
-    provenance = record.metadata["provenance"]
-    return f"""# {NAME}
-
-A small PET for crystals, surfaces, alloys and melts: {n_parameters:,} parameters,
-cutoff {model.hypers.cutoff} Å, {model.hypers.num_gnn_layers} message-passing layers,
-interaction range {model.interaction_range} Å. It is a **distillation of SevenNet-0**,
-itself a model of PBE energies of Materials Project crystals, meant as a starting point
-for fine-tuning and for trying pet-calc; it is no replacement for the published models.
-
-Elements: {elements}.
-
-Trained by `pet-calc train` in two stages (options and logs are beside this card) on
-{provenance["n_frames"]["train"]} structures, described in `bases/README.md`; the
-weights are those of epoch {record.metadata["epoch"]} of the second stage. This card is
-written by `bases/materials_card.py`.
-
-## Errors on held-out systems
+def describe(path, record, dynamics):
+    """Return the text of the card."""
+    head = cards.describe_model(
+        NAME,
+        record,
+        "materials_card.py",
+        what="A small PET for crystals, surfaces, alloys and melts",
+        origin="SevenNet-0, itself a model of PBE energies of crystals",
+    )
+    errors = cards.describe_errors(
+        NAME, path, TEST, record.metadata["epoch"], has_stress=True
+    )
+    return f"""{head}
 
 {errors}
-
-Each structure stands in a random orientation.
 
 Against SevenNet-0. No set of elements of the test set is in the training set, nor,
 for frames of one element, its structure.
 
-{limit}
-
-## Rotation
-
-PET is not exactly invariant. Over {N_ROTATIONS} random rotations of
-{N_ROTATED} test structures the energy spreads by {energy_spread:.2f} meV/atom
-and a force component by {force_spread:.1f} meV/Å (standard deviations, mean over
-structures).
+{cards.describe_rotation(path, read_frames(str(TEST)))}
 
 ## Dynamics of held-out crystals
 
