@@ -25,6 +25,8 @@ MOST_TOKENS = 400_000
 MOST_OF_ERROR = 1 / 3
 # what a spread may grow by without being called larger
 TOLERANCE = 0.1
+# a spread of less than this part of the error may grow: beside the error it is nothing
+FREE_OF_ERROR = 0.1
 
 
 class Sample(NamedTuple):
@@ -89,7 +91,7 @@ class RotationReport:
         for name in ("energy", "forces"):
             factor, unit = DISPLAY_UNITS[name]
             spread, error = self.spread.get(name), self.turned.get(f"{name}_mae")
-            if spread is None:
+            if spread is None or (error and spread < FREE_OF_ERROR * error):
                 continue
             shown = f"{name}: turning a structure changes the prediction by"
             before = self.base.get(name)

@@ -114,3 +114,11 @@ def test_a_report_warns_of_what_turning_changes():
     assert "more than with the base (2.00)" in energy
     assert "more than a third of its error (100.00)" in forces
     assert "as they stand in the file: energy MAE 3.00" in bad.to_text()
+    # larger than that of a base that hardly had any, and nothing beside the error
+    small = RotationReport(
+        sample,
+        base={"energy": 0.00001, "forces": 0.0003},
+        spread={"energy": 0.00002, "forces": 0.009},
+        turned=turned,
+    )
+    assert small.find_warnings() == []
