@@ -1,5 +1,6 @@
 """Several processes in one run, as ``torchrun`` starts them; else just this one."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,9 @@ def join_ranks(device: str) -> Iterator[Ranks]:
                 f"{torch.cuda.device_count()} GPUs; start one for each GPU"
             )
         torch.cuda.set_device(ranks.local_rank)
+    # its functions take the group there is when it is imported as a default and keep it
+    # alive to the end of Python, where a thread of Gloo can abort the process
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if is_gpu else "gloo")
     try:
         yield ranks
