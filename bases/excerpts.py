@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 EXCERPTS = HERE.parent / "data" / "excerpts"
 # file in bases/build, every how many frames of it
 EVERY = {
-    "base_test.xyz": 10,
+    "base_test.xyz": 20,
     "base_train.xyz": 40,
     "materials/materials_test.xyz": 4,
     "materials/materials_train.xyz": 20,
