@@ -10,13 +10,9 @@ from torch import Tensor
 
 from pet_calc.checkpoint.llpr import collect_llpr
 from pet_calc.checkpoint.record import Checkpoint
+from pet_calc.checkpoint.stand_ins import DatasetInfo, ScriptObject, TargetInfo
 from pet_calc.checkpoint.tensormap import decode_map, decode_target
-from pet_calc.checkpoint.unpickle import (
-    DatasetInfo,
-    ScriptObject,
-    TargetInfo,
-    read_archive,
-)
+from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.checkpoint.versions import (
     LATEST_VERSION,
     is_large_scale,
