@@ -115,7 +115,7 @@ class PETCalculator(Calculator):
                 target=target,
                 device=device,
                 dtype=wanted,
-                non_conservative=non_conservative,
+                direct=non_conservative,
                 skin=skin,
                 compile=compile,
             )
@@ -127,7 +127,7 @@ class PETCalculator(Calculator):
             self._backend = CheckpointBackend(
                 network,
                 target=target,
-                non_conservative=non_conservative,
+                direct=non_conservative,
                 skin=skin,
                 compile=compile,
                 precision=precision,

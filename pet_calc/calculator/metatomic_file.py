@@ -32,20 +32,31 @@ class MetatomicFile:
         model: Any,
         *,
         device: torch.device,
-        variants: dict[str, str | None],
-        non_conservative: bool | str,
+        energy: str,
+        direct: tuple[str, str | None] | None,
     ) -> None:
-        """Set up metatomic-ase; the arguments are those of its calculator.
+        """Set up metatomic-ase.
+
+        Args:
+            model: metatomic's.
+            device: where it runs.
+            energy: name of the energy output.
+            direct: names of the forces' and the stress's; None derives both.
 
         Raises:
-            ConfigError: if it is not installed.
+            ConfigError: if metatomic-ase is not installed.
         """
+        names = [energy, *(direct or ())]
+        split = [name.partition("/") for name in names if name is not None]
+        mode: bool | str = direct is not None
+        if direct is not None and direct[1] is None:
+            mode = "forces"
         MetatomicCalculator = _import_metatomic_ase()
         self._inner = MetatomicCalculator(
             model,
             device=str(device),
-            variants=variants,
-            non_conservative=non_conservative,
+            variants={base: variant or None for base, _, variant in split},
+            non_conservative=mode,
             # it would divide by the volume of molecules, which is zero
             do_gradients_with_energy=False,
         )

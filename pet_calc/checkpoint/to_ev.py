@@ -7,9 +7,9 @@ from typing import cast
 from pet_calc.errors import ModelError
 from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     TargetSpec,
 )
 from pet_calc.model.pet import PET
@@ -59,8 +59,8 @@ def _find_factor(spec: TargetSpec) -> tuple[str, float]:
     """Return the unit that the output should have, and what it is multiplied by."""
     if spec.is_energy:
         return "eV", energy_factor(spec.unit or "eV")
-    if spec.base_name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES):
+    if spec.base_name in (DIRECT_FORCE, DIRECT_FORCES):
         return "eV/A", force_factor(spec.unit or "eV/A")
-    if spec.base_name == NON_CONSERVATIVE_STRESS:
+    if spec.base_name == DIRECT_STRESS:
         return "eV/A^3", stress_factor(spec.unit or "eV/A^3")
     return spec.unit, 1.0

@@ -18,10 +18,10 @@ from pet_calc.config.flags import DATA, KEY, LABELS, METHOD, UNIT, option
 from pet_calc.config.messages import OptionError, at, expand
 from pet_calc.errors import ConfigError
 from pet_calc.model.hypers import (
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     ENERGY,
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
 )
 
 Unit = Literal["energy", "force", "stress", "length"]
@@ -117,7 +117,7 @@ class TargetOptions(Options):
         if self.kind == "stress" and self.variant:
             raise OptionError(
                 f"name: {self.name} is not supported; PET takes only the output named "
-                f"{NON_CONSERVATIVE_STRESS} for a stress"
+                f"{DIRECT_STRESS} for a stress"
             )
         for name in ("forces", "stress", "virial"):
             if getattr(self, name).mode == "required":
@@ -139,9 +139,9 @@ class TargetOptions(Options):
     @property
     def kind(self) -> Literal["energy", "force", "stress"]:
         """What the labels are: energies, or the labels of a non-conservative head."""
-        if self.base_name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES):
+        if self.base_name in (DIRECT_FORCE, DIRECT_FORCES):
             return "force"
-        return "stress" if self.base_name == NON_CONSERVATIVE_STRESS else "energy"
+        return "stress" if self.base_name == DIRECT_STRESS else "energy"
 
 
 class SystemsOptions(Options):

@@ -6,9 +6,9 @@ from typing import Any
 from pet_calc.config.messages import OptionError, at, expand, require_mapping, show
 from pet_calc.config.old_names import UNSUPPORTED_TARGET, take_unsupported
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
 )
 
 _LABELS = ("forces", "stress", "virial")
@@ -18,9 +18,9 @@ _READER = {"reader": UNSUPPORTED_TARGET["reader"]}
 _ENERGY = ("system", "scalar")
 _FORCE = ("atom", {"cartesian": {"rank": 1}})
 _LAYOUTS: dict[str, tuple[str, Any]] = {
-    NON_CONSERVATIVE_FORCE: _FORCE,
-    NON_CONSERVATIVE_FORCES: _FORCE,
-    NON_CONSERVATIVE_STRESS: ("system", {"cartesian": {"rank": 2}}),
+    DIRECT_FORCE: _FORCE,
+    DIRECT_FORCES: _FORCE,
+    DIRECT_STRESS: ("system", {"cartesian": {"rank": 2}}),
 }
 
 

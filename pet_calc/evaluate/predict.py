@@ -144,7 +144,7 @@ class BatchPredictor:
         if isinstance(frames, Sequence):
             check_elements(frames, self._model.atomic_types)
             for frame in frames:
-                _check_state(self._model, frame)
+                check_frame_state(self._model, frame)
             shown: Iterable[LabeledFrame] = frames
         else:
             shown = _check_each(self._model, frames)
@@ -234,12 +234,8 @@ def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledF
     """Yield frames that the model can answer for; raise at the first other one."""
     for frame in frames:
         check_elements([frame], model.atomic_types)
-        _check_state(model, frame)
+        check_frame_state(model, frame)
         yield frame
-
-
-def _check_state(model: PET, frame: LabeledFrame) -> None:
-    check_frame_state(model, frame)
 
 
 def _pack(

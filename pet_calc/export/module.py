@@ -12,9 +12,9 @@ from pet_calc.export.engine import EngineInterface
 from pet_calc.export.pairs import pair_up
 from pet_calc.model.batch import Batch
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     TargetSpec,
 )
 from pet_calc.model.pet import PET
@@ -224,8 +224,8 @@ def build_labels(names: List[str], values: Tensor) -> Labels:
 
 def name_output(spec: TargetSpec) -> str:
     """Return metatomic's name of a target: today's standard one where there is one."""
-    if spec.base_name == NON_CONSERVATIVE_FORCES:
-        return spec.name.replace(NON_CONSERVATIVE_FORCES, NON_CONSERVATIVE_FORCE, 1)
+    if spec.base_name == DIRECT_FORCES:
+        return spec.name.replace(DIRECT_FORCES, DIRECT_FORCE, 1)
     return spec.name
 
 
@@ -234,6 +234,6 @@ def _build_standard_properties(spec: TargetSpec) -> Labels:
     if spec.is_energy:
         return Labels.range("energy", 1)
     base = name_output(spec).split("/", 1)[0]
-    if base in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_STRESS):
+    if base in (DIRECT_FORCE, DIRECT_STRESS):
         return Labels.range(base, 1)
     return build_properties(spec)

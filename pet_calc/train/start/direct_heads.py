@@ -11,16 +11,14 @@ from pet_calc.config import TargetOptions
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
     TargetSpec,
+    find_direct_targets,
 )
 from pet_calc.model.pet import PET
 
 logger = logging.getLogger(__name__)
-
-_FORCES = (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def add_wanted_heads(
     for kind, target in wanted.items():
         base, slash, variant = target.name.partition("/")
         # the base may have the other spelling
-        spellings = [base, *_FORCES] if kind == "force" else [base]
+        spellings = [base, DIRECT_FORCE, DIRECT_FORCES] if kind == "force" else [base]
         there = [b + slash + variant for b in spellings]
         name = next((n for n in there if n in model.targets), target.name)
         inherited = known.forces if kind == "force" else known.stress
@@ -140,14 +138,7 @@ def find_direct_heads(model: PET, source: str) -> DirectHeads:
 
     They are those of its variant, else those without one.
     """
-    variant = source.partition("/")[2]
-    endings = [f"/{variant}", ""] if variant else [""]
-
-    def find(*bases: str) -> str | None:
-        names = [base + ending for ending in endings for base in bases]
-        return next((name for name in names if name in model.targets), None)
-
-    return DirectHeads(find(*_FORCES), find(NON_CONSERVATIVE_STRESS))
+    return DirectHeads(*find_direct_targets(model.targets, source))
 
 
 def scale_new_heads(
