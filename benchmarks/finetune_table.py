@@ -283,6 +283,16 @@ def format_row(name, row):
     ]
 
 
+def write_labelled(path, frames):
+    """Write frames with labels under names that ASE leaves alone."""
+    for atoms in frames:
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        atoms.info = {"ref_energy": energy}
+        atoms.arrays["ref_forces"] = forces
+    ase.io.write(path, frames, format="extxyz")
+
+
 def make_slug(name):
     return name.lower().replace(", ", "-").replace(" ", "-").replace("=", "")
 

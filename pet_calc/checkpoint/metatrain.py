@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,10 +11,10 @@ from pet_calc.checkpoint.llpr import collect_llpr
 from pet_calc.checkpoint.record import Checkpoint
 from pet_calc.checkpoint.stand_ins import DatasetInfo, ScriptObject, TargetInfo
 from pet_calc.checkpoint.tensormap import decode_map, decode_target
-from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.checkpoint.versions import (
     LATEST_VERSION,
     is_large_scale,
+    read_version,
     upgrade_hypers,
     upgrade_weights,
 )
@@ -44,27 +43,21 @@ _MALFORMED = (
 _KEPT_FIELDS = ("epoch", "best_epoch", "best_metric", "trainer_ckpt_version")
 
 
-def read_metatrain(
-    path: str | Path, *, which: Literal["best", "last"] = "best"
+def convert_metatrain(
+    content: Any, *, source: str, which: Literal["best", "last"] = "best"
 ) -> Checkpoint:
-    """Return the model of a metatrain checkpoint, without running its pickle.
+    """Return the model in what ``read_archive`` returned.
 
     Args:
-        path: a ``.ckpt`` of PET or of the LLPR wrapper around it, or one in ``.gz``.
+        content: of a checkpoint of PET or of the LLPR wrapper around it.
+        source: name of the file, for messages.
         which: the weights of the best or of the last epoch; metatrain exports and
             fine-tunes the best ones.
 
     Raises:
-        CheckpointError: if the file is damaged, unsafe, of another architecture, or
-            uses what pet-calc does not support.
+        CheckpointError: if the file is damaged, of another architecture, or uses what
+            pet-calc does not support.
     """
-    return convert_metatrain(read_archive(path), source=str(path), which=which)
-
-
-def convert_metatrain(
-    content: Any, *, source: str, which: Literal["best", "last"] = "best"
-) -> Checkpoint:
-    """Return the model in what ``read_archive`` returned; see ``read_metatrain``."""
     try:
         return _convert(content, source, which)
     except CheckpointError as error:
@@ -94,15 +87,8 @@ def _convert(content: Any, source: str, which: str) -> Checkpoint:
             f"this is a model of architecture {architecture!r}; pet-calc reads 'pet', "
             "and 'llpr' around it"
         )
-    # files from before versions were counted are of the first one
-    version = content.get("model_ckpt_version")
-    version = 1 if version is None else version
-    if not 1 <= version <= LATEST_VERSION:
-        raise CheckpointError(
-            f"expected a PET checkpoint of version 1 to {LATEST_VERSION}, got "
-            f"{version}; update pet-calc to read it"
-        )
-    return _convert_pet(content, int(version), source, which)
+    version = read_version(content, LATEST_VERSION, "a PET checkpoint")
+    return _convert_pet(content, version, source, which)
 
 
 def _convert_pet(

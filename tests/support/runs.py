@@ -57,10 +57,13 @@ def stand_as_in_file(monkeypatch):
         monkeypatch.setattr(module, "AS_JUDGED", as_in_file)
 
 
-def check_resume(options, folder):
-    """Check that a run of two halves ends, bit for bit, like one without a stop."""
+def check_resume(options, folder, **changes):
+    """Check that a run of two halves ends, bit for bit, like one without a stop.
+
+    The halves may have other options, as far as these must not matter.
+    """
     whole = run_training(options, show_progress=False)
-    halves = replace(options, output=str(folder / "halves"))
+    halves = replace(options, output=str(folder / "halves"), **changes)
     run_training(halves, stop_after=2, show_progress=False)
     again = run_training(halves, is_resumed=True, show_progress=False)
     assert again.validation == whole.validation

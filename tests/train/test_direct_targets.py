@@ -9,7 +9,7 @@ import torch
 import yaml
 from metatomic_ase import MetatomicCalculator
 from support.frames import build_frames, write_frames
-from support.runs import stand_as_in_file, write_base
+from support.runs import check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -247,19 +247,11 @@ def test_a_variant_starts_from_the_heads_of_the_base(tmp_path):
 
 def test_a_run_is_resumed_exactly_from_memory_and_store(tmp_path):
     base = write_base(tmp_path, targets=BASE)
-    whole = build_options(tmp_path, base, num_epochs=4)
-    halves = replace(
-        whole, output=str(tmp_path / "halves"), data_store=str(tmp_path / "store")
+    check_resume(
+        build_options(tmp_path, base, num_epochs=4),
+        tmp_path,
+        data_store=str(tmp_path / "store"),
     )
-    run(whole)
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("run", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 def test_a_set_with_direct_labels_only_adds_to_one_with_energies(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from metatomic_ase import MetatomicCalculator
 from support.frames import build_frames, write_frames
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -269,13 +269,4 @@ def test_an_adapter_brings_direct_heads_along(tmp_path):
 
 def test_a_run_with_direct_heads_is_resumed_exactly(tmp_path):
     base = write_base(tmp_path, targets=DIRECT)
-    run(build_options(tmp_path, base=base, output="whole"))
-    halves = build_options(tmp_path, base=base, output="halves")
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    check_resume(build_options(tmp_path, base=base, output="whole"), tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from support.frames import build_frames
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -275,16 +275,7 @@ def test_a_resumed_run_replays_the_same_batches(tmp_path, base):
     whole = build_options(
         tmp_path, base=base, output="whole", replay=(replay,), replay_generate=4
     )
-    halves = replace(whole, output=str(tmp_path / "halves"))
-    run(whole)
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    check_resume(whole, tmp_path)
 
 
 def test_steps_that_are_cut_replay_and_train_direct_heads_as_whole_ones(tmp_path):

@@ -12,7 +12,7 @@ from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from metatomic_ase import MetatomicCalculator
 from support.frames import build_frames
 from support.peer import evaluate_peer, load_peer
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -290,18 +290,9 @@ def test_adapters_with_and_without_a_new_element_are_switched(tuned, tmp_path):
     "method", ["lora", pytest.param("full", marks=pytest.mark.slow)]
 )
 def test_a_run_with_a_new_element_is_resumed_exactly(tmp_path, method):
-    base, data = write_base(tmp_path), write_gallium(tmp_path)
-    flags = {"base": base, "data": data, "new_elements": "nearest", "method": method}
-    run(build_options(tmp_path, output="whole", **flags))
-    halves = build_options(tmp_path, output="halves", **flags)
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    flags = {"new_elements": "nearest", "method": method}
+    data = write_gallium(tmp_path)
+    check_resume(build_options(tmp_path, output="whole", data=data, **flags), tmp_path)
 
 
 def test_zbl_gets_the_radius_of_the_new_element(tmp_path):
