@@ -17,7 +17,6 @@ from pet_calc.data.files import Paths, describe_paths, iterate_atoms
 from pet_calc.data.labels import (
     AUTOMATIC_KEYS,
     DEFAULT_UNITS,
-    NO_LABELS,
     Array,
     LabelKeys,
     LabelUnits,
@@ -211,23 +210,6 @@ def read_frames(
     return list(progress(frames) if progress else frames)
 
 
-def read_structures(
-    paths: Paths,
-    *,
-    length_unit: str = "A",
-    index: str = ":",
-    progress: Progress | None = None,
-) -> list[LabeledFrame]:
-    """Return the frames without looking for energy, forces or stress."""
-    return read_frames(
-        paths,
-        keys=NO_LABELS,
-        units=LabelUnits(length=length_unit),
-        index=index,
-        progress=progress,
-    )
-
-
 def split_indices(
     n_frames: int, fractions: tuple[float, float, float], *, seed: int
 ) -> tuple[Indices, Indices, Indices]:
@@ -254,18 +236,6 @@ def split_indices(
     order = np.random.default_rng(seed).permutation(n_frames)
     ends = np.cumsum([n_train, n_validation])
     train, validation, test = (np.sort(part) for part in np.split(order, ends))
-    return train, validation, test
-
-
-def split_frames(
-    frames: Sequence[LabeledFrame],
-    fractions: tuple[float, float, float],
-    *,
-    seed: int,
-) -> tuple[list[LabeledFrame], list[LabeledFrame], list[LabeledFrame]]:
-    """Return the frames that ``split_indices`` draws, each part in their order."""
-    parts = split_indices(len(frames), fractions, seed=seed)
-    train, validation, test = ([frames[i] for i in part] for part in parts)
     return train, validation, test
 
 

@@ -1,5 +1,6 @@
 """Short trainings on the CPU that many tests share."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -57,6 +58,18 @@ def stand_as_in_file(monkeypatch):
         monkeypatch.setattr(module, "AS_JUDGED", as_in_file)
 
 
+def read_log(folder):
+    """What a run wrote of each epoch."""
+    return [json.loads(r) for r in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_state(one, other):
+    """Check that two models have the same tensors, bit for bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
 def check_resume(options, folder, **changes):
     """Check that a run of two halves ends, bit for bit, like one without a stop.
 
@@ -71,5 +84,4 @@ def check_resume(options, folder, **changes):
         load_checkpoint(Path(run.output) / "last_model.ckpt")
         for run in (options, halves)
     )
-    for name, value in one.state.items():
-        assert torch.equal(value, other.state[name])
+    assert_same_state(one.state, other.state)
