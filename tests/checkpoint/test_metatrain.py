@@ -9,7 +9,13 @@ import pytest
 import torch
 from metatrain.pet.modules.finetuning import apply_finetuning_strategy
 from metatrain.utils.io import model_from_checkpoint
-from support.peer import ATOMIC_TYPES, build_dataset_info, build_peer, load_peer
+from support.peer import (
+    ATOMIC_TYPES,
+    build_dataset_info,
+    build_peer,
+    load_peer,
+    save_peer,
+)
 
 from pet_calc.checkpoint import (
     compute_fingerprint,
@@ -28,16 +34,6 @@ needs_shared = pytest.mark.skipif(not FILES, reason="the shared files are not he
 
 def name_file(path):
     return f"{path.parent.name}-{path.name[:-8]}"
-
-
-def save_peer(model, path, **changes):
-    torch.save({**model.get_checkpoint(), **changes}, path)
-    return path
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.ckpt"
 
 
 @needs_shared

@@ -5,22 +5,12 @@ import pytest
 import torch
 from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_generic_target_info
-from support.peer import ATOMIC_TYPES, build_dataset_info, build_peer
+from support.peer import ATOMIC_TYPES, build_dataset_info, build_peer, save_peer
 
 from pet_calc.checkpoint import (
     load_checkpoint,
 )
 from pet_calc.errors import CheckpointError
-
-
-def save_peer(model, path, **changes):
-    torch.save({**model.get_checkpoint(), **changes}, path)
-    return path
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model.ckpt"
 
 
 def test_the_long_range_module_is_not_supported_yet(path):

@@ -1,13 +1,12 @@
 """The flags of ``finetune`` are made from the fields of the options of a run."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from support.commands import run_fresh
 from support.runs import write_base
 
 from pet_calc.cli.finetune import command
@@ -66,9 +65,7 @@ def test_the_help_of_finetune_imports_neither_torch_nor_ase():
         "heavy = {'torch', 'ase', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Base's domain" in done.stdout
+    assert "Base's domain" in run_fresh(code)
 
 
 def test_defaults_in_the_help_are_those_of_the_fields():

