@@ -178,7 +178,7 @@ def print_table(model, drift, difference, lammps, seconds):
     }
     names = {"scratch": "from scratch", "lora": "LoRA", "full": "all weights"}
     rows = [
-        ("base, energy offsets fitted (val.)", errors(reports["lora"]["zero_step"])),
+        ("base, composition fitted (val.)", errors(reports["lora"]["zero_step"])),
         ("LoRA (val.)", errors(reports["lora"]["validation"])),
         *(
             (f"{names.get(name, name)} (test)", errors(report["test"]))

@@ -58,7 +58,7 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
     """Return energy, free_energy, energies, and forces and stress where there are any.
 
     Args:
-        prediction: of a single structure.
+        prediction: of a single system.
     """
     energy = float(prediction.atomic_energies.sum())
     results = {
@@ -77,11 +77,11 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
 def assemble_direct(
     values: dict[str, torch.Tensor], energy: str, forces: str, stress: str | None
 ) -> Prediction:
-    """Return what energies and direct outputs per atom say of a single structure.
+    """Return what energies and direct targets per atom say of a single system.
 
     Args:
-        values: [n_atoms, n_values] float64 of each output, composition included.
-        energy: name of the energy output.
+        values: [n_atoms, n_values] float64 of each target, composition included.
+        energy: name of the energy target.
         forces: likewise.
         stress: likewise; None where there is none.
     """

@@ -66,7 +66,7 @@ class PETCalculator(Calculator):
             model: path of a pet-calc or metatrain checkpoint or of an exported
                 ``.pt`` file, or a model in memory (which is left unchanged).
             adapter: LoRA adapter file (``.safetensors``) to put on the model.
-            target: energy output to use, such as ``energy/pbe`` or ``pbe``; needed
+            target: energy target to use, such as ``energy/pbe`` or ``pbe``; needed
                 only if the model has several and none is called ``energy``.
             device: such as ``cpu`` or ``cuda``; None takes the GPU if there is one.
             dtype: ``float32`` or ``float64``; None keeps the model's own.
@@ -90,7 +90,7 @@ class PETCalculator(Calculator):
                 engine was asked for and cannot run, and for an adapter, another dtype
                 or precision on an exported file, in which all are fixed.
             LoRAError: if the adapter belongs to another base.
-            ModelError: if the model lacks the output asked for.
+            ModelError: if the model lacks the target asked for.
         """
         super().__init__()
         wanted = _resolve_dtype(dtype)
@@ -133,7 +133,7 @@ class PETCalculator(Calculator):
                 precision=precision,
             )
         logger.info(
-            "PETCalculator: output %s, %s on %s",
+            "PETCalculator: target %s, %s on %s",
             self.target,
             str(self.dtype).removeprefix("torch."),
             self.device,
@@ -146,7 +146,7 @@ class PETCalculator(Calculator):
 
     @property
     def target(self) -> str:
-        """Name of the energy output in use."""
+        """Name of the energy target in use."""
         return self._backend.target
 
     @property

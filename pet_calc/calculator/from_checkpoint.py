@@ -42,7 +42,7 @@ class CheckpointBackend:
         """Set up; the arguments are those of ``PETCalculator``.
 
         Raises:
-            ModelError: if the model lacks an output.
+            ModelError: if the model lacks a target.
             ConfigError: if the compiled engine was asked for and cannot run.
         """
         self.model = model

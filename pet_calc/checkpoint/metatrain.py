@@ -21,6 +21,7 @@ from pet_calc.checkpoint.versions import (
 from pet_calc.errors import CheckpointError, LoRAError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _convert_pet(
     weights = upgrade_weights(version, state, large_scale=large_scale)
     atomic_types = _read_species(weights, info)
     lora = _read_lora(content, state, weights)
-    baseline = _read_baseline(state, hypers, atomic_types, targets)
+    tables = _read_tables(state, hypers, atomic_types, targets)
     metadata = _read_metadata(content, state, version)
     length_unit = info["length_unit"]
     if length_unit.lower() in ("", "a", "angstrom"):
@@ -119,7 +120,7 @@ def _convert_pet(
         hypers=hypers,
         atomic_types=atomic_types,
         targets=targets,
-        state={**weights, **baseline},
+        state={**weights, **tables},
         length_unit=length_unit,
         lora=lora,
         metadata=metadata,
@@ -216,7 +217,7 @@ def _find_finetune_config(
     return next((c for c in candidates if isinstance(c, dict) and c), {})
 
 
-def _read_baseline(
+def _read_tables(
     state: dict[str, Any],
     hypers: PETHypers,
     atomic_types: list[int],
@@ -224,7 +225,7 @@ def _read_baseline(
 ) -> dict[str, Tensor]:
     tables: dict[str, Tensor] = {}
     for i, (name, spec) in enumerate(targets.items()):
-        prefix = f"baseline.tables.{name}"
+        prefix = f"{TABLES}.tables.{name}"
         tables[f"{prefix}.scale"] = _read_scale(state, i, spec, len(atomic_types))
         tables[f"{prefix}.composition"] = _read_composition(state, spec, atomic_types)
     if hypers.zbl:

@@ -77,14 +77,14 @@ class StateDict(dict[Any, Any]):
 
 
 def _rebuild_tensor(
-    storage: Any, offset: Any, size: Any, stride: Any, *_: Any
+    storage: Any, start: Any, size: Any, stride: Any, *_: Any
 ) -> Tensor:
     """Return a view of the storage, after checking that it lies inside.
 
     The remaining arguments of torch's function (requires_grad, hooks, metadata) have
     no use here.
     """
-    numbers = (offset, *size, *stride)
+    numbers = (start, *size, *stride)
     if (
         not isinstance(storage, Storage)
         or not all(type(n) is int and n >= 0 for n in numbers)
@@ -95,13 +95,13 @@ def _rebuild_tensor(
     n_values = math.prod(size)
     if n_values == 0:
         return torch.empty(tuple(size), dtype=storage.dtype)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    last = start + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     # more values than the storage has (stride 0) is legal but made to exhaust memory
     if last >= values.numel() or n_values > values.numel():
         raise CheckpointError(
             f"refused: a tensor of shape {tuple(size)} reaches outside its storage"
         )
-    return values.as_strided(tuple(size), tuple(stride), offset)
+    return values.as_strided(tuple(size), tuple(stride), start)
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:

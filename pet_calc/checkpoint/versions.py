@@ -21,7 +21,7 @@ LATEST_VERSION = 16
 BACKEND = "backend."
 """Prefix of the network's weights since version 16."""
 
-BASELINE_PREFIXES = ("additive_models.", "scaler.")
+TABLE_PREFIXES = ("additive_models.", "scaler.")
 """Prefixes of what is not the network: composition, ZBL, scales."""
 
 LONG_RANGE_DEFAULTS: dict[str, Any] = {
@@ -136,7 +136,7 @@ def upgrade_weights(
     """
     weights: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name.startswith(BASELINE_PREFIXES) or not isinstance(value, Tensor):
+        if name.startswith(TABLE_PREFIXES) or not isinstance(value, Tensor):
             continue
         if version < 8:
             name, value = _upgrade_to_v8(name, value, large_scale=large_scale)

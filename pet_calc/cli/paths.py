@@ -23,7 +23,7 @@ _OVERWRITE = "pet_calc.overwrite"
 
 
 class DataFiles(click.ParamType):
-    """Files to read, as the reader of structures takes them: globs, ``file@0:10``."""
+    """Files to read, as the reader of frames takes them: globs, ``file@0:10``."""
 
     name = "file"
     is_read = True

@@ -116,7 +116,7 @@ class TargetOptions(Options):
         """Raise for what a target of a direct head cannot have."""
         if self.kind == "stress" and self.variant:
             raise OptionError(
-                f"name: {self.name} is not supported; PET takes only the output named "
+                f"name: {self.name} is not supported; PET takes only the target named "
                 f"{DIRECT_STRESS} for a stress"
             )
         for name in ("forces", "stress", "virial"):
@@ -145,10 +145,10 @@ class TargetOptions(Options):
 
 
 class SystemsOptions(Options):
-    """The files with structures; ``systems:``."""
+    """The files with frames; ``systems:``."""
 
     read_from: Names
-    """A file with structures: paths or globs of files that ASE reads."""
+    """A file with frames: paths or globs of files that ASE reads."""
     length_unit: str = option("angstrom", "--length-unit", LABELS, **UNIT)
     """Unit of positions and cells in the file."""
     index: str = ":"
@@ -201,14 +201,14 @@ class ExtraOptions(Options):
 
 
 class DatasetOptions(Options):
-    """Files with structures and their labels; an entry of ``training_set:``."""
+    """Files with frames and their labels; an entry of ``training_set:``."""
 
     PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("systems", name) for name in SystemsOptions.model_fields
     }
 
     systems: SystemsOptions
-    """A file with structures, or a block that says more."""
+    """A file with frames, or a block that says more."""
     targets: Annotated[tuple[TargetOptions, ...], Strict(False)] = Field(
         default_factory=lambda: (TargetOptions(),)
     )

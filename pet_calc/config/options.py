@@ -216,7 +216,7 @@ class RunOptions(Options):
 
     @property
     def has_replay(self) -> bool:
-        """Whether structures of the base's domain are trained on as well."""
+        """Whether frames of the base's domain are trained on as well."""
         return bool(self.replay_set) or self.train.replay.generate > 0
 
     @property

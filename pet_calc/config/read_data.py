@@ -99,8 +99,8 @@ def _check_read_from(values: dict[str, Any], paths: Sequence[str]) -> None:
     path = values.pop("read_from", None)
     if path is not None and path not in paths:
         raise OptionError(
-            f"read_from: expected the file of the structures, got {show(path)}; labels "
-            "in other files than the structures are not supported"
+            f"read_from: expected the file of the frames, got {show(path)}; labels "
+            "in other files than the frames are not supported"
         )
 
 

@@ -1,4 +1,4 @@
-"""Read structures and their labels from files, and refuse what cannot be used."""
+"""Read frames and their labels from files, and refuse what cannot be used."""
 
 import difflib
 import logging
@@ -40,7 +40,7 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 @dataclass
 class LabeledFrame:
-    """One structure with the labels it has, in eV, Å, eV/Å and eV/Å^3."""
+    """One frame with the labels it has, in eV, Å, eV/Å and eV/Å^3."""
 
     numbers: npt.NDArray[np.int64]
     """[n_atoms] atomic numbers."""
@@ -71,7 +71,7 @@ class LabeledFrame:
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""
-    """What the file calls this kind of structure."""
+    """What the file calls this kind of frame."""
     extras: dict[str, Array] = field(default_factory=dict)
     """Further labels by target name, in the file's units."""
     origins: dict[str, str] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class LabeledFrame:
         factors: UnitFactors | None = None,
         source: str = "",
     ) -> "LabeledFrame":
-        """Build from ASE's atoms, without the checks of ``check_structure``."""
+        """Build from ASE's atoms, without the checks of ``check_geometry``."""
         factors = factors or DEFAULT_UNITS.compute_factors()
         frame = cls(
             numbers=np.array(atoms.numbers, dtype=np.int64),
@@ -161,7 +161,7 @@ def iterate_frames(
         keeps_atoms: give each frame what the file has, see ``LabeledFrame.atoms``.
 
     Raises:
-        DataError: no file or no frame, a file ASE cannot read, or a structure that
+        DataError: no file or no frame, a file ASE cannot read, or a frame that
             makes no sense; names file and frame. After the last frame, a configured
             key that was in no frame.
     """
@@ -179,7 +179,7 @@ def iterate_frames(
         frame.notes += read.notes
         if keeps_atoms:
             frame.atoms = read.atoms
-        check_structure(frame)
+        check_geometry(frame)
         frame.weight *= weight
         # the same few key lists for all frames: share them
         frame.keys = shared.setdefault(frame.keys, frame.keys)
@@ -239,7 +239,7 @@ def split_indices(
     return train, validation, test
 
 
-def check_structure(frame: LabeledFrame) -> None:
+def check_geometry(frame: LabeledFrame) -> None:
     """Raise ``DataError`` for a frame that no model could serve."""
     if frame.n_atoms == 0:
         raise DataError(f"{frame.source}: has no atoms; remove the frame")

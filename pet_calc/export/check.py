@@ -17,7 +17,7 @@ from metatomic.torch import (
 )
 from torch import Tensor
 
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.errors import ExportError
 from pet_calc.export.module import build_labels, name_output
 from pet_calc.model.batch import Batch

@@ -77,7 +77,7 @@ class ExportedPET(EngineInterface):
         """Return each requested output, per atom or summed over each system.
 
         Args:
-            systems: structures with the requested neighbour list; gradients flow to
+            systems: with the requested neighbour list; gradients flow to
                 their positions and cells.
             outputs: what is asked for, per atom if ``sample_kind`` is ``atom``.
             selected_atoms: labels (system, atom) of the atoms to report or to sum;

@@ -1,4 +1,4 @@
-"""From a batch of structures to the edges that the transformer works on.
+"""From a batch of systems to the edges that the transformer works on.
 
 This is the index work: which pairs are kept, where each one sits in the padded
 attention blocks, and where its reverse went. Nothing here has weights.
@@ -62,13 +62,13 @@ def compute_edge_vectors(batch: Batch) -> Tensor:
     """Return r_j + S cell - r_i for every pair, [n_pairs, 3] in Å."""
     shifts = batch.cell_shifts.to(batch.cells.dtype)
     if batch.cells.shape[0] == 1:
-        offsets = shifts @ batch.cells[0]
+        images = shifts @ batch.cells[0]
     else:
         system_of_pair = batch.system_of_atom.index_select(0, batch.centers)
         cells = batch.cells.index_select(0, system_of_pair)
-        offsets = torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
+        images = torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
     ends = batch.positions.index_select(0, batch.neighbors)
-    return ends - batch.positions.index_select(0, batch.centers) + offsets
+    return ends - batch.positions.index_select(0, batch.centers) + images
 
 
 def encode_pairs(
@@ -140,7 +140,7 @@ class EdgeSelector(nn.Module):
         """Return the pairs within reach and their places.
 
         Args:
-            batch: the structures; pairs beyond the cutoff are allowed and dropped.
+            batch: the systems; pairs beyond the cutoff are allowed and dropped.
             vectors: [n_pairs, 3] from ``compute_edge_vectors``.
         """
         distances = compute_distances(vectors.detach())
@@ -164,7 +164,7 @@ class EdgeSelector(nn.Module):
         """Return the pairs within reach and their places.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             distances: [n_pairs] in Å, without gradient.
             trial_radii: from ``find_trial_radii`` with these distances.
         """
@@ -205,9 +205,9 @@ class EdgeSelector(nn.Module):
         """Return the geometry of the edges.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             vectors: [n_pairs, 3], through which gradients flow.
-            index: of these structures with these vectors.
+            index: of these systems with these vectors.
         """
         kept = index.kept
         if self._n_wanted is None:

@@ -107,7 +107,7 @@ class PETHypers:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One output of the model.
+    """One target of the model.
 
     A target has one tensor block per atom: components (none for an energy, 3 for a
     force, 3 x 3 for a stress) times properties (1 for all of these).
@@ -201,10 +201,10 @@ def find_direct_targets(
 
 
 def choose_energy_target(targets: dict[str, TargetSpec], wanted: str | None) -> str:
-    """Return the name of the energy output to use.
+    """Return the name of the energy target to use.
 
     Args:
-        targets: the model's outputs.
+        targets: the model's targets.
         wanted: name asked for, ``energy/pbe`` or just its variant ``pbe``; None means
             ``energy``, or the only energy there is.
 
@@ -218,13 +218,13 @@ def choose_energy_target(targets: dict[str, TargetSpec], wanted: str | None) -> 
             if name in energies:
                 return name
         raise ModelError(
-            f"the model has no energy output {wanted!r}; its energies are: {known}"
+            f"the model has no energy target {wanted!r}; its energies are: {known}"
         )
     if ENERGY in energies:
         return ENERGY
     if len(energies) == 1:
         return energies[0]
     raise ModelError(
-        f"the model has no single energy output (energies: {known}); "
+        f"the model has no single energy target (energies: {known}); "
         "say which one with `target=`"
     )

@@ -10,11 +10,12 @@ from typing import Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from pet_calc.model.baseline import ZBL, Baseline
 from pet_calc.model.batch import Batch
 from pet_calc.model.edges import EdgeIndex, Edges, compute_distances
 from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.tables import TargetTables
 from pet_calc.model.trunk import Trunk
+from pet_calc.model.zbl import ZBL
 
 
 def _build_head(d_in: int, d_head: int) -> nn.Sequential:
@@ -24,12 +25,12 @@ def _build_head(d_in: int, d_head: int) -> nn.Sequential:
 
 
 class PET(Trunk):
-    """The network with its heads, output scales, composition energies and ZBL.
+    """The network with its heads, scales, composition energies and ZBL.
 
     Attributes:
         hypers: the shape.
         atomic_types: ascending atomic numbers; their order is the species index.
-        targets: spec of each output, by name.
+        targets: spec of each target, by name.
     """
 
     __jit_unused_properties__ = ("pair_cutoff", "interaction_range")
@@ -61,13 +62,14 @@ class PET(Trunk):
         self.edge_heads = nn.ModuleDict()
         self.node_last_layers = nn.ModuleDict()
         self.edge_last_layers = nn.ModuleDict()
-        self.baseline = Baseline()
+        # the name of the tables in files, see TABLES
+        self.baseline = TargetTables()
         self.zbl: Optional[ZBL] = ZBL(n_species) if hypers.zbl else None
         for spec in targets:
             self.add_target(spec)
 
     def add_target(self, spec: TargetSpec, inherit_from: str | None = None) -> None:
-        """Add an output in place, with fresh heads or with copies of another's.
+        """Add a target in place, with fresh heads or with copies of another's.
 
         Args:
             spec: the new target; its name must be new.
@@ -110,7 +112,7 @@ class PET(Trunk):
             self._copy_heads(inherit_from, spec.name)
 
     def remove_target(self, name: str) -> None:
-        """Drop the output ``name`` with its heads, in place."""
+        """Drop the target ``name`` with its heads, in place."""
         for group in (
             self.node_heads,
             self.edge_heads,
@@ -146,16 +148,16 @@ class PET(Trunk):
         """Return the requested targets per atom, scaled, without composition.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             vectors: [n_pairs, 3], from ``edges.compute_edge_vectors`` or a leaf
                 of the same values, through which derivatives are taken.
-            targets: names of outputs.
+            targets: names of targets.
             is_twice_differentiable: whether the result's gradient will be
                 differentiated again, as in training on forces.
 
         Returns:
             For each name [n_atoms, n_values] in the target's unit. Energies include
-            ZBL; the composition part is ``baseline.composition``, in float64.
+            ZBL; the composition part is ``composition``, in float64.
         """
         index = self.selector(batch, vectors)
         return self.evaluate(batch, vectors, index, targets, is_twice_differentiable)

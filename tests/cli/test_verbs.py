@@ -269,7 +269,7 @@ def test_an_unknown_option_names_the_nearest(run):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["eval", "{base}", "{data}", "--target", "pbe"], "no energy output 'pbe'"),
+        (["eval", "{base}", "{data}", "--target", "pbe"], "no energy target 'pbe'"),
         (["eval", "{base}", "none.xyz"], "none.xyz does not exist"),
         (["eval", "{base}", "{data}", "-o", "none/p.xyz"], "there is no folder none"),
         (["eval", "{base}", "{data}", "--json", "none/e"], "there is no folder none"),

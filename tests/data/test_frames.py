@@ -257,7 +257,7 @@ def test_a_skew_stress_is_symmetrised_and_counted():
     assert "symmetrised" in frame.notes[0]
 
 
-# ---- labels and structures that make no sense
+# ---- labels and frames that make no sense
 
 
 def test_a_label_that_is_not_finite_is_missing_and_counted(write_file):

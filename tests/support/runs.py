@@ -15,7 +15,7 @@ from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
 from pet_calc.train import loaders
 from pet_calc.train.run import run_training
-from pet_calc.train.start import composition as offsets
+from pet_calc.train.start import composition
 
 
 def write_base(folder, targets=None, **hypers):
@@ -54,7 +54,7 @@ def build_options(folder, *, output="run", base=None, train=None, data=None, **f
 def stand_as_in_file(monkeypatch):
     """Judge models on frames as they are, to compare with numbers made of these."""
     as_in_file = replace(orientation.AS_JUDGED, kind="none")
-    for module in (orientation, loaders, offsets):
+    for module in (orientation, loaders, composition):
         monkeypatch.setattr(module, "AS_JUDGED", as_in_file)
 
 

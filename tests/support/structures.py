@@ -4,7 +4,7 @@ import ase.build
 import numpy as np
 from ase import Atoms, units
 
-from pet_calc.data.graph import build_batch as build_system_batch
+from pet_calc.data.systems import build_batch as build_system_batch
 
 
 def build_structures():

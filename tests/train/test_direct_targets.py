@@ -17,7 +17,7 @@ from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
 from pet_calc.config import parse_options, replace
 from pet_calc.config.replay import ReplayOptions
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.labels import LabelKeys
 from pet_calc.data.loader import BatchLoader
@@ -127,7 +127,7 @@ def measure(model, frames, heads=HEADS):
     errors = {"forces": [], "stress": []}
     for frame in frames:
         (batch, _), *_ = BatchLoader(
-            GraphDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
+            SystemDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
         )
         prediction = predict_direct(model, batch, heads)
         if frame.direct_forces is not None:
@@ -210,7 +210,7 @@ def test_lora_trains_heads_that_the_base_lacks(tmp_path, caplog):
                 tmp_path, base, finetune={"method": "lora", "config": {"rank": 2}}
             )
         )
-    assert f"new output {FORCES} starts from random weights" in caplog.text
+    assert f"new target {FORCES} starts from random weights" in caplog.text
     assert (
         report.validation["direct_forces_mae"] < report.zero_step["direct_forces_mae"]
     )
@@ -287,7 +287,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
     for frame in frames:
         # what the heads must not look at
         frame.forces = None if frame.forces is None else 1e6 * frame.forces
-    dataset = GraphDataset(frames, model.pair_cutoff)
+    dataset = SystemDataset(frames, model.pair_cutoff)
     shares = []
     for most in (None, 1):
         loader = BatchLoader(dataset, 12, dtype=torch.float64, most_tokens=most)
@@ -300,7 +300,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
     squares = []
     for frame in labelled:
         (batch, _), *_ = BatchLoader(
-            GraphDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
+            SystemDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
         )
         found = predict_direct(model, batch, HEADS).forces.detach().numpy()
         squares.append(((found - frame.direct_forces) ** 2).mean(axis=1))

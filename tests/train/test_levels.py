@@ -46,7 +46,7 @@ def predict(model, target="energy", adapter=None, **kwargs):
 
 
 def split_state(state, targets):
-    """The weights in the heads of ``targets``, and all others but the offsets."""
+    """The weights in the heads of ``targets``, and all others but the composition."""
     heads, others = {}, {}
     for name, value in state.items():
         parts = name.split(".")
@@ -166,7 +166,7 @@ def test_without_keep_head_the_base_is_dropped_and_that_is_said(tmp_path, caplog
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(build_options(tmp_path, target=NEW, epochs=1))
     assert list(load_checkpoint(report.best_model).targets) == [NEW]
-    assert "output energy of the base is dropped" in caplog.text
+    assert "target energy of the base is dropped" in caplog.text
     assert "--keep-head keeps it" in caplog.text
 
 
@@ -232,7 +232,7 @@ def test_direct_heads_without_labels_to_learn_from_are_dropped(tmp_path, caplog)
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(options)
     assert "non_conservative_force" in load_checkpoint(report.best_model).targets
-    assert "output non_conservative_stress of the base is dropped" in caplog.text
+    assert "target non_conservative_stress of the base is dropped" in caplog.text
 
 
 def test_a_new_level_beside_the_base_gets_direct_forces_of_its_own(tmp_path, caplog):

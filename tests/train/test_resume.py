@@ -77,7 +77,7 @@ def test_resuming_with_other_options_is_said(tmp_path, caplog):
         ({"rank": 4}, "rank: expected 2, with which the run in .* began, got 4"),
         ({"method": "full"}, "method: expected lora, .*, got full"),
         ({"target": "energy/pbe0"}, "targets: expected .'energy'., .*'energy/pbe0'"),
-        ({"offsets": "keep"}, "atomic_baseline.mode: expected fit, .*, got keep"),
+        ({"composition": "keep"}, "composition.mode: expected fit, .*, got keep"),
     ],
 )
 def test_resuming_with_what_makes_another_model_is_refused(tmp_path, change, message):

@@ -12,7 +12,7 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path):
     assert_same_state(one.state, two.state)
 
 
-def test_lora_changes_only_corrections_and_offsets(tmp_path):
+def test_lora_changes_only_corrections_and_composition(tmp_path):
     base = load_checkpoint(write_base(tmp_path))
     run(build_options(tmp_path))
     tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
@@ -117,10 +117,10 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
         assert parts.get_property(name, atoms.copy()) == pytest.approx(one, abs=1e-12)
 
 
-def test_step_zero_of_lora_is_the_base_with_new_offsets(tmp_path):
+def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):
     base = write_base(tmp_path)
     data = write_frames(tmp_path)
-    # a rate of (nearly) zero: nothing but the offsets moves
+    # a rate of (nearly) zero: nothing but the composition moves
     options = build_options(
         tmp_path, base=base, data=data, learning_rate=1e-300, epochs=1
     )
@@ -247,13 +247,13 @@ def test_labels_that_give_no_gradient_stop_before_anything_is_written(
 
 def test_neighbor_lists_of_the_training_set_are_made_once(tmp_path, monkeypatch):
     seen = []
-    build_graph = dataset.build_graph
+    build_system = dataset.build_system
 
     def note(frame, cutoff):
         seen.append(frame.source)
-        return build_graph(frame, cutoff)
+        return build_system(frame, cutoff)
 
-    monkeypatch.setattr(dataset, "build_graph", note)
+    monkeypatch.setattr(dataset, "build_system", note)
     run(build_options(tmp_path))
     assert len(seen) == 12
     assert len(set(seen)) == 12

@@ -113,7 +113,7 @@ def test_a_run_from_a_store_is_the_run_in_memory(tmp_path, batch_size):
         assert torch.equal(value, states[1][name])
 
 
-def test_isolated_atoms_in_a_store_set_offsets_only(tmp_path):
+def test_isolated_atoms_in_a_store_set_the_composition_only(tmp_path):
     frames = ase.io.read(write_frames(tmp_path), ":")
     for symbol, energy in (("H", -1.0), ("O", -2.0), ("Al", -3.0)):
         atom = ase.Atoms(symbol, info={"config_type": "IsolatedAtom"})
@@ -128,7 +128,7 @@ def test_isolated_atoms_in_a_store_set_offsets_only(tmp_path):
                     data=str(tmp_path / "train.xyz"),
                     output=name,
                     epochs=1,
-                    offsets="isolated_atoms",
+                    composition="isolated_atoms",
                 ),
                 data_store=store,
             ),
