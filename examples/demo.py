@@ -1,6 +1,6 @@
 """The main job, end to end: fine-tune, simulate, export, check.
 
-The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
+The bundled base model knows organic molecules at the GFN1-xTB level. 150 frames of
 ethylene glycol and its water complex from density functional theory, at the
 PBE0-D3(BJ)/def2-TZVP level, teach it that level through LoRA, and for comparison by
 training its heads, all its weights, and a network from scratch. Then the result runs

@@ -1,4 +1,4 @@
-"""One structure in, results in ASE's names out: what the calculator's engines share."""
+"""One system in, results in ASE's names out: what the calculator's engines share."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def build_single_batch(
     charge: int = 0,
     spin_multiplicity: int = 1,
 ) -> Batch:
-    """Return one structure as a batch, positions in float64.
+    """Return one system as a batch, positions in float64.
 
     Args:
-        atoms: the structure.
+        atoms: the system.
         cache: gives its neighbour list.
         device: where the batch goes.
-        charge: of the whole structure, in e.
-        spin_multiplicity: 2S + 1 of the whole structure.
+        charge: of the whole system, in e.
+        spin_multiplicity: 2S + 1 of the whole system.
     """
     pairs = cache.update(atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc))
 

@@ -33,7 +33,7 @@ class PETCalculator(Calculator):
 
     Units are ASE's: eV, eV/Å, eV/Å^3, stress positive in tension. Every call gives
     ``energy``, ``free_energy`` (the same), ``energies`` (per atom) and ``forces``;
-    ``stress`` too where the structure is periodic in all three directions.
+    ``stress`` too where the system is periodic in all three directions.
 
     Models conditioned on charge and spin read ``atoms.info["charge"]`` (default 0)
     and ``atoms.info["spin"]`` (multiplicity 2S + 1, default 1).
@@ -180,12 +180,12 @@ class PETCalculator(Calculator):
         """
         properties = properties or ["energy"]
         super().calculate(atoms, properties, system_changes)
-        structure: Any = self.atoms
-        check_known_elements(structure, self._backend.known)
-        is_bulk = has_stress(structure, properties)
+        system: Any = self.atoms
+        check_known_elements(system, self._backend.known)
+        is_bulk = has_stress(system, properties)
         if self.device.type == "cpu":
             _shared_cores.look(torch.get_num_threads())
-        self.results = self._backend.compute(structure, properties, is_bulk)
+        self.results = self._backend.compute(system, properties, is_bulk)
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -81,7 +81,7 @@ class CheckpointBackend:
         Args:
             atoms: with elements that the model knows.
             properties: what was asked for; everything is computed anyway.
-            has_stress: whether the structure is periodic in all directions.
+            has_stress: whether the system is periodic in all directions.
         """
         batch = self._build_batch(atoms)
         if self._direct is None:
@@ -98,7 +98,7 @@ class CheckpointBackend:
             # only then: the names may mean something else to other models
             self._state = None
             charge, spin = self._state = read_charge_and_spin(atoms)
-        check_charge_and_spin(self.model, charge, spin, "structure")
+        check_charge_and_spin(self.model, charge, spin, "atoms")
         return build_single_batch(atoms, self.pairs, self.device, charge, spin)
 
     def _predict_direct(self, batch: Batch, has_stress: bool) -> Prediction:

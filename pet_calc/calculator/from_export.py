@@ -130,7 +130,7 @@ class ExportBackend:
         """Return what ``CheckpointBackend.compute`` returns.
 
         Raises:
-            ModelError: if the model refuses the structure, as for an unknown charge.
+            ModelError: if the model refuses the system, as for an unknown charge.
         """
         try:
             return self._compute(atoms, properties, has_stress)

@@ -23,7 +23,7 @@ SAMPLES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_sh
 class MetatomicFile:
     """A file of another program, or of an older pet-calc, through metatomic-ase.
 
-    The interface takes positions in the file's dtype, so structures are brought near
+    The interface takes positions in the file's dtype, so systems are brought near
     the origin first. Pairs come from ``compute_pairs``, and vectors from float64.
     """
 
@@ -93,7 +93,7 @@ class MetatomicFile:
 
 
 def bring_home(atoms: Atoms) -> Atoms:
-    """Return the same structure near the origin: wrapped, and open sides centred.
+    """Return the same system near the origin: wrapped, and open sides centred.
 
     Raises:
         DataError: if positions or cell cannot be used.
@@ -108,7 +108,7 @@ def bring_home(atoms: Atoms) -> Atoms:
         turns = np.floor(near.positions @ np.linalg.pinv(box)) * pbc
         near.positions -= turns @ box
     if not pbc.all():
-        # along all axes: any shift of a whole structure is allowed
+        # along all axes: any shift of a whole system is allowed
         near.positions -= near.positions.mean(axis=0)
     return near
 

@@ -1,4 +1,4 @@
-"""Check that a structure is one that the model can answer for."""
+"""Check that a system is one that the model can answer for."""
 
 from collections.abc import Collection
 
@@ -87,8 +87,8 @@ def require_direct_targets(
     forces, stress = find_direct_targets(names, energy)
     if forces is None:
         raise ModelError(
-            f"the model has no non-conservative forces for {energy}; its targets are: "
-            + ", ".join(names)
+            f"the model has no direct (non-conservative) forces for {energy}; its "
+            f"targets are: {', '.join(names)}"
         )
     return forces, stress
 
@@ -97,7 +97,7 @@ def check_direct_stress(stress: str | None, properties: list[str]) -> None:
     """Raise if a direct stress is asked for and the model has none."""
     if stress is None and "stress" in properties:
         raise PropertyNotImplementedError(
-            "the model has no non-conservative stress; use "
+            "the model has no direct (non-conservative) stress; use "
             "non_conservative=False to derive it from the energy"
         )
 

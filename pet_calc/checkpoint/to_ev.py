@@ -24,7 +24,7 @@ def is_angstrom(unit: str) -> bool:
 
 
 def convert_energies_to_ev(model: PET) -> None:
-    """Bring energies and non-conservative forces and stress to eV and Å, in place.
+    """Bring energies and direct forces and stress to eV and Å, in place.
 
     The factors go into the float64 tables of scales and composition energies; all
     other targets stay as they are. A model that is in eV already is not touched.

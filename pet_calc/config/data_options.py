@@ -95,7 +95,7 @@ class TargetOptions(Options):
         if self.kind == "energy" and ENERGY not in (self.base_name, self.quantity):
             raise OptionError(
                 f"quantity: expected {ENERGY}, got {self.quantity!r}; only energies "
-                "and non-conservative forces and stress are learned"
+                "and direct forces and stress are learned"
             )
         _check_unit(self.unit, self.kind, "unit")
         _check_unit(self.forces.unit, "force", "forces.unit")
@@ -138,7 +138,7 @@ class TargetOptions(Options):
 
     @property
     def kind(self) -> Literal["energy", "force", "stress"]:
-        """What the labels are: energies, or the labels of a non-conservative head."""
+        """What the labels are: energies, or the labels of a direct head."""
         if self.base_name in (DIRECT_FORCE, DIRECT_FORCES):
             return "force"
         return "stress" if self.base_name == DIRECT_STRESS else "energy"
@@ -295,7 +295,7 @@ class DatasetOptions(Options):
 
     @property
     def direct_targets(self) -> tuple[TargetOptions, ...]:
-        """The targets of non-conservative heads."""
+        """The targets of direct heads."""
         return tuple(t for t in self.targets if t.kind != "energy")
 
     def read_indices(self) -> tuple[int, ...] | None:

@@ -236,7 +236,7 @@ class RunOptions(Options):
 
     @property
     def direct_targets(self) -> dict[str, TargetOptions]:
-        """The targets of non-conservative heads by kind, ``force`` and ``stress``.
+        """The targets of direct heads by kind, ``force`` and ``stress``.
 
         Raises:
             ConfigError: if there are two of one kind.

@@ -117,5 +117,5 @@ def _check_layout(values: dict[str, Any], name: str) -> None:
         if layout.get(key, wanted) != wanted:
             raise OptionError(
                 f"{key}: expected {wanted} for this target, got {layout[key]}; only "
-                "energies and non-conservative forces and stress are learned"
+                "energies and direct forces and stress are learned"
             )

@@ -232,7 +232,7 @@ def build_batch(
     """
     several = [atoms] if isinstance(atoms, Atoms) else atoms
     frames = [
-        LabeledFrame.from_atoms(entry, keys=NO_LABELS, source=f"structure {i}")
+        LabeledFrame.from_atoms(entry, keys=NO_LABELS, source=f"system {i}")
         for i, entry in enumerate(several)
     ]
     for frame in frames:

@@ -19,7 +19,7 @@ from pet_calc.model.pet import PET
 from pet_calc.model.tables import TargetTable
 
 
-class EngineInterface(nn.Module):
+class MethodsForEngine(nn.Module):
     """Methods for the compiled engine, which TorchScript keeps in the file.
 
     Outputs go by metatomic's names. Lengths and energies are in the model's units.

@@ -1,4 +1,4 @@
-"""Training and measuring of direct ("non-conservative") force and stress heads.
+"""Training and measuring of direct force and stress heads.
 
 They answer without a derivative, from one more pass through the network a step, which
 costs about a third of the pass that forces are derived in.

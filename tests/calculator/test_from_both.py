@@ -120,7 +120,7 @@ def test_the_heads_of_the_variant_are_taken():
 
 @pytest.mark.parametrize("is_exported", [False, True])
 def test_a_model_without_them_is_an_error(model, exported, is_exported):
-    with pytest.raises(ModelError, match=r"no non-conservative forces.* energy"):
+    with pytest.raises(ModelError, match=r"no direct .*forces.* energy"):
         PETCalculator(exported if is_exported else model, non_conservative=True)
 
 

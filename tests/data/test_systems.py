@@ -70,7 +70,7 @@ def test_charge_and_spin_come_from_info():
     assert batch.charges.tolist() == [-1, 0, 0]
     assert batch.spin_multiplicities.tolist() == [1, 2, 1]
     ion.info["charge"] = 0.3
-    with pytest.raises(DataError, match=r"structure 0: .*whole number"):
+    with pytest.raises(DataError, match=r"system 0: .*whole number"):
         build_batch(ion, CUTOFF)
 
 
@@ -95,7 +95,7 @@ def test_nothing_to_batch_is_an_error():
         collate([])
     empty = build_batch(Atoms(), CUTOFF)
     assert len(empty.species) == len(empty.centers) == 0
-    with pytest.raises(DataError, match=r"structure 0: .*cell"):
+    with pytest.raises(DataError, match=r"system 0: .*cell"):
         build_batch(Atoms("H", pbc=True), CUTOFF)
 
 

@@ -1,4 +1,4 @@
-"""Which direct ("non-conservative") force and stress heads train, and their start."""
+"""Which direct force and stress heads train, and their start."""
 
 import logging
 from collections.abc import Mapping, Sequence
