@@ -163,3 +163,13 @@ def test_a_benchmark_that_fails_is_named_and_ends_no_other(monkeypatch, tmp_path
     text = (tmp_path / "report.md").read_text()
     assert "**Failed:** ImportError: no metatrain" in text
     assert "| a table |" in text
+
+
+def test_radii_that_ten_steps_do_not_find_are_counted(tmp_path, monkeypatch, capsys):
+    write_frames(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["radii", "--data", str(tmp_path)])
+    load("adaptive_radii").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("frames of 1 files")
+    assert lines[4] == "| 1.0 | 0 | 0 |"
+    assert len(lines) == 8

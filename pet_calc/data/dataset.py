@@ -98,7 +98,7 @@ class SystemDataset:
     def count_tokens(self) -> npt.NDArray[np.int64]:
         """Return pairs plus atoms of each frame, [n_frames]: what the model costs."""
         if self._tokens is None:
-            sizes = [self[i].n_pairs + self[i].n_atoms for i in range(len(self))]
+            sizes = [self[i].n_tokens for i in range(len(self))]
             self._tokens = np.array(sizes, dtype=np.int64)
         return self._tokens
 
@@ -223,7 +223,7 @@ def _count(folder: Path, start: int, cutoff: float) -> npt.NDArray[np.int64]:
     store = _open_store(folder)
     frames = map(store.read, range(start, min(start + _FEW, len(store))))
     systems = (build_system(frame, cutoff) for frame in frames)
-    return np.array([system.n_pairs + system.n_atoms for system in systems])
+    return np.array([system.n_tokens for system in systems])
 
 
 @lru_cache(maxsize=1)

@@ -50,6 +50,17 @@ def expand_paths(paths: Paths, index: str = ":") -> list[tuple[str, str]]:
     return [entry for path in _to_list(paths) for entry in _expand(str(path), index)]
 
 
+def name_source(file: str, number: int) -> str:
+    """Return what messages call a frame of a file; ``split_source`` undoes it."""
+    return f"{file}, frame {number}"
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Return the file and the number of a frame; no file for one that was not read."""
+    file, _, number = source.rpartition(", frame ")
+    return file, number
+
+
 def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
     """Yield each frame of the files, in order.
 

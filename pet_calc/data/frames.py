@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from pet_calc.data.files import Paths, describe_paths, iterate_atoms
+from pet_calc.data.files import Paths, describe_paths, iterate_atoms, name_source
 from pet_calc.data.labels import (
     AUTOMATIC_KEYS,
     DEFAULT_UNITS,
@@ -174,7 +174,7 @@ def iterate_frames(
             read.atoms,
             keys=keys,
             factors=factors,
-            source=f"{read.file}, frame {read.number}",
+            source=name_source(read.file, read.number),
         )
         frame.notes += read.notes
         if keeps_atoms:

@@ -1,8 +1,9 @@
 """Serve frames in steps, the same ones for the same seed and epoch."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from pet_calc.model.batch import Batch
 from pet_calc.system.ranks import ALONE, Ranks
 
 Indices = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 
 class MicroBatch(NamedTuple):
@@ -181,21 +183,28 @@ class BatchLoader:
         return self.iterate()
 
 
-def pack(sizes: npt.NDArray[np.int64], largest: int) -> list[slice]:
-    """Return runs of ``sizes`` that add up to at most ``largest``, in order.
+def pack(
+    items: Iterable[Item], largest: int, measure: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Yield runs of items whose sizes add up to at most ``largest``, in order.
 
-    One that is larger than ``largest`` gets a run of its own.
+    An item that is larger gets a run of its own. Items are taken as they are needed.
     """
-    runs: list[slice] = []
-    start, filled = 0, 0
-    for i, size in enumerate(sizes.tolist()):
-        if i > start and filled + size > largest:
-            runs.append(slice(start, i))
-            start, filled = i, 0
+    run: list[Item] = []
+    filled = 0
+    for item in items:
+        size = measure(item)
+        if run and filled + size > largest:
+            yield run
+            run, filled = [], 0
+        run.append(item)
         filled += size
-    if len(sizes):
-        runs.append(slice(start, len(sizes)))
-    return runs
+    if run:
+        yield run
+
+
+def _count_tokens(entry: tuple[int, System]) -> int:
+    return entry[1].n_tokens
 
 
 def cut_evenly(
@@ -262,10 +271,9 @@ class _StepMaker(Dataset):
         parts = []
         for target, entries in by_target.items():
             n_copies = 2 if self.is_paired else 1
-            sizes = n_copies * np.array([g.n_pairs + g.n_atoms for _, g in entries])
-            largest = self.most_tokens or int(sizes.sum())
-            for run in pack(sizes, largest):
-                chosen = [entry for entry in entries[run] for _ in range(n_copies)]
+            largest = self.most_tokens or sys.maxsize
+            for run in pack(entries, largest // n_copies, _count_tokens):
+                chosen = [entry for entry in run for _ in range(n_copies)]
                 systems = [system for _, system in chosen]
                 part = MicroBatch(
                     # float64 also for a float32 model: only vectors are small

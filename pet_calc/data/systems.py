@@ -66,6 +66,11 @@ class System:
         """Number of directed pairs."""
         return len(self.centers)
 
+    @property
+    def n_tokens(self) -> int:
+        """Pairs and atoms: what the model costs."""
+        return self.n_pairs + self.n_atoms
+
 
 def build_system(frame: LabeledFrame, cutoff: float) -> System:
     """Return the frame with its full neighbour list."""

@@ -10,6 +10,7 @@ from ase import Atoms
 
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
+from pet_calc.data.loader import pack
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
 from pet_calc.data.systems import Labels, System, build_system, collate, collate_labels
 from pet_calc.engine.switch import Compile, ModelSwitch
@@ -149,7 +150,8 @@ class BatchPredictor:
         else:
             shown = _check_each(self._model, frames)
         shown = progress(shown) if progress else shown
-        for systems in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
+        all_systems = (build_system(frame, self._model.pair_cutoff) for frame in shown)
+        for systems in pack(all_systems, self._batch_tokens, lambda s: s.n_tokens):
             # positions in float64, see CheckpointBackend
             batch = collate(systems, dtype=torch.float64, device=self._device)
             labels = collate_labels(systems, dtype=torch.float64, device=self._device)
@@ -236,21 +238,3 @@ def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledF
         check_elements([frame], model.atomic_types)
         check_frame_state(model, frame)
         yield frame
-
-
-def _pack(
-    frames: Iterable[LabeledFrame], cutoff: float, largest: int
-) -> Iterator[list[System]]:
-    """Yield runs of systems of at most ``largest`` pairs and atoms, in order."""
-    systems: list[System] = []
-    filled = 0
-    for frame in frames:
-        system = build_system(frame, cutoff)
-        size = system.n_pairs + system.n_atoms
-        if systems and filled + size > largest:
-            yield systems
-            systems, filled = [], 0
-        systems.append(system)
-        filled += size
-    if systems:
-        yield systems

@@ -123,7 +123,7 @@ def choose_sample(frames: RunFrames, target: str, cutoff: float) -> Sample:
     spaced = np.linspace(0, len(own) - 1, min(len(own), MOST_FRAMES)).astype(int)
     few = [found[i] for i in own[spaced]]
     system = build_system(max(few, key=lambda frame: frame.n_atoms), cutoff)
-    each = (1 + N_ORIENTATIONS) * (system.n_pairs + system.n_atoms)
+    each = (1 + N_ORIENTATIONS) * system.n_tokens
     return Sample(part, few[:: -(-len(few) // max(4, MOST_TOKENS // each))])
 
 

@@ -96,9 +96,9 @@ def test_cutting_evenly_leaves_no_step_empty():
 
 def test_packing_fills_up_to_the_limit():
     sizes = np.array([3, 3, 3, 10, 1, 1])
-    runs = [list(range(6))[run] for run in pack(sizes, 6)]
+    runs = list(pack(range(6), 6, lambda i: sizes[i]))
     assert runs == [[0, 1], [2], [3], [4, 5]]
-    assert pack(sizes[:0], 6) == []
+    assert list(pack([], 6, lambda i: sizes[i])) == []
 
 
 def test_a_step_comes_in_parts_that_fit(dataset):
