@@ -91,7 +91,7 @@ def test_large_shifts_do_not_overflow():
 
 
 def test_nothing_to_batch_is_an_error():
-    with pytest.raises(DataError, match="no structures"):
+    with pytest.raises(DataError, match="no frames"):
         collate([])
     empty = build_batch(Atoms(), CUTOFF)
     assert len(empty.species) == len(empty.centers) == 0
