@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from molecules import molecule_key
 from periodic import cell_members
-from runs import filter_frames, generator, write_split
+from runs import draw_split, filter_frames, generator, write_split
 from sampling import shortest_contact
 
 FORCE_CAP = 15.0  # eV/Å on any atom; beyond it a frame is dropped
@@ -110,13 +110,8 @@ def _split_systems(frames: list[Atoms], seed: int) -> dict[str, str]:
 
 def _draw(strata: dict, split_of: dict[str, str], seed: int) -> None:
     for stratum, systems in sorted(strata.items(), key=str):
-        systems = sorted(systems)
-        order = generator(seed, "split", stratum).permutation(len(systems))
-        n_test = round(TEST_PART * len(systems))
-        n_val = round(VAL_PART * len(systems))
-        for rank, i in enumerate(order):
-            split = "test" if rank < n_test else "val"
-            split_of[systems[i]] = split if rank < n_test + n_val else "train"
+        rng = generator(seed, "split", stratum)
+        split_of |= draw_split(systems, rng, TEST_PART, VAL_PART)
 
 
 def _members(system: str) -> list[str]:

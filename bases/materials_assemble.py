@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from materials_catalogue import is_reference
 from materials_frames import shortest_contact
-from runs import filter_frames, generator, write_split
+from runs import draw_split, filter_frames, generator, write_split
 from sevennet import check_label
 
 FORCE_CAP = 15.0  # eV/Å on any atom; beyond it a frame is dropped
@@ -93,14 +93,9 @@ def _split(frames: list[Atoms], seed: int) -> dict[str, str]:
             split_of[name] = "train"
         else:
             strata[len(set(frame.numbers))].add(name)
-    for n_elements, drawn in sorted(strata.items()):
-        names = sorted(drawn)
-        order = generator(seed, "split", n_elements).permutation(len(names))
-        n_test = round(TEST_PART * len(names))
-        n_val = round(VAL_PART * len(names))
-        for rank, i in enumerate(order):
-            split = "test" if rank < n_test else "val"
-            split_of[names[i]] = split if rank < n_test + n_val else "train"
+    for n_elements, names in sorted(strata.items()):
+        rng = generator(seed, "split", n_elements)
+        split_of |= draw_split(names, rng, TEST_PART, VAL_PART)
     return split_of
 
 

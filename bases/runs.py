@@ -1,13 +1,15 @@
-"""What the data scripts share: seeded generators, unit files, and split files."""
+"""What the data scripts share: seeded draws, dynamics, unit files, split files."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.io import read, write
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 
 def generator(*words: object) -> np.random.Generator:
@@ -62,6 +64,63 @@ def filter_frames(
             seen.add(identify(frame))
             frames.append(frame)
     return frames, dropped
+
+
+def draw_split(
+    names: Iterable[str], rng: np.random.Generator, test_part: float, val_part: float
+) -> dict[str, str]:
+    """Return ``train``, ``val`` or ``test`` for each name.
+
+    Args:
+        names: in any order, each once.
+        rng: seeded, so that the same names are split the same way.
+        test_part: of the names, between 0 and 1.
+        val_part: likewise.
+    """
+    names = sorted(names)
+    n_test, n_val = round(test_part * len(names)), round(val_part * len(names))
+    split_of = {}
+    for place, i in enumerate(rng.permutation(len(names))):
+        split = "test" if place < n_test else "val"
+        split_of[names[i]] = split if place < n_test + n_val else "train"
+    return split_of
+
+
+def start_langevin(
+    atoms: Atoms,
+    temperature: float,
+    rng: np.random.Generator,
+    *,
+    timestep_fs: float,
+    friction_per_fs: float,
+) -> Langevin:
+    """Return Langevin dynamics of ``atoms``, which get velocities, in place.
+
+    Args:
+        atoms: with a calculator.
+        temperature: in K.
+        rng: of velocities and of the thermostat.
+        timestep_fs: in fs.
+        friction_per_fs: in 1/fs.
+    """
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    return Langevin(
+        atoms,
+        timestep_fs * units.fs,
+        temperature_K=temperature,
+        friction=friction_per_fs / units.fs,
+        fixcm=False,
+        rng=rng,
+    )
+
+
+def take_snapshots(dynamics: Langevin, count: int, stride: int) -> Iterator[Atoms]:
+    """Yield bare copies of the atoms, one every ``stride`` steps."""
+    for _ in range(count):
+        dynamics.run(stride)
+        bare = dynamics.atoms.copy()
+        bare.set_momenta(None)
+        yield bare
 
 
 def write_split(path: Path, frames: list[Atoms]) -> dict:

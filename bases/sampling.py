@@ -4,14 +4,14 @@ Every function takes a seeded generator; nothing here keeps state between system
 a system's frames do not depend on what ran before it.
 """
 
+import contextlib
 import hashlib
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS
+from runs import start_langevin, take_snapshots
 from smiles3d import COVALENT_RADIUS, MolecularGraph, bonded_pairs
 from tblite.ase import TBLite
 
@@ -139,24 +139,12 @@ def molecular_dynamics(
     """Return bare snapshots of a short Langevin run; stops early when SCF fails."""
     work = atoms.copy()
     work.calc = xtb()
-    MaxwellBoltzmannDistribution(work, temperature_K=temperature, rng=rng)
-    dynamics = Langevin(
-        work,
-        timestep_fs * units.fs,
-        temperature_K=temperature,
-        friction=0.02 / units.fs,
-        fixcm=False,
-        rng=rng,
+    dynamics = start_langevin(
+        work, temperature, rng, timestep_fs=timestep_fs, friction_per_fs=0.02
     )
-    frames = []
-    try:
-        for _ in range(snapshots):
-            dynamics.run(stride)
-            bare = work.copy()
-            bare.set_momenta(None)
-            frames.append(bare)
-    except RuntimeError:
-        pass
+    frames: list[Atoms] = []
+    with contextlib.suppress(RuntimeError):
+        frames.extend(take_snapshots(dynamics, snapshots, stride))
     return frames
 
 

@@ -9,13 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
+from runs import start_langevin, take_snapshots
 
 FORCE_STEP = 0.02  # Å; energies are float32, about 1e-5 eV of noise
 STRAIN_STEP = 0.005
@@ -79,23 +78,11 @@ def molecular_dynamics(
     """Return bare snapshots of a Langevin run with 2 fs steps at fixed cell."""
     work = atoms.copy()
     work.calc = sevennet()
-    MaxwellBoltzmannDistribution(work, temperature_K=temperature, rng=rng)
-    dynamics = Langevin(
-        work,
-        2.0 * units.fs,
-        temperature_K=temperature,
-        friction=0.05 / units.fs,
-        fixcm=False,
-        rng=rng,
+    dynamics = start_langevin(
+        work, temperature, rng, timestep_fs=2.0, friction_per_fs=0.05
     )
     dynamics.run(start)
-    frames = []
-    for _ in range(snapshots):
-        dynamics.run(stride)
-        bare = work.copy()
-        bare.set_momenta(None)
-        frames.append(bare)
-    return frames
+    return list(take_snapshots(dynamics, snapshots, stride))
 
 
 def check_label(frame: Atoms, rng: np.random.Generator) -> dict:

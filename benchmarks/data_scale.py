@@ -36,6 +36,8 @@ TINY = {
     "num_attention_layers": 1,
 }
 WATER = np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]])
+# Prints the peak of the memory that is the process's own. Mapped files count as
+# resident, too, but the system takes their pages back when it needs them.
 RUN = """
 import json, sys, threading, time
 

@@ -8,7 +8,7 @@ alone, LoRA of rank 4, 8 and 32, all weights; the last five without replay and w
 Errors are those of each row's best model on the set's test frames, each in a random
 orientation; the spread is over orientations, meV/atom and meV/Å. Forgetting is the
 error on ``--retain`` (labelled frames of the base's own domain and level) over that
-before training. Replay takes ``--replay``, else structures made of the training set.
+before training. Replay takes ``--replay``, else frames made of the training set.
 
 Each row is a run in a folder of its own below ``-o``: rows that are done are not run
 again, a row that was cut off is resumed, and the table is written after each row.
@@ -281,6 +281,16 @@ def format_row(name, row):
         forgotten("energy"),
         forgotten("forces"),
     ]
+
+
+def write_labelled(path, frames):
+    """Write frames with labels under names that ASE leaves alone."""
+    for atoms in frames:
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+        atoms.info = {"ref_energy": energy}
+        atoms.arrays["ref_forces"] = forces
+    ase.io.write(path, frames, format="extxyz")
 
 
 def make_slug(name):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ase.io
 import yaml
+from finetune_table import write_labelled
 
 BASE_MODEL = {
     "cutoff": 5.0,
@@ -74,7 +75,7 @@ def train_base(arguments, folder):
     """Train the base, once; return the path of its checkpoint."""
     path = folder / "base" / "best_model_base.ckpt"
     if not path.exists():
-        write(folder / "base.xyz", read(arguments.data, BASE_FRAMES))
+        write_labelled(folder / "base.xyz", read(arguments.data, BASE_FRAMES))
         options = build_options(folder / "base.xyz", 0.1, arguments.base_epochs, 2e-3)
         options["architecture"]["model"] = BASE_MODEL
         (folder / "base.yaml").write_text(yaml.safe_dump(options))
@@ -87,8 +88,8 @@ def train_base(arguments, folder):
 def compare(arguments, folder, base, name, train, validation):
     """Run both programs on one data set; return the rows of the table."""
     folder.mkdir(exist_ok=True)
-    write(folder / "train.xyz", read(arguments.data, train))
-    write(folder / "val.xyz", read(arguments.data, validation))
+    write_labelled(folder / "train.xyz", read(arguments.data, train))
+    write_labelled(folder / "val.xyz", read(arguments.data, validation))
     options = build_options("train.xyz", "val.xyz", arguments.epochs, arguments.rate)
     finetune = {
         "method": "lora",
@@ -154,16 +155,6 @@ def read(folder, names):
     for file, index in (name.split("@") for name in names):
         frames += ase.io.read(folder / file, index)
     return frames
-
-
-def write(path, frames):
-    """Write frames with labels under names that ASE leaves alone."""
-    for atoms in frames:
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = None
-        atoms.info = {"ref_energy": energy}
-        atoms.arrays["ref_forces"] = forces
-    ase.io.write(path, frames, format="extxyz")
 
 
 def measure(checkpoint, folder):

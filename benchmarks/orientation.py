@@ -24,7 +24,7 @@ from pathlib import Path
 
 import ase.io
 import yaml
-from finetune_table import SETS, make_slug
+from finetune_table import SETS, make_slug, write_labelled
 
 from pet_calc.checkpoint.open import load_record
 
@@ -104,13 +104,7 @@ def write_part(name, path):
     if path.exists():
         return
     file, _, index = str(name).rpartition("@")
-    frames = ase.io.read(file, index)
-    for atoms in frames:
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = None
-        atoms.info = {"ref_energy": energy}
-        atoms.arrays["ref_forces"] = forces
-    ase.io.write(path, frames, format="extxyz")
+    write_labelled(path, ase.io.read(file, index))
 
 
 def run_row(arguments, folder, name, base):

@@ -36,7 +36,7 @@ from single_point import (
     write_models,
 )
 from size_scaling import build_silicon
-from training_step import METHODS, build_structures, prepare_ours, prepare_peer
+from training_step import METHODS, build_frames, prepare_ours, prepare_peer
 
 REPEATS = 3
 # glibc: blocks of this size and more are given back when they are freed
@@ -67,7 +67,7 @@ def prepare(task, arguments, folder):
             evaluate(atoms)
 
         return run
-    frames = arguments.batches * build_structures("silicon")
+    frames = arguments.batches * build_frames("silicon")
     method = task.removeprefix(STEP)
     if method == PEER:
         return prepare_peer("full", arguments.shape, frames)
@@ -160,7 +160,7 @@ def main():
     tasks = arguments.tasks or known
     if set(tasks) - set(known):
         parser.error(f"no task {set(tasks) - set(known)}; there are {known}")
-    n_atoms = sum(map(len, arguments.batches * build_structures("silicon")))
+    n_atoms = sum(map(len, arguments.batches * build_frames("silicon")))
     print(
         f"{describe(arguments)}; single points of {arguments.atoms} atoms, steps of "
         f"{n_atoms} atoms; MB\n"

@@ -33,7 +33,7 @@ from metatrain.utils.data.target_info import get_energy_target_info
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.system.compiler import multiplies_bfloat16
@@ -79,7 +79,7 @@ CHECKPOINT = "model.ckpt"
 
 
 def build_cases():
-    """The structures, by name; all are rattled."""
+    """The systems, by name; all are rattled."""
     silicon = ase.build.bulk("Si", "diamond", 5.43, cubic=True)
     copper = ase.build.bulk("Cu", "fcc", 3.61, cubic=True)
     water = ase.build.molecule("H2O")
@@ -252,13 +252,13 @@ def time_dynamics(engines, atoms, steps):
     return seconds
 
 
-def time_products(model, structures, rounds):
+def time_products(model, systems, rounds):
     """Median seconds of the products of the folded network, forward and backward.
 
-    Those of a model on the CPU, for one structure or a batch of several.
+    Those of a model on the CPU, for one system or a batch of several.
     """
     dtype = model.edge_embedder.weight.dtype
-    batch = build_batch(structures, model.pair_cutoff, dtype=dtype)
+    batch = build_batch(systems, model.pair_cutoff, dtype=dtype)
     index = model.selector(batch, compute_edge_vectors(batch))
     n_atoms, n_edges = len(batch.species), index.kept.shape[0]
     shapes = list_products(model.hypers, n_atoms, n_edges)
@@ -328,7 +328,7 @@ def read_processor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser)
-    parser.add_argument("--cases", nargs="*", help="names of structures; default all")
+    parser.add_argument("--cases", nargs="*", help="names of systems; default all")
     parser.add_argument("--export", action="store_true", help="our exported file too")
     parser.add_argument("--md", type=int, metavar="STEPS", help="MD, 5 times so long")
     arguments = parser.parse_args()
@@ -345,7 +345,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         engines, model = build_engines(arguments, Path(folder))
         columns = [*engines, "products"]
-        print("| structure | " + " | ".join(columns) + " | bfloat16 error |")
+        print("| system | " + " | ".join(columns) + " | bfloat16 error |")
         print("|---" * (len(columns) + 2) + "|")
         for name in arguments.cases or cases:
             atoms = cases[name]

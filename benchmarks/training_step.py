@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py --shape XS --threads 2
 
-The same random weights and structures, the same loss and optimizer; neighbour lists are
+The same random weights and frames, the same loss and optimizer; neighbour lists are
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
 keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention with the
 heads frozen, as metatrain has it. Programs take turns, step by step. The last column is
@@ -35,7 +35,7 @@ from single_point import (
 )
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.engine.training import TrainingEngine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
@@ -50,7 +50,7 @@ HEADS = ["node_heads", "edge_heads"]
 LAST = ["node_last_layers", "edge_last_layers"]
 
 
-def build_structures(kind):
+def build_frames(kind):
     """The frames of one batch."""
     random = np.random.default_rng(0)
     if kind == "molecules":
@@ -166,7 +166,7 @@ def main():
         )
         model = load_checkpoint(checkpoint).build_model(dtype=torch.float32)
         for kind in ("molecules", "silicon"):
-            frames = build_structures(kind)
+            frames = build_frames(kind)
             for method in arguments.methods:
                 steps = {
                     "metatrain": prepare_peer(method, arguments.shape, frames, device)

@@ -14,7 +14,7 @@ found, and a line that says what to do. An **error** means that training would l
 something wrong: `check` exits with status 2, and a run stops. A **warning** asks to be
 looked at. A **note** is for the record. `pet-calc check --json FILE` writes the codes.
 
-Without `--base` the check knows the labels and the structures only. With `--base` it
+Without `--base` the check knows the labels and the frames only. With `--base` it
 compares at most 200 frames with the base's predictions, where wrong signs, units and
 orders of components stand out.
 

@@ -1,6 +1,6 @@
 """The main job, end to end: fine-tune, simulate, export, check.
 
-The bundled base model knows organic molecules at the GFN1-xTB level. 150 structures of
+The bundled base model knows organic molecules at the GFN1-xTB level. 150 frames of
 ethylene glycol and its water complex from density functional theory, at the
 PBE0-D3(BJ)/def2-TZVP level, teach it that level through LoRA, and for comparison by
 training its heads, all its weights, and a network from scratch. Then the result runs
@@ -178,7 +178,7 @@ def print_table(model, drift, difference, lammps, seconds):
     }
     names = {"scratch": "from scratch", "lora": "LoRA", "full": "all weights"}
     rows = [
-        ("base, energy offsets fitted (val.)", errors(reports["lora"]["zero_step"])),
+        ("base, composition fitted (val.)", errors(reports["lora"]["zero_step"])),
         ("LoRA (val.)", errors(reports["lora"]["validation"])),
         *(
             (f"{names.get(name, name)} (test)", errors(report["test"]))

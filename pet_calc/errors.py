@@ -26,7 +26,7 @@ class ConfigError(PetCalcError):
 
 
 class DataError(PetCalcError):
-    """Structures or labels that cannot be used; names the file and the frame."""
+    """Frames or labels that cannot be used; names the file and the frame."""
 
 
 class ModelError(PetCalcError):

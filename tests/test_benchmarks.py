@@ -1,25 +1,15 @@
 """The benchmark scripts run, on something tiny."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.benchmarks import BENCHMARKS, load
 from support.frames import write_frames
 from support.runs import write_base
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
@@ -173,3 +163,13 @@ def test_a_benchmark_that_fails_is_named_and_ends_no_other(monkeypatch, tmp_path
     text = (tmp_path / "report.md").read_text()
     assert "**Failed:** ImportError: no metatrain" in text
     assert "| a table |" in text
+
+
+def test_radii_that_ten_steps_do_not_find_are_counted(tmp_path, monkeypatch, capsys):
+    write_frames(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["radii", "--data", str(tmp_path)])
+    load("adaptive_radii").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("frames of 1 files")
+    assert lines[4] == "| 1.0 | 0 | 0 |"
+    assert len(lines) == 8

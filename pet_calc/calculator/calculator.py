@@ -33,7 +33,7 @@ class PETCalculator(Calculator):
 
     Units are ASE's: eV, eV/Å, eV/Å^3, stress positive in tension. Every call gives
     ``energy``, ``free_energy`` (the same), ``energies`` (per atom) and ``forces``;
-    ``stress`` too where the structure is periodic in all three directions.
+    ``stress`` too where the system is periodic in all three directions.
 
     Models conditioned on charge and spin read ``atoms.info["charge"]`` (default 0)
     and ``atoms.info["spin"]`` (multiplicity 2S + 1, default 1).
@@ -66,7 +66,7 @@ class PETCalculator(Calculator):
             model: path of a pet-calc or metatrain checkpoint or of an exported
                 ``.pt`` file, or a model in memory (which is left unchanged).
             adapter: LoRA adapter file (``.safetensors``) to put on the model.
-            target: energy output to use, such as ``energy/pbe`` or ``pbe``; needed
+            target: energy target to use, such as ``energy/pbe`` or ``pbe``; needed
                 only if the model has several and none is called ``energy``.
             device: such as ``cpu`` or ``cuda``; None takes the GPU if there is one.
             dtype: ``float32`` or ``float64``; None keeps the model's own.
@@ -90,7 +90,7 @@ class PETCalculator(Calculator):
                 engine was asked for and cannot run, and for an adapter, another dtype
                 or precision on an exported file, in which all are fixed.
             LoRAError: if the adapter belongs to another base.
-            ModelError: if the model lacks the output asked for.
+            ModelError: if the model lacks the target asked for.
         """
         super().__init__()
         wanted = _resolve_dtype(dtype)
@@ -115,7 +115,7 @@ class PETCalculator(Calculator):
                 target=target,
                 device=device,
                 dtype=wanted,
-                non_conservative=non_conservative,
+                direct=non_conservative,
                 skin=skin,
                 compile=compile,
             )
@@ -127,13 +127,13 @@ class PETCalculator(Calculator):
             self._backend = CheckpointBackend(
                 network,
                 target=target,
-                non_conservative=non_conservative,
+                direct=non_conservative,
                 skin=skin,
                 compile=compile,
                 precision=precision,
             )
         logger.info(
-            "PETCalculator: output %s, %s on %s",
+            "PETCalculator: target %s, %s on %s",
             self.target,
             str(self.dtype).removeprefix("torch."),
             self.device,
@@ -146,7 +146,7 @@ class PETCalculator(Calculator):
 
     @property
     def target(self) -> str:
-        """Name of the energy output in use."""
+        """Name of the energy target in use."""
         return self._backend.target
 
     @property
@@ -180,12 +180,12 @@ class PETCalculator(Calculator):
         """
         properties = properties or ["energy"]
         super().calculate(atoms, properties, system_changes)
-        structure: Any = self.atoms
-        check_known_elements(structure, self._backend.known)
-        is_bulk = has_stress(structure, properties)
+        system: Any = self.atoms
+        check_known_elements(system, self._backend.known)
+        is_bulk = has_stress(system, properties)
         if self.device.type == "cpu":
             _shared_cores.look(torch.get_num_threads())
-        self.results = self._backend.compute(structure, properties, is_bulk)
+        self.results = self._backend.compute(system, properties, is_bulk)
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -4,27 +4,25 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
 
 from pet_calc.calculator.atoms_io import (
     assemble_direct,
     build_single_batch,
     name_results,
 )
-from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.calculator.supported import (
+    check_charge_and_spin,
+    check_direct_stress,
+    require_direct_targets,
+)
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.engine.switch import Compile, ModelSwitch
-from pet_calc.errors import ConfigError, ModelError
+from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
-from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
-    choose_energy_target,
-)
+from pet_calc.model.hypers import choose_energy_target
 from pet_calc.model.pet import PET
 
 
@@ -36,7 +34,7 @@ class CheckpointBackend:
         model: PET,
         *,
         target: str | None,
-        non_conservative: bool,
+        direct: bool,
         skin: float,
         compile: Compile = "auto",
         precision: str = "exact",
@@ -44,7 +42,7 @@ class CheckpointBackend:
         """Set up; the arguments are those of ``PETCalculator``.
 
         Raises:
-            ModelError: if the model lacks an output.
+            ModelError: if the model lacks a target.
             ConfigError: if the compiled engine was asked for and cannot run.
         """
         self.model = model
@@ -56,8 +54,8 @@ class CheckpointBackend:
         self._is_conditioned = model.system_conditioning is not None
         self._state: tuple[int, int] | None = None
         self._direct: tuple[str, str | None] | None = None
-        if non_conservative:
-            self._direct = _find_direct_heads(model, self.target)
+        if direct:
+            self._direct = require_direct_targets(model.targets, self.target)
             if compile is True or precision == "mixed":
                 raise ConfigError(
                     "the compiled engine derives forces from the energy: compile=True "
@@ -83,17 +81,14 @@ class CheckpointBackend:
         Args:
             atoms: with elements that the model knows.
             properties: what was asked for; everything is computed anyway.
-            has_stress: whether the structure is periodic in all directions.
+            has_stress: whether the system is periodic in all directions.
         """
         batch = self._build_batch(atoms)
         if self._direct is None:
             result = self._switch.predict(batch, with_stress=has_stress)
         else:
-            if has_stress and "stress" in properties and self._direct[1] is None:
-                raise PropertyNotImplementedError(
-                    "the model has no non-conservative stress; use "
-                    "non_conservative=False to derive it from the energy"
-                )
+            if has_stress:
+                check_direct_stress(self._direct[1], properties)
             result = self._predict_direct(batch, has_stress)
         return name_results(result)
 
@@ -103,7 +98,7 @@ class CheckpointBackend:
             # only then: the names may mean something else to other models
             self._state = None
             charge, spin = self._state = read_charge_and_spin(atoms)
-        check_charge_and_spin(self.model, charge, spin, "structure")
+        check_charge_and_spin(self.model, charge, spin, "atoms")
         return build_single_batch(atoms, self.pairs, self.device, charge, spin)
 
     def _predict_direct(self, batch: Batch, has_stress: bool) -> Prediction:
@@ -121,27 +116,3 @@ class CheckpointBackend:
             }
         stress = stress_target if has_stress else None
         return assemble_direct(values, self.target, force_target, stress)
-
-
-def _find_direct_heads(model: PET, target: str) -> tuple[str, str | None]:
-    """Return the names of the direct force and stress outputs for an energy output.
-
-    ``energy/pbe`` takes ``non_conservative_forces/pbe``, or the outputs without a
-    variant if there are none for it.
-    """
-    _, slash, variant = target.partition("/")
-
-    def find(*bases: str) -> str | None:
-        for ending in dict.fromkeys((slash + variant, "")):
-            for base in bases:
-                if base + ending in model.targets:
-                    return base + ending
-        return None
-
-    forces = find(NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
-    if forces is None:
-        raise ModelError(
-            f"the model has no non-conservative forces for {target}; its outputs are: "
-            + ", ".join(model.targets)
-        )
-    return forces, find(NON_CONSERVATIVE_STRESS)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
 
 from pet_calc.calculator.atoms_io import build_single_batch, name_results
 from pet_calc.calculator.metatomic_file import MetatomicFile
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
+from pet_calc.calculator.supported import check_direct_stress, require_direct_targets
 from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
@@ -19,9 +19,9 @@ from pet_calc.engine.exported_network import ExportedNetwork, find_exported_obst
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
 from pet_calc.model.hypers import (
+    DIRECT_FORCE,
+    DIRECT_STRESS,
     ENERGY,
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_STRESS,
     TargetSpec,
     choose_energy_target,
 )
@@ -39,7 +39,7 @@ class ExportBackend:
         target: str | None,
         device: str | torch.device | None,
         dtype: torch.dtype | None,
-        non_conservative: bool,
+        direct: bool,
         skin: float,
         compile: Compile = "auto",
     ) -> None:
@@ -57,7 +57,7 @@ class ExportBackend:
             target=target,
             device=device,
             dtype=dtype,
-            non_conservative=non_conservative,
+            direct=direct,
             skin=skin,
             compile=compile,
         )
@@ -72,30 +72,21 @@ class ExportBackend:
             )
         self.known = set(capabilities.atomic_types)
         outputs = list(capabilities.outputs)
-        energies = [name for name in outputs if name.split("/", 1)[0] == ENERGY]
+        energies = [name for name in outputs if name.partition("/")[0] == ENERGY]
         self.target = choose_energy_target(
             {name: TargetSpec.for_energy(name) for name in energies}, target
         )
-        _, slash, variant = self.target.partition("/")
-        variants = {ENERGY: variant or None}
-        mode: Any = False
-        if non_conservative:
-            # the outputs without a variant serve all energies
-            for name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_STRESS):
-                has_own = name + slash + variant in outputs
-                variants[name] = (variant or None) if has_own else None
-            mode = _choose_direct_mode(outputs, variants, self.target)
-        self._lacks_stress = mode == "forces"
-        self._switch = self._decide(compile, non_conservative)
+        self._direct: tuple[str, str | None] | None = None
+        if direct:
+            # metatomic knows one spelling of the forces
+            bases = (ENERGY, DIRECT_FORCE, DIRECT_STRESS)
+            names = [name for name in outputs if name.partition("/")[0] in bases]
+            self._direct = require_direct_targets(names, self.target)
+        self._switch = self._decide(compile, direct)
         self._pairs = PairCache(
             self.model.requested_neighbor_lists()[0].cutoff,
             skin=skin,
         )
-        self._direct: tuple[str, str | None] | None = None
-        if non_conservative:
-            names = {k: f"{k}/{v}" if v else k for k, v in variants.items()}
-            stress = None if self._lacks_stress else names[NON_CONSERVATIVE_STRESS]
-            self._direct = names[NON_CONSERVATIVE_FORCE], stress
         self._state: tuple[int, int] | None = None
         self._file: ScriptedFile | MetatomicFile
         if find_script_obstacle(self.model, self.target) is None:
@@ -105,14 +96,12 @@ class ExportBackend:
             self._file = MetatomicFile(
                 self.model,
                 device=self.device,
-                variants=variants,
-                non_conservative=mode,
+                energy=self.target,
+                direct=self._direct,
             )
 
-    def _decide(
-        self, compile: Compile, non_conservative: bool
-    ) -> EngineSwitch[ExportedNetwork]:
-        if non_conservative:
+    def _decide(self, compile: Compile, direct: bool) -> EngineSwitch[ExportedNetwork]:
+        if direct:
             obstacle: str | None = "it derives forces from the energy"
         elif self.device.type != "cpu":
             obstacle = f"the model is on {self.device}, the engine is for the CPU"
@@ -141,7 +130,7 @@ class ExportBackend:
         """Return what ``CheckpointBackend.compute`` returns.
 
         Raises:
-            ModelError: if the model refuses the structure, as for an unknown charge.
+            ModelError: if the model refuses the system, as for an unknown charge.
         """
         try:
             return self._compute(atoms, properties, has_stress)
@@ -155,17 +144,13 @@ class ExportBackend:
     def _compute(
         self, atoms: Atoms, properties: list[str], has_stress: bool
     ) -> dict[str, Any]:
-        if self._lacks_stress and has_stress and "stress" in properties:
-            raise PropertyNotImplementedError(
-                "the model has no non-conservative stress; use "
-                "non_conservative=False to derive it from the energy"
-            )
+        if self._direct is not None and has_stress:
+            check_direct_stress(self._direct[1], properties)
+            has_stress = self._direct[1] is not None
         # files from before evaluate_pairs may have all that the engine needs
         runner = self._switch.get() or self._file
         if isinstance(runner, MetatomicFile):
-            return runner.compute(
-                atoms, with_stress=has_stress and not self._lacks_stress
-            )
+            return runner.compute(atoms, with_stress=has_stress)
         state = (0, 1)
         if runner.is_conditioned:
             self._state = None
@@ -198,18 +183,3 @@ def load_exported(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path}: not an exported metatomic model: {reason}"
         ) from error
-
-
-def _choose_direct_mode(
-    outputs: list[str], variants: dict[str, str | None], target: str
-) -> bool | str:
-    def is_there(name: str) -> bool:
-        variant = variants[name]
-        return (f"{name}/{variant}" if variant else name) in outputs
-
-    if not is_there(NON_CONSERVATIVE_FORCE):
-        raise ModelError(
-            f"the model has no non-conservative forces for {target}; its outputs are: "
-            + ", ".join(outputs)
-        )
-    return True if is_there(NON_CONSERVATIVE_STRESS) else "forces"

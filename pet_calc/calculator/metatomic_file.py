@@ -23,7 +23,7 @@ SAMPLES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_sh
 class MetatomicFile:
     """A file of another program, or of an older pet-calc, through metatomic-ase.
 
-    The interface takes positions in the file's dtype, so structures are brought near
+    The interface takes positions in the file's dtype, so systems are brought near
     the origin first. Pairs come from ``compute_pairs``, and vectors from float64.
     """
 
@@ -32,20 +32,31 @@ class MetatomicFile:
         model: Any,
         *,
         device: torch.device,
-        variants: dict[str, str | None],
-        non_conservative: bool | str,
+        energy: str,
+        direct: tuple[str, str | None] | None,
     ) -> None:
-        """Set up metatomic-ase; the arguments are those of its calculator.
+        """Set up metatomic-ase.
+
+        Args:
+            model: metatomic's.
+            device: where it runs.
+            energy: name of the energy output.
+            direct: names of the forces' and the stress's; None derives both.
 
         Raises:
-            ConfigError: if it is not installed.
+            ConfigError: if metatomic-ase is not installed.
         """
+        names = [energy, *(direct or ())]
+        split = [name.partition("/") for name in names if name is not None]
+        mode: bool | str = direct is not None
+        if direct is not None and direct[1] is None:
+            mode = "forces"
         MetatomicCalculator = _import_metatomic_ase()
         self._inner = MetatomicCalculator(
             model,
             device=str(device),
-            variants=variants,
-            non_conservative=non_conservative,
+            variants={base: variant or None for base, _, variant in split},
+            non_conservative=mode,
             # it would divide by the volume of molecules, which is zero
             do_gradients_with_energy=False,
         )
@@ -82,7 +93,7 @@ class MetatomicFile:
 
 
 def bring_home(atoms: Atoms) -> Atoms:
-    """Return the same structure near the origin: wrapped, and open sides centred.
+    """Return the same system near the origin: wrapped, and open sides centred.
 
     Raises:
         DataError: if positions or cell cannot be used.
@@ -97,7 +108,7 @@ def bring_home(atoms: Atoms) -> Atoms:
         turns = np.floor(near.positions @ np.linalg.pinv(box)) * pbc
         near.positions -= turns @ box
     if not pbc.all():
-        # along all axes: any shift of a whole structure is allowed
+        # along all axes: any shift of a whole system is allowed
         near.positions -= near.positions.mean(axis=0)
     return near
 

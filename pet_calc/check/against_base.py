@@ -33,7 +33,7 @@ from pet_calc.check.units import (
     find_force_units,
 )
 from pet_calc.data.advice import advise
-from pet_calc.data.baseline_fit import count_species
+from pet_calc.data.composition_fit import count_species
 from pet_calc.data.labels import DEFAULT_UNITS, Array, LabelUnits
 from pet_calc.evaluate.predict import FramePrediction
 
@@ -49,7 +49,7 @@ LEAST_COMPONENTS, LEAST_FRAMES = 30, 8
 # eV/Å, root mean square: labels above it are odd, whatever a base says
 LARGE, SMALL = 5.0, 0.1
 # eV/atom between labels and base: binding is up to 8, levels differ by less
-OFFSET = 10.0
+SHIFT = 10.0
 # eV/atom and eV/Å: differences of predictions from themselves, written and read again
 SAME_ENERGY, SAME_FORCES = 1e-5, 1e-5
 
@@ -103,7 +103,7 @@ def compare_with_base(
     ]
     has_unit = any(finding.code.endswith("-unit") for finding in findings)
     if not has_unit:
-        findings += _check_offset(predictions)
+        findings += _check_shift(predictions)
     trust = _trust(comparison, findings)
     comparison.stress, found = check_stress(predictions, units=units, trust=trust)
     return comparison, [*_check_same(predictions), *findings, *found]
@@ -348,13 +348,13 @@ def _check_energy(
     ]
 
 
-def _check_offset(predictions: Sequence[FramePrediction]) -> list[Finding]:
+def _check_shift(predictions: Sequence[FramePrediction]) -> list[Finding]:
     used = [p for p in predictions if p.frame.energy is not None]
     if not used:
         return []
     label = float(np.median([(p.frame.energy or 0.0) / p.frame.n_atoms for p in used]))
     base = float(np.median([p.energy / p.frame.n_atoms for p in used]))
-    if abs(label - base) < OFFSET:
+    if abs(label - base) < SHIFT:
         return []
     kind = ""
     if is_all_electron([p.frame for p in used]):
@@ -364,8 +364,8 @@ def _check_offset(predictions: Sequence[FramePrediction]) -> list[Finding]:
             "note",
             "energy-offset",
             f"energies are {label:.1f} eV/atom, the base's {base:.1f}{kind}",
-            "nothing with the default, which fits offsets (E0) anew; offsets that are "
-            "kept or given would be wrong",
+            "nothing with the default, which fits energies per element (E0) anew; "
+            "those that are kept or given would be wrong",
         )
     ]
 

@@ -245,8 +245,8 @@ CODES: dict[str, Code] = {
         ("note",),
         "Energies lie more than 10 eV/atom from the base's, as totals of all electrons "
         "lie from those of valence electrons.",
-        "Nothing with `--offsets fit`, the default. Offsets that are kept or given "
-        "would be wrong.",
+        "Nothing with `--composition fit`, the default. Energies per element that are "
+        "kept or given would be wrong.",
     ),
     "weak-stress": Code(
         ("note",),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pet_calc.data.files import split_source
 from pet_calc.data.frames import LabeledFrame
 
 Severity = Literal["error", "warning", "note"]
@@ -43,7 +44,7 @@ def name_frames(frames: Sequence[LabeledFrame]) -> str:
     file = name_file(frames[0])
     numbers = []
     for frame in frames[:_MOST_NAMED]:
-        own, _, number = frame.source.rpartition(", frame ")
+        own, number = split_source(frame.source)
         numbers.append(number if own == file else frame.source)
     more = len(frames) - _MOST_NAMED
     ending = f", ... ({len(frames)} in all)" if more > 0 else ""
@@ -52,4 +53,4 @@ def name_frames(frames: Sequence[LabeledFrame]) -> str:
 
 def name_file(frame: LabeledFrame) -> str:
     """Return the file a frame was read from, empty if it was not read."""
-    return frame.source.rpartition(", frame ")[0]
+    return split_source(frame.source)[0]

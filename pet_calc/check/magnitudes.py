@@ -52,7 +52,7 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
                     "all-electron",
                     "energies are totals of all electrons, in eV",
                     "nothing; only a base with energies of valence electrons needs "
-                    "its offsets (E0) fitted anew, which is the default",
+                    "its energies per element (E0) fitted anew, which is the default",
                 )
             )
         elif _is_near(ratio, unit):

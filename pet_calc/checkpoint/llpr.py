@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pet_calc.checkpoint.versions import read_version
 from pet_calc.errors import CheckpointError
 
 LATEST_VERSION = 4
@@ -29,13 +30,7 @@ def collect_llpr(content: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``version``; ``state``, tensors by name; ``num_ensemble_members``, by target.
     """
-    version = content.get("model_ckpt_version")
-    version = 1 if version is None else version
-    if not 1 <= version <= LATEST_VERSION:
-        raise CheckpointError(
-            f"expected an LLPR wrapper of version 1 to {LATEST_VERSION}, got "
-            f"{version}; update pet-calc to read it"
-        )
+    read_version(content, LATEST_VERSION, "an LLPR wrapper")
     # before version 3 there was one set of tensors, under another name
     saved = (
         content.get("best_model_state_dict")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,22 +9,19 @@ from torch import Tensor
 
 from pet_calc.checkpoint.llpr import collect_llpr
 from pet_calc.checkpoint.record import Checkpoint
+from pet_calc.checkpoint.stand_ins import DatasetInfo, ScriptObject, TargetInfo
 from pet_calc.checkpoint.tensormap import decode_map, decode_target
-from pet_calc.checkpoint.unpickle import (
-    DatasetInfo,
-    ScriptObject,
-    TargetInfo,
-    read_archive,
-)
 from pet_calc.checkpoint.versions import (
     LATEST_VERSION,
     is_large_scale,
+    read_version,
     upgrade_hypers,
     upgrade_weights,
 )
 from pet_calc.errors import CheckpointError, LoRAError
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers, TargetSpec
+from pet_calc.model.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -48,27 +44,21 @@ _MALFORMED = (
 _KEPT_FIELDS = ("epoch", "best_epoch", "best_metric", "trainer_ckpt_version")
 
 
-def read_metatrain(
-    path: str | Path, *, which: Literal["best", "last"] = "best"
+def convert_metatrain(
+    content: Any, *, source: str, which: Literal["best", "last"] = "best"
 ) -> Checkpoint:
-    """Return the model of a metatrain checkpoint, without running its pickle.
+    """Return the model in what ``read_archive`` returned.
 
     Args:
-        path: a ``.ckpt`` of PET or of the LLPR wrapper around it, or one in ``.gz``.
+        content: of a checkpoint of PET or of the LLPR wrapper around it.
+        source: name of the file, for messages.
         which: the weights of the best or of the last epoch; metatrain exports and
             fine-tunes the best ones.
 
     Raises:
-        CheckpointError: if the file is damaged, unsafe, of another architecture, or
-            uses what pet-calc does not support.
+        CheckpointError: if the file is damaged, of another architecture, or uses what
+            pet-calc does not support.
     """
-    return convert_metatrain(read_archive(path), source=str(path), which=which)
-
-
-def convert_metatrain(
-    content: Any, *, source: str, which: Literal["best", "last"] = "best"
-) -> Checkpoint:
-    """Return the model in what ``read_archive`` returned; see ``read_metatrain``."""
     try:
         return _convert(content, source, which)
     except CheckpointError as error:
@@ -98,15 +88,8 @@ def _convert(content: Any, source: str, which: str) -> Checkpoint:
             f"this is a model of architecture {architecture!r}; pet-calc reads 'pet', "
             "and 'llpr' around it"
         )
-    # files from before versions were counted are of the first one
-    version = content.get("model_ckpt_version")
-    version = 1 if version is None else version
-    if not 1 <= version <= LATEST_VERSION:
-        raise CheckpointError(
-            f"expected a PET checkpoint of version 1 to {LATEST_VERSION}, got "
-            f"{version}; update pet-calc to read it"
-        )
-    return _convert_pet(content, int(version), source, which)
+    version = read_version(content, LATEST_VERSION, "a PET checkpoint")
+    return _convert_pet(content, version, source, which)
 
 
 def _convert_pet(
@@ -126,7 +109,7 @@ def _convert_pet(
     weights = upgrade_weights(version, state, large_scale=large_scale)
     atomic_types = _read_species(weights, info)
     lora = _read_lora(content, state, weights)
-    baseline = _read_baseline(state, hypers, atomic_types, targets)
+    tables = _read_tables(state, hypers, atomic_types, targets)
     metadata = _read_metadata(content, state, version)
     length_unit = info["length_unit"]
     if length_unit.lower() in ("", "a", "angstrom"):
@@ -137,7 +120,7 @@ def _convert_pet(
         hypers=hypers,
         atomic_types=atomic_types,
         targets=targets,
-        state={**weights, **baseline},
+        state={**weights, **tables},
         length_unit=length_unit,
         lora=lora,
         metadata=metadata,
@@ -234,7 +217,7 @@ def _find_finetune_config(
     return next((c for c in candidates if isinstance(c, dict) and c), {})
 
 
-def _read_baseline(
+def _read_tables(
     state: dict[str, Any],
     hypers: PETHypers,
     atomic_types: list[int],
@@ -242,7 +225,7 @@ def _read_baseline(
 ) -> dict[str, Tensor]:
     tables: dict[str, Tensor] = {}
     for i, (name, spec) in enumerate(targets.items()):
-        prefix = f"baseline.tables.{name}"
+        prefix = f"{TABLES}.tables.{name}"
         tables[f"{prefix}.scale"] = _read_scale(state, i, spec, len(atomic_types))
         tables[f"{prefix}.composition"] = _read_composition(state, spec, atomic_types)
     if hypers.zbl:

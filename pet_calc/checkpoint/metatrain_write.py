@@ -21,6 +21,7 @@ from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import base_state_of
 from pet_calc.lora.layer import compute_merged_weight
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.tables import TABLES, is_table
 from pet_calc.system.atomic import write_atomically
 
 _METADATA_FIELDS = ("name", "description", "authors", "references", "extra")
@@ -123,7 +124,7 @@ def _build_state(checkpoint: Checkpoint, state: dict[str, Tensor]) -> dict[str, 
     index = "species_to_species_index"
     network = {index: state[index]}
     for name, value in state.items():
-        if not name.startswith(("baseline.", "zbl.")):
+        if not is_table(name):
             network[_rename_block(name, checkpoint.targets)] = value
     saved: dict[str, Any] = {BACKEND + k: _detach(v) for k, v in network.items()}
     for name, value in network.items():
@@ -165,7 +166,7 @@ def _rename_block(name: str, targets: dict[str, TargetSpec]) -> str:
 def _build_tables(
     spec: TargetSpec, state: dict[str, Tensor], atomic_types: list[int]
 ) -> dict[str, Tensor]:
-    prefix = f"baseline.tables.{spec.name}"
+    prefix = f"{TABLES}.tables.{spec.name}"
     scale = state[f"{prefix}.scale"].cpu().to(torch.float64)
     composition = state[f"{prefix}.composition"].cpu().to(torch.float64)
     if spec.sample_kind == "atom":

@@ -11,6 +11,7 @@ from pet_calc.lora.inject import inject_layers, lora_config_of
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import is_table
 
 _MAX_LISTED = 8
 _FACTOR = ".lora_A.weight"
@@ -41,9 +42,9 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating dtype of the weights, without the float64 baseline."""
+        """Floating dtype of the weights, without the float64 tables."""
         for name, value in self.state.items():
-            if value.is_floating_point() and not name.startswith(("baseline.", "zbl.")):
+            if value.is_floating_point() and not is_table(name):
                 return value.dtype
         return torch.get_default_dtype()
 
@@ -89,7 +90,7 @@ class Checkpoint:
         """Return the model with these weights, in eval mode.
 
         Args:
-            dtype: of the weights; None keeps the file's. The baseline stays float64.
+            dtype: of the weights; None keeps the file's. The tables stay float64.
             device: where the model goes.
 
         Raises:

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import cast
 
 from pet_calc.errors import ModelError
-from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     TargetSpec,
 )
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ def is_angstrom(unit: str) -> bool:
 
 
 def convert_energies_to_ev(model: PET) -> None:
-    """Bring energies and non-conservative forces and stress to eV and Å, in place.
+    """Bring energies and direct forces and stress to eV and Å, in place.
 
     The factors go into the float64 tables of scales and composition energies; all
-    other outputs stay as they are. A model that is in eV already is not touched.
+    other targets stay as they are. A model that is in eV already is not touched.
 
     Args:
         model: its lengths are in Å.
@@ -46,21 +46,21 @@ def convert_energies_to_ev(model: PET) -> None:
             continue
         if model.zbl is not None and spec.is_energy:
             raise ModelError(
-                f"output {name} is in {spec.unit}: ZBL needs energies in eV"
+                f"target {name} is in {spec.unit}: ZBL needs energies in eV"
             )
         table = cast(TargetTable, model.baseline.tables[name])
         table.scale *= factor
         table.composition *= factor
         model.targets[name] = replace(spec, unit=unit)
-        logger.info("output %s: converted from %s to %s", name, spec.unit, unit)
+        logger.info("target %s: converted from %s to %s", name, spec.unit, unit)
 
 
 def _find_factor(spec: TargetSpec) -> tuple[str, float]:
-    """Return the unit that the output should have, and what it is multiplied by."""
+    """Return the unit that the target should have, and what it is multiplied by."""
     if spec.is_energy:
         return "eV", energy_factor(spec.unit or "eV")
-    if spec.base_name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES):
+    if spec.base_name in (DIRECT_FORCE, DIRECT_FORCES):
         return "eV/A", force_factor(spec.unit or "eV/A")
-    if spec.base_name == NON_CONSERVATIVE_STRESS:
+    if spec.base_name == DIRECT_STRESS:
         return "eV/A^3", stress_factor(spec.unit or "eV/A^3")
     return spec.unit, 1.0

@@ -6,26 +6,35 @@ keep it from doing anything but build plain data:
 
 - only the opcodes that a saved model needs are allowed;
 - the names a pickle may mention are listed, each is answered with an inert object of
-  this module, never with the function or class itself, and nothing else is called;
+  ``stand_ins.py``, never with the function or class itself, and nothing else is called;
 - every tensor must lie inside its storage, and every storage inside the file.
 """
 
 import gzip
 import io
-import math
 import pickle
 import pickletools
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pet_calc.checkpoint.stand_ins import (
+    ALLOWED,
+    DatasetInfo,
+    Function,
+    NumpyType,
+    ScriptObject,
+    StandIn,
+    StateDict,
+    Storage,
+    StorageKind,
+    TargetInfo,
+)
 from pet_calc.errors import CheckpointError
 from pet_calc.system.paths import expand_path
 
@@ -44,66 +53,6 @@ EMPTY_DICT DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET
 GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
 """
 _OPCODES = frozenset(_OPCODE_NAMES.split())
-
-
-class _StandIn:
-    """An object of a foreign class: its saved state, without its behaviour."""
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state: Any = None
-
-
-class DatasetInfo(_StandIn):
-    """Stand-in of ``metatrain.utils.data.dataset.DatasetInfo``."""
-
-    __slots__ = ()
-
-
-class TargetInfo(_StandIn):
-    """Stand-in of ``metatrain.utils.data.target_info.TargetInfo``."""
-
-    __slots__ = ()
-
-
-class ScriptObject(_StandIn):
-    """Stand-in of ``torch.ScriptObject``; its state is (payload, class name)."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A function that a pickle may call: our own, in place of the one it names."""
-
-    call: Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class _StorageKind:
-    """Stand-in of ``torch.FloatStorage`` and its like."""
-
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """The bytes of one storage, and what they are."""
-
-    content: Tensor
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class _NumpyType:
-    """Stand-in of a numpy dtype."""
-
-    code: str
-
-
-class _StateDict(dict[Any, Any]):
-    """What stands for an ``OrderedDict``; attributes such as _metadata are dropped."""
 
 
 def read_archive(path: str | Path) -> Any:
@@ -223,7 +172,7 @@ class _Unpickler(pickle._Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get((module, name))
+        found = ALLOWED.get((module, name))
         if found is None:
             raise CheckpointError(
                 f"refused: the file asks for {module}.{name}, which a model file has "
@@ -234,7 +183,7 @@ class _Unpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+        if not isinstance(function, Function) or not isinstance(arguments, tuple):
             raise CheckpointError(f"refused: the file calls {function!r:.100}")
         self.stack[-1] = function.call(*arguments)
 
@@ -249,21 +198,21 @@ class _Unpickler(pickle._Unpickler):
     def load_build(self) -> None:
         state = self.stack.pop()
         instance = self.stack[-1]
-        if isinstance(instance, _StandIn):
+        if isinstance(instance, StandIn):
             instance.state = state
-        elif not isinstance(instance, (_StateDict, _NumpyType)):
+        elif not isinstance(instance, (StateDict, NumpyType)):
             raise CheckpointError(f"refused: the file changes {instance!r:.100}")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.BUILD[0]] = load_build
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
             raise CheckpointError(f"refused: unknown persistent object {pid!r:.100}")
         _, kind, key, location, n_elements = pid
         is_known = (
-            isinstance(kind, _StorageKind)
+            isinstance(kind, StorageKind)
             and isinstance(key, str)
             and isinstance(location, str)
             and type(n_elements) is int
@@ -281,7 +230,7 @@ class _Unpickler(pickle._Unpickler):
                 f"tensor storage {key}: expected {n_bytes} bytes, "
                 f"the file has {storage.numel()}"
             )
-        return _Storage(storage, dtype)
+        return Storage(storage, dtype)
 
     def _read_storage(self, key: str) -> Tensor:
         if not key.isdigit():
@@ -294,110 +243,3 @@ class _Unpickler(pickle._Unpickler):
             return torch.empty(0, dtype=torch.uint8)
         # a bytearray, because tensors over read-only bytes are undefined behaviour
         return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-def _rebuild_tensor(
-    storage: Any, offset: Any, size: Any, stride: Any, *_: Any
-) -> Tensor:
-    """Return a view of the storage, after checking that it lies inside.
-
-    The remaining arguments of torch's function (requires_grad, hooks, metadata) have
-    no use here.
-    """
-    numbers = (offset, *size, *stride)
-    if (
-        not isinstance(storage, _Storage)
-        or not all(type(n) is int and n >= 0 for n in numbers)
-        or len(size) != len(stride)
-    ):
-        raise CheckpointError("refused: malformed tensor")
-    values = storage.content.view(storage.dtype)
-    n_values = math.prod(size)
-    if n_values == 0:
-        return torch.empty(tuple(size), dtype=storage.dtype)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    # more values than the storage has (stride 0) is legal but made to exhaust memory
-    if last >= values.numel() or n_values > values.numel():
-        raise CheckpointError(
-            f"refused: a tensor of shape {tuple(size)} reaches outside its storage"
-        )
-    return values.as_strided(tuple(size), tuple(stride), offset)
-
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise CheckpointError("refused: a parameter that is no tensor")
-    return tensor
-
-
-def _rebuild_set(items: Any = ()) -> set[Any]:
-    return set(items)
-
-
-def _rebuild_tuple(items: Any = ()) -> tuple[Any, ...]:
-    return tuple(items)
-
-
-def _rebuild_mapping(items: Any = ()) -> _StateDict:
-    return _StateDict(items)
-
-
-def _rebuild_device(*arguments: Any) -> str:
-    return ":".join(str(a) for a in arguments)
-
-
-def _rebuild_numpy_type(code: Any, *_: Any) -> _NumpyType:
-    if code not in _NUMPY_CODES:
-        raise CheckpointError(f"numpy numbers of type {code!r:.20} are not supported")
-    return _NumpyType(_NUMPY_CODES[code])
-
-
-def _rebuild_number(kind: Any, content: Any) -> Any:
-    if not isinstance(kind, _NumpyType) or not isinstance(content, bytes):
-        raise CheckpointError("refused: malformed numpy number")
-    return struct.unpack("<" + kind.code, content)[0]
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Return the bytes that protocol 2 writes as text."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise CheckpointError("refused: malformed bytes")
-    return text.encode("latin1")
-
-
-_NUMPY_CODES = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
-
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("metatrain.utils.data.dataset", "DatasetInfo"): DatasetInfo,
-    ("metatrain.utils.data.target_info", "TargetInfo"): TargetInfo,
-    ("torch", "ScriptObject"): ScriptObject,
-    ("torch", "Size"): _Function(_rebuild_tuple),
-    ("torch", "device"): _Function(_rebuild_device),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-    ("collections", "OrderedDict"): _Function(_rebuild_mapping),
-    # python 2 spells it so, and torch writes protocol 2
-    ("__builtin__", "set"): _Function(_rebuild_set),
-    ("builtins", "set"): _Function(_rebuild_set),
-    ("numpy", "dtype"): _Function(_rebuild_numpy_type),
-    ("numpy.core.multiarray", "scalar"): _Function(_rebuild_number),
-    ("numpy._core.multiarray", "scalar"): _Function(_rebuild_number),
-    ("_codecs", "encode"): _Function(_encode),
-}
-_ALLOWED.update({("torch", k): _StorageKind(v) for k, v in _STORAGES.items()})
-_ALLOWED.update(
-    {("torch", str(v).removeprefix("torch.")): v for v in _STORAGES.values()}
-)

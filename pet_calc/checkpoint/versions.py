@@ -1,7 +1,7 @@
 """What changed between the versions of metatrain's PET checkpoints, 1 to 16.
 
-Every step is a fact about files that exist; ``read_metatrain`` applies all of them at
-once, by the file's version.
+Every step is a fact about files that exist; ``convert_metatrain`` applies all of them
+at once, by the file's version.
 """
 
 import logging
@@ -21,7 +21,7 @@ LATEST_VERSION = 16
 BACKEND = "backend."
 """Prefix of the network's weights since version 16."""
 
-BASELINE_PREFIXES = ("additive_models.", "scaler.")
+TABLE_PREFIXES = ("additive_models.", "scaler.")
 """Prefixes of what is not the network: composition, ZBL, scales."""
 
 LONG_RANGE_DEFAULTS: dict[str, Any] = {
@@ -36,6 +36,27 @@ LONG_RANGE_DEFAULTS: dict[str, Any] = {
 # tables with one more row than there are species, before version 8
 _PADDED_NAMES = ("embedding.weight", "node_embedding.weight")
 _PADDED_PARTS = (".node_embedder.", ".neighbor_embedder.")
+
+
+def read_version(content: dict[str, Any], latest: int, what: str) -> int:
+    """Return the version of a file's model, 1 for files from before they were counted.
+
+    Args:
+        content: the outer dict of the file.
+        latest: version that is understood.
+        what: the file is, for the message.
+
+    Raises:
+        CheckpointError: if it is a later one.
+    """
+    version = content.get("model_ckpt_version")
+    version = 1 if version is None else version
+    if not 1 <= version <= latest:
+        raise CheckpointError(
+            f"expected {what} of version 1 to {latest}, got {version}; update pet-calc "
+            "to read it"
+        )
+    return int(version)
 
 
 def is_large_scale(version: int, state: dict[str, Any]) -> bool:
@@ -115,7 +136,7 @@ def upgrade_weights(
     """
     weights: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name.startswith(BASELINE_PREFIXES) or not isinstance(value, Tensor):
+        if name.startswith(TABLE_PREFIXES) or not isinstance(value, Tensor):
             continue
         if version < 8:
             name, value = _upgrade_to_v8(name, value, large_scale=large_scale)

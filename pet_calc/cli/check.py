@@ -38,7 +38,7 @@ from pet_calc.cli.paths import (
     help="Validation set, to find leakage.",
 )
 @adapter_option()
-@click.option("--target", help="Energy output of the base, if there are several.")
+@click.option("--target", help="Energy target of the base, if there are several.")
 @click.option(
     "--json", "json_file", type=OutputFile("report"), help="Write the findings."
 )

@@ -2,18 +2,12 @@
 
 import click
 
-from pet_calc.cli.paths import ModelFile, OutputFile, PathCommand, overwrite_option
+from pet_calc.cli.paths import ModelFile, PathCommand, output_option, overwrite_option
 
 
 @click.command("convert", cls=PathCommand)
 @click.argument("checkpoint", type=ModelFile())
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputFile("checkpoint"),
-    help="File to write.",
-)
+@output_option("checkpoint")
 @overwrite_option
 @click.option(
     "--to",

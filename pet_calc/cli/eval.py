@@ -1,4 +1,4 @@
-"""The verb ``eval``: errors of a model on labelled structures."""
+"""The verb ``eval``: errors of a model on labelled frames."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from pet_calc.cli.paths import (
 @click.argument("model", type=ModelFile())
 @click.argument("data", nargs=-1, required=True, type=DataFiles())
 @adapter_option()
-@click.option("--target", help="Energy output to use, if there are several.")
+@click.option("--target", help="Energy target to use, if there are several.")
 @click.option(
     "-o",
     "--output",
@@ -125,7 +125,7 @@ def command(
             output=output,
             is_resumed=resume,
             progress=show_progress(quiet or not ranks.is_main),
-            share=(ranks.rank, ranks.size),
+            ranks=ranks,
         )
     if not ranks.is_main:
         return

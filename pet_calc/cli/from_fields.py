@@ -43,6 +43,18 @@ class FieldValue(click.ParamType):
             self.fail(f"expected {text}, got {value}", param, ctx)
 
 
+class RenamedOption(cloup.Option):
+    """An option of which the help shows the first name alone."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names and the help."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
 def build_option(place: Place) -> Any:
     """Return the decorator of a flag's option.
 
@@ -71,7 +83,10 @@ def build_option(place: Place) -> Any:
         settings["metavar"] = flag.metavar or _name_kind(annotation)
     else:
         settings["metavar"] = flag.metavar or "TEXT"
-    return cloup.option(place.name, place.parameter, **settings)
+    if flag.old_name:
+        settings |= {"cls": RenamedOption}
+    names = [name for name in (place.name, flag.old_name, place.parameter) if name]
+    return cloup.option(*names, **settings)
 
 
 def build_group(title: str, places: Iterable[Place], *others: Any) -> Any:

@@ -30,7 +30,7 @@ VERBS = {
     "train": Verb("train", "Train a model, or fine-tune one with -c, from options."),
     "finetune": Verb("finetune", "Fine-tune a base model on data or from options."),
     "check": Verb("check", "Look for mistakes in data: units, signs, copies."),
-    "eval": Verb("eval", "Compare a model with labelled structures."),
+    "eval": Verb("eval", "Compare a model with labelled frames."),
     "models": Verb("models", "List the models that can be used by name."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other engines."),

@@ -3,19 +3,13 @@
 import click
 
 from pet_calc.cli.options import adapter_option
-from pet_calc.cli.paths import ModelFile, OutputFile, PathCommand, overwrite_option
+from pet_calc.cli.paths import ModelFile, PathCommand, output_option, overwrite_option
 
 
 @click.command("merge", cls=PathCommand)
 @click.argument("checkpoint", type=ModelFile())
 @adapter_option()
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=OutputFile("checkpoint"),
-    help="File to write.",
-)
+@output_option("checkpoint")
 @overwrite_option
 def command(checkpoint: str, adapter: str | None, output: str) -> None:
     """Merge the LoRA of CHECKPOINT, or an adapter, into a plain checkpoint.

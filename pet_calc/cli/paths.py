@@ -7,7 +7,7 @@ file of another kind unless ``--overwrite`` is given. Outputs are tried before t
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ _OVERWRITE = "pet_calc.overwrite"
 
 
 class DataFiles(click.ParamType):
-    """Files to read, as the reader of structures takes them: globs, ``file@0:10``."""
+    """Files to read, as the reader of frames takes them: globs, ``file@0:10``."""
 
     name = "file"
     is_read = True
@@ -90,6 +90,17 @@ class OutputFile(click.ParamType):
         if why:
             self.fail(why, param, ctx)
         return path
+
+
+def output_option(kind: str) -> Callable[[Any], Any]:
+    """Return ``-o`` of a verb that writes one file, which must be named.
+
+    Args:
+        kind: as for ``OutputFile``.
+    """
+    return click.option(
+        "-o", "--output", required=True, type=OutputFile(kind), help="File to write."
+    )
 
 
 class OutputFolder(click.ParamType):

@@ -18,10 +18,10 @@ from pet_calc.config.flags import DATA, KEY, LABELS, METHOD, UNIT, option
 from pet_calc.config.messages import OptionError, at, expand
 from pet_calc.errors import ConfigError
 from pet_calc.model.hypers import (
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     ENERGY,
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
 )
 
 Unit = Literal["energy", "force", "stress", "length"]
@@ -95,7 +95,7 @@ class TargetOptions(Options):
         if self.kind == "energy" and ENERGY not in (self.base_name, self.quantity):
             raise OptionError(
                 f"quantity: expected {ENERGY}, got {self.quantity!r}; only energies "
-                "and non-conservative forces and stress are learned"
+                "and direct forces and stress are learned"
             )
         _check_unit(self.unit, self.kind, "unit")
         _check_unit(self.forces.unit, "force", "forces.unit")
@@ -116,8 +116,8 @@ class TargetOptions(Options):
         """Raise for what a target of a direct head cannot have."""
         if self.kind == "stress" and self.variant:
             raise OptionError(
-                f"name: {self.name} is not supported; PET takes only the output named "
-                f"{NON_CONSERVATIVE_STRESS} for a stress"
+                f"name: {self.name} is not supported; PET takes only the target named "
+                f"{DIRECT_STRESS} for a stress"
             )
         for name in ("forces", "stress", "virial"):
             if getattr(self, name).mode == "required":
@@ -138,17 +138,17 @@ class TargetOptions(Options):
 
     @property
     def kind(self) -> Literal["energy", "force", "stress"]:
-        """What the labels are: energies, or the labels of a non-conservative head."""
-        if self.base_name in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES):
+        """What the labels are: energies, or the labels of a direct head."""
+        if self.base_name in (DIRECT_FORCE, DIRECT_FORCES):
             return "force"
-        return "stress" if self.base_name == NON_CONSERVATIVE_STRESS else "energy"
+        return "stress" if self.base_name == DIRECT_STRESS else "energy"
 
 
 class SystemsOptions(Options):
-    """The files with structures; ``systems:``."""
+    """The files with frames; ``systems:``."""
 
     read_from: Names
-    """A file with structures: paths or globs of files that ASE reads."""
+    """A file with frames: paths or globs of files that ASE reads."""
     length_unit: str = option("angstrom", "--length-unit", LABELS, **UNIT)
     """Unit of positions and cells in the file."""
     index: str = ":"
@@ -201,14 +201,14 @@ class ExtraOptions(Options):
 
 
 class DatasetOptions(Options):
-    """Files with structures and their labels; an entry of ``training_set:``."""
+    """Files with frames and their labels; an entry of ``training_set:``."""
 
     PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("systems", name) for name in SystemsOptions.model_fields
     }
 
     systems: SystemsOptions
-    """A file with structures, or a block that says more."""
+    """A file with frames, or a block that says more."""
     targets: Annotated[tuple[TargetOptions, ...], Strict(False)] = Field(
         default_factory=lambda: (TargetOptions(),)
     )
@@ -295,7 +295,7 @@ class DatasetOptions(Options):
 
     @property
     def direct_targets(self) -> tuple[TargetOptions, ...]:
-        """The targets of non-conservative heads."""
+        """The targets of direct heads."""
         return tuple(t for t in self.targets if t.kind != "energy")
 
     def read_indices(self) -> tuple[int, ...] | None:

@@ -57,7 +57,7 @@ def default_num_epochs(method: Method, *, is_paired: bool = False) -> int:
 
     Args:
         method: What is trained.
-        is_paired: Whether a pass shows each structure twice.
+        is_paired: Whether a pass shows each frame twice.
     """
     n_epochs = 1000 if method == "scratch" else 200
     return n_epochs // 2 if is_paired else n_epochs

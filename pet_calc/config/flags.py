@@ -53,6 +53,8 @@ class Flag:
     """Values that follow the flag; -1 for a flag that may be repeated."""
     is_text: bool = False
     """Whether the value is handed on as it is, to be read with the rest."""
+    old_name: str = ""
+    """Another name that is read and not shown."""
     is_rare: bool = False
     """Whether the help leaves it to ``--set``."""
 

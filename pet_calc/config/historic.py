@@ -1,4 +1,4 @@
-"""Training options of metatrain's earlier versions, in today's spelling."""
+"""Training options of metatrain and of its earlier versions, in our spelling."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,8 @@ from pet_calc.config.old_names import LORA_KEYS
 _OLD_NUM_EPOCHS = 10_000
 # 2024 and early 2025: one loss for all targets, with a table of weights
 _SHARED_KEYS = ("type", "weights", "reduction", "sliding_factor")
+# energies per element: metatrain's name today and its earlier one
+_COMPOSITION = ("atomic_baseline", "fixed_composition_weights")
 # autumn 2025: beside the target they belong to
 _GRADIENTS = ("forces", "stress", "virial")
 
@@ -18,14 +20,15 @@ _GRADIENTS = ("forces", "stress", "virial")
 def update_training(values: dict[str, Any]) -> None:
     """Replace the historic keys of a ``training:`` block, in place."""
     pairs = (
-        ("fixed_composition_weights", "atomic_baseline"),
+        *((name, "composition") for name in _COMPOSITION),
         ("num_epochs_warmup", "warmup_fraction"),
     )
     for old, new in pairs:
         if old in values and new in values:
             raise OptionError(f"{old}: expected this or {new}, got both")
-    if "fixed_composition_weights" in values:
-        values["atomic_baseline"] = values.pop("fixed_composition_weights") or None
+    for name in _COMPOSITION:
+        if name in values:
+            values["composition"] = values.pop(name) or None
     if "num_epochs_warmup" in values:
         n_warmup = values.pop("num_epochs_warmup")
         n_epochs = values.get("num_epochs") or _OLD_NUM_EPOCHS

@@ -86,11 +86,15 @@ class LossOptions(LossTerm):
         return LossTerm(type=self.type, weight=self.weight, delta=self.delta)
 
 
-class BaselineOptions(Options):
-    """Energies per element, E0; ``architecture: training: atomic_baseline:``."""
+class CompositionOptions(Options):
+    """Energies per element, E0; ``architecture: training: composition:``."""
 
     mode: Literal["fit", "keep", "isolated_atoms"] = option(
-        "fit", "--offsets", METHOD, help="Energies per element: fitted, kept, or given"
+        "fit",
+        "--composition",
+        METHOD,
+        help="Energies per element: fitted, kept, or given",
+        old_name="--offsets",
     )
     """fit: to the residuals of the base; keep: the base's; or from isolated atoms."""
     tables: dict[str, dict[str, float] | float] = Field(default_factory=dict)

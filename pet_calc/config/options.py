@@ -216,7 +216,7 @@ class RunOptions(Options):
 
     @property
     def has_replay(self) -> bool:
-        """Whether structures of the base's domain are trained on as well."""
+        """Whether frames of the base's domain are trained on as well."""
         return bool(self.replay_set) or self.train.replay.generate > 0
 
     @property
@@ -236,7 +236,7 @@ class RunOptions(Options):
 
     @property
     def direct_targets(self) -> dict[str, TargetOptions]:
-        """The targets of non-conservative heads by kind, ``force`` and ``stress``.
+        """The targets of direct heads by kind, ``force`` and ``stress``.
 
         Raises:
             ConfigError: if there are two of one kind.

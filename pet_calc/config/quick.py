@@ -36,7 +36,7 @@ def build_finetune_options(
     """Return the options of a fine-tuning run.
 
     Args:
-        data: files or globs with the training structures.
+        data: files or globs with the training frames.
         base: checkpoint to start from.
         output: folder of the run.
         flags: by their name in Python; None and what is missing are at the default.

@@ -6,9 +6,9 @@ from typing import Any
 from pet_calc.config.messages import OptionError, at, expand, require_mapping, show
 from pet_calc.config.old_names import UNSUPPORTED_TARGET, take_unsupported
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
 )
 
 _LABELS = ("forces", "stress", "virial")
@@ -18,9 +18,9 @@ _READER = {"reader": UNSUPPORTED_TARGET["reader"]}
 _ENERGY = ("system", "scalar")
 _FORCE = ("atom", {"cartesian": {"rank": 1}})
 _LAYOUTS: dict[str, tuple[str, Any]] = {
-    NON_CONSERVATIVE_FORCE: _FORCE,
-    NON_CONSERVATIVE_FORCES: _FORCE,
-    NON_CONSERVATIVE_STRESS: ("system", {"cartesian": {"rank": 2}}),
+    DIRECT_FORCE: _FORCE,
+    DIRECT_FORCES: _FORCE,
+    DIRECT_STRESS: ("system", {"cartesian": {"rank": 2}}),
 }
 
 
@@ -99,8 +99,8 @@ def _check_read_from(values: dict[str, Any], paths: Sequence[str]) -> None:
     path = values.pop("read_from", None)
     if path is not None and path not in paths:
         raise OptionError(
-            f"read_from: expected the file of the structures, got {show(path)}; labels "
-            "in other files than the structures are not supported"
+            f"read_from: expected the file of the frames, got {show(path)}; labels "
+            "in other files than the frames are not supported"
         )
 
 
@@ -117,5 +117,5 @@ def _check_layout(values: dict[str, Any], name: str) -> None:
         if layout.get(key, wanted) != wanted:
             raise OptionError(
                 f"{key}: expected {wanted} for this target, got {layout[key]}; only "
-                "energies and non-conservative forces and stress are learned"
+                "energies and direct forces and stress are learned"
             )

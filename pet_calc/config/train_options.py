@@ -9,7 +9,7 @@ from pet_calc.config.fields import Count, Fraction, NotNegative, Options, Positi
 from pet_calc.config.finetune_options import FinetuneOptions
 from pet_calc.config.flags import MACHINE, TRAINING, option
 from pet_calc.config.historic import update_training
-from pet_calc.config.loss_options import BaselineOptions, LossOptions
+from pet_calc.config.loss_options import CompositionOptions, LossOptions
 from pet_calc.config.messages import OptionError
 from pet_calc.config.old_names import (
     LORA_KEYS,
@@ -36,7 +36,7 @@ class TrainOptions(Options):
     batch_size: Count | Literal["auto"] = option(
         DEFAULT_BATCH, "--batch-size", TRAINING
     )
-    """Structures per step, over all processes; auto: of 16 average ones' pairs. That is
+    """Frames per step, over all processes; auto: of 16 average ones' pairs. That is
     for data that differ in size."""
     pairs_per_batch: Count | None = option(
         None, "--pairs-per-batch", TRAINING, is_rare=True
@@ -50,10 +50,10 @@ class TrainOptions(Options):
     )
     """Peak learning rate; null chooses by method and model size."""
     augmentation: Augmentation = option("O3", "--augmentation", TRAINING)
-    """How each structure is turned at random, anew in each epoch. O3 is any rotation,
+    """How each frame is turned at random, anew in each epoch. O3 is any rotation,
     with and without inversion; none learns the orientations of the files only."""
     consistency: NotNegative = option(0.0, "--consistency", TRAINING)
-    """Weight of what predictions in two orientations differ by. Each structure is then
+    """Weight of what predictions in two orientations differ by. Each frame is then
     in its step twice, with half as many in a step of the same cost. 2 halves what
     turning changes, and costs a few percent of accuracy in the same time."""
     warmup_fraction: Fraction = 0.01
@@ -95,7 +95,7 @@ class TrainOptions(Options):
         n_values=3,
     )
     """Loss by target; a target that is not named has the defaults."""
-    atomic_baseline: BaselineOptions = Field(default_factory=BaselineOptions)
+    composition: CompositionOptions = Field(default_factory=CompositionOptions)
     """Energies per element: fit, keep, isolated_atoms, or a table such as `{energy: {H:
     -13.6, O: -430.0}}`."""
     scale_targets: bool = True
@@ -111,7 +111,7 @@ class TrainOptions(Options):
     )
     """Processes that compute neighbour lists; null chooses, 0 uses no others."""
     replay: ReplayOptions = Field(default_factory=ReplayOptions)
-    """Structures of the base's domain that are trained on as well."""
+    """Frames of the base's domain that are trained on as well."""
 
     @classmethod
     def normalize(cls, value: Any) -> Any:
@@ -121,7 +121,7 @@ class TrainOptions(Options):
         values = dict(value)
         refuse_original_pet(values, [*cls.model_fields, *LORA_KEYS])
         if isinstance(values.get("per_structure_targets"), list):
-            # of direct heads it says nothing: their errors know no size of a structure
+            # of direct heads it says nothing: their errors know no size of a frame
             values["per_structure_targets"] = [
                 name
                 for name in values["per_structure_targets"]
@@ -141,7 +141,7 @@ class TrainOptions(Options):
         """Check that the options agree."""
         if self.consistency > 0 and self.augmentation == "none":
             raise OptionError(
-                "consistency: compares two orientations of a structure, which "
+                "consistency: compares two orientations of a frame, which "
                 "augmentation none does not give; write O3 there"
             )
         for name, reason in (
@@ -162,12 +162,12 @@ class TrainOptions(Options):
 
     @property
     def is_by_pairs(self) -> bool:
-        """Whether steps have a number of pairs, and not of structures."""
+        """Whether steps have a number of pairs, and not of frames."""
         return self.pairs_per_batch is not None or self.batch_size == "auto"
 
     @property
     def frames_per_step(self) -> int:
-        """Structures in a step, in an average one where it goes by pairs."""
+        """Frames in a step, in an average one where it goes by pairs."""
         return DEFAULT_BATCH if self.batch_size == "auto" else self.batch_size
 
     def loss_of(self, target: str) -> LossOptions:

@@ -1,4 +1,4 @@
-"""Iterate over the structures in files that ASE reads, without holding them all."""
+"""Iterate over the frames in files that ASE reads, without holding them all."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _DATABASES = ("db", "json", "aselmdb", "postgresql", "mysql")
 
 
 class ReadAtoms(NamedTuple):
-    """A structure from a file."""
+    """A frame from a file."""
 
     atoms: Atoms
     file: str
@@ -50,8 +50,19 @@ def expand_paths(paths: Paths, index: str = ":") -> list[tuple[str, str]]:
     return [entry for path in _to_list(paths) for entry in _expand(str(path), index)]
 
 
+def name_source(file: str, number: int) -> str:
+    """Return what messages call a frame of a file; ``split_source`` undoes it."""
+    return f"{file}, frame {number}"
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Return the file and the number of a frame; no file for one that was not read."""
+    file, _, number = source.rpartition(", frame ")
+    return file, number
+
+
 def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
-    """Yield each structure of the files, in order.
+    """Yield each frame of the files, in order.
 
     Memory stays flat for extended XYZ; of other formats ASE may keep more, and an
     ``index`` that counts from the end needs the whole file.
@@ -66,7 +77,7 @@ def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
 
 
 def read_last(paths: Paths) -> Atoms:
-    """Return the last structure of the files, whatever blank lines are between.
+    """Return the last frame of the files, whatever blank lines are between.
 
     Raises:
         DataError: as ``iterate_atoms``, or if there is none.
@@ -75,7 +86,7 @@ def read_last(paths: Paths) -> Atoms:
     for read in iterate_atoms(paths):
         last = read.atoms
     if last is None:
-        raise DataError(f"no structure in {describe_paths(paths)}")
+        raise DataError(f"no frame in {describe_paths(paths)}")
     return last
 
 
@@ -142,7 +153,7 @@ def _iterate_file(name: str) -> Iterator[_Read]:
         ) from error
     except UnknownFileTypeError as error:
         raise DataError(
-            f"{name}: is of no format that ASE knows ({error}); give structures, such "
+            f"{name}: is of no format that ASE knows ({error}); give frames, such "
             "as extended XYZ"
         ) from error
     # a disk or network that fails is no fault of the content

@@ -1,4 +1,4 @@
-"""Read structures and their labels from files, and refuse what cannot be used."""
+"""Read frames and their labels from files, and refuse what cannot be used."""
 
 import difflib
 import logging
@@ -13,11 +13,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from pet_calc.data.files import Paths, describe_paths, iterate_atoms
+from pet_calc.data.files import Paths, describe_paths, iterate_atoms, name_source
 from pet_calc.data.labels import (
     AUTOMATIC_KEYS,
     DEFAULT_UNITS,
-    NO_LABELS,
     Array,
     LabelKeys,
     LabelUnits,
@@ -41,7 +40,7 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 @dataclass
 class LabeledFrame:
-    """One structure with the labels it has, in eV, Å, eV/Å and eV/Å^3."""
+    """One frame with the labels it has, in eV, Å, eV/Å and eV/Å^3."""
 
     numbers: npt.NDArray[np.int64]
     """[n_atoms] atomic numbers."""
@@ -72,7 +71,7 @@ class LabeledFrame:
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""
-    """What the file calls this kind of structure."""
+    """What the file calls this kind of frame."""
     extras: dict[str, Array] = field(default_factory=dict)
     """Further labels by target name, in the file's units."""
     origins: dict[str, str] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class LabeledFrame:
         factors: UnitFactors | None = None,
         source: str = "",
     ) -> "LabeledFrame":
-        """Build from ASE's atoms, without the checks of ``check_structure``."""
+        """Build from ASE's atoms, without the checks of ``check_geometry``."""
         factors = factors or DEFAULT_UNITS.compute_factors()
         frame = cls(
             numbers=np.array(atoms.numbers, dtype=np.int64),
@@ -162,7 +161,7 @@ def iterate_frames(
         keeps_atoms: give each frame what the file has, see ``LabeledFrame.atoms``.
 
     Raises:
-        DataError: no file or no frame, a file ASE cannot read, or a structure that
+        DataError: no file or no frame, a file ASE cannot read, or a frame that
             makes no sense; names file and frame. After the last frame, a configured
             key that was in no frame.
     """
@@ -175,12 +174,12 @@ def iterate_frames(
             read.atoms,
             keys=keys,
             factors=factors,
-            source=f"{read.file}, frame {read.number}",
+            source=name_source(read.file, read.number),
         )
         frame.notes += read.notes
         if keeps_atoms:
             frame.atoms = read.atoms
-        check_structure(frame)
+        check_geometry(frame)
         frame.weight *= weight
         # the same few key lists for all frames: share them
         frame.keys = shared.setdefault(frame.keys, frame.keys)
@@ -209,23 +208,6 @@ def read_frames(
         paths, keys=keys, units=units, index=index, weight=weight
     )
     return list(progress(frames) if progress else frames)
-
-
-def read_structures(
-    paths: Paths,
-    *,
-    length_unit: str = "A",
-    index: str = ":",
-    progress: Progress | None = None,
-) -> list[LabeledFrame]:
-    """Return the frames without looking for energy, forces or stress."""
-    return read_frames(
-        paths,
-        keys=NO_LABELS,
-        units=LabelUnits(length=length_unit),
-        index=index,
-        progress=progress,
-    )
 
 
 def split_indices(
@@ -257,19 +239,7 @@ def split_indices(
     return train, validation, test
 
 
-def split_frames(
-    frames: Sequence[LabeledFrame],
-    fractions: tuple[float, float, float],
-    *,
-    seed: int,
-) -> tuple[list[LabeledFrame], list[LabeledFrame], list[LabeledFrame]]:
-    """Return the frames that ``split_indices`` draws, each part in their order."""
-    parts = split_indices(len(frames), fractions, seed=seed)
-    train, validation, test = ([frames[i] for i in part] for part in parts)
-    return train, validation, test
-
-
-def check_structure(frame: LabeledFrame) -> None:
+def check_geometry(frame: LabeledFrame) -> None:
     """Raise ``DataError`` for a frame that no model could serve."""
     if frame.n_atoms == 0:
         raise DataError(f"{frame.source}: has no atoms; remove the frame")

@@ -1,6 +1,6 @@
 """All pairs within a distance, whatever the geometry: the one door to vesin.
 
-vesin divides space into boxes. It is fast, but cells or structures that are very long
+vesin divides space into boxes. It is fast, but cells or systems that are very long
 and thin end the process with a floating-point signal or take for ever, so those go to
 a tree, which does not care about empty space. Nothing else may call vesin.
 """

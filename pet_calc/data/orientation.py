@@ -1,6 +1,6 @@
-"""Turn structures and their labels: in training at random, in validation for good.
+"""Turn frames and their labels: in training at random, in validation for good.
 
-PET is not equivariant. What it says of a structure depends on how that stands in space,
+PET is not equivariant. What it says of a frame depends on how that stands in space,
 so it learns from frames that stand anyhow, and is judged on frames that do.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pet_calc.config.train_options import Augmentation
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
 
@@ -97,7 +97,7 @@ def turn_batch(batch: Batch, matrices: Tensor) -> Batch:
     """Return the batch with each system turned about the origin.
 
     Args:
-        batch: the structures.
+        batch: the systems.
         matrices: [n_systems, 3, 3], orthogonal; positions become Q r.
     """
     return batch._replace(

@@ -2,8 +2,8 @@
 
 import torch
 
-from pet_calc.data.graph import Labels
 from pet_calc.data.loader import MicroBatch
+from pet_calc.data.systems import Labels
 from pet_calc.model.batch import Batch
 
 

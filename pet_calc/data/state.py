@@ -94,10 +94,10 @@ def read_charge_and_spin(atoms: Atoms) -> tuple[int, int]:
     Raises:
         DataError: for what is no whole number.
     """
-    state = read_state(atoms, charge=None, spin=None, weight=False, source="structure")
+    state = read_state(atoms, charge=None, spin=None, weight=False, source="atoms")
     for note in state.notes:
         if NOT_WHOLE in note:
-            raise DataError(f"structure: {note}; expected a whole number in info")
+            raise DataError(f"atoms: {note}; expected a whole number in info")
         if MAY_HOLD in note:
             _warn_once(f"{note}; set info['charge'] and info['spin'] (2S + 1)")
     return state.charge, state.spin_multiplicity
@@ -122,7 +122,7 @@ def give_usual_names(atoms: Atoms) -> Atoms:
 
 @lru_cache(maxsize=64)
 def _warn_once(text: str) -> None:
-    logger.warning("structure: %s", text)
+    logger.warning("atoms: %s", text)
 
 
 def _take_spin(found: Found, key: Key, source: str, state: FrameState) -> None:

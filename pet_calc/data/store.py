@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pet_calc.data.files import name_source, split_source
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.errors import DataError
 from pet_calc.system.atomic import write_atomically, write_text_atomically
@@ -112,7 +113,7 @@ class FrameStore:
         """
         row = dict(zip(_COLUMNS, self.index[number].item(), strict=True))
         n_atoms, flags, start = row["n_atoms"], row["flags"], row["start"]
-        source = f"{self._header['files'][row['file']]}, frame {row['number']}"
+        source = name_source(self._header["files"][row["file"]], row["number"])
         n_reals = _count_reals(n_atoms, flags)
         record = self._bytes[start : start + 8 * n_reals + n_atoms].tobytes()
         if zlib.crc32(record) != row["crc"]:
@@ -226,7 +227,7 @@ def _write_frames(folder: Path, frames: Iterable[LabeledFrame]) -> dict[str, Any
     ):
         for frame in frames:
             record, flags = _pack(frame)
-            file, _, in_file = frame.source.rpartition(", frame ")
+            file, in_file = split_source(frame.source)
             row = np.zeros(1, ROW)
             row["start"], row["crc"] = start, zlib.crc32(record)
             row["energy"] = 0.0 if frame.energy is None else frame.energy

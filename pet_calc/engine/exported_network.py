@@ -65,7 +65,7 @@ class ExportedNetwork:
         self._engine = torch.classes.pet_calc.Engine(tensors, shape, numbers)
 
     def predict(self, batch: Batch, *, with_stress: bool = False) -> Prediction:
-        """Return energies, forces and, if asked for, the stress of a single structure.
+        """Return energies, forces and, if asked for, the stress of a single system.
 
         Raises:
             torch.jit.Error: if the model has no entry for the charge or the spin.

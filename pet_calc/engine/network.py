@@ -107,7 +107,7 @@ class FastNetwork:
         """Return scaled energies per atom [n_atoms] and their sum's gradient.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             vectors: [n_pairs, 3] in the model's dtype.
 
         Returns:

@@ -59,7 +59,7 @@ class TrainingEngine:
 
         Args:
             model: one for which ``find_training_obstacle`` finds none.
-            batch: the structures.
+            batch: the systems.
             target: name of an energy output.
             with_stress: whether to derive the stress.
         """
@@ -100,7 +100,7 @@ class TrainingEngine:
 
         Args:
             hypers: shape of the model.
-            inputs: structures, as the engine takes them.
+            inputs: systems, as the engine takes them.
             layouts: of tensors that stay.
             tensors: by name.
             trained: names of those whose gradient may be asked for.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.model.derivatives import Prediction
 from pet_calc.system.ranks import Ranks
 
@@ -63,21 +63,21 @@ class ErrorSums:
 
 @dataclass
 class Metrics:
-    """Errors over a set of structures.
+    """Errors over a set of frames.
 
     Energy errors are per atom (eV/atom), force errors per component (eV/Å), stress
-    errors per component (eV/Å^3). Structures without a label do not count in it, those
+    errors per component (eV/Å^3). Frames without a label do not count in it, those
     of weight 0 nowhere.
     """
 
     sums: dict[str, ErrorSums] = field(
         default_factory=lambda: {name: ErrorSums() for name in QUANTITIES}
     )
-    n_structures: int = 0
+    n_frames: int = 0
 
     def add(self, prediction: Prediction, labels: Labels) -> None:
         """Add one batch; the energies must both include the composition or neither."""
-        self.n_structures += int((labels.weights > 0).sum())
+        self.n_frames += int((labels.weights > 0).sum())
         per_atom = (prediction.energy - labels.energy) / labels.n_atoms
         self.sums["energy"].add(per_atom[labels.has_energy])
         if prediction.forces is not None:
@@ -88,8 +88,8 @@ class Metrics:
             self.sums["stress"].add(difference[labels.has_stress])
 
     def merge(self, other: "Metrics") -> None:
-        """Add the errors of other structures."""
-        self.n_structures += other.n_structures
+        """Add the errors of other frames."""
+        self.n_frames += other.n_frames
         for name, sums in self.sums.items():
             sums.merge(other.sums[name])
 
@@ -97,12 +97,12 @@ class Metrics:
         """Make each process's errors those of all, in place."""
         sums = list(self.sums.values())
         values = [v for s in sums for v in (s.absolute, s.squared, float(s.count))]
-        values = ranks.sum([*values, float(self.n_structures)], device)
+        values = ranks.sum([*values, float(self.n_frames)], device)
         largest = ranks.find_largest([s.largest for s in sums], device)
         for i, s in enumerate(sums):
             s.absolute, s.squared = values[3 * i], values[3 * i + 1]
             s.count, s.largest = round(values[3 * i + 2]), largest[i]
-        self.n_structures = round(values[-1])
+        self.n_frames = round(values[-1])
 
     def to_dict(self) -> dict[str, float]:
         """Return ``energy_mae``, ``energy_rmse``, ... in eV and Å; no NaN."""
@@ -120,9 +120,9 @@ class Metrics:
 
 @dataclass
 class SpreadSums:
-    """How much predictions change when a structure is turned, summed over structures.
+    """How much predictions change when a frame is turned, summed over frames.
 
-    Of each structure it is the standard deviation over its orientations: of the energy
+    Of each frame it is the standard deviation over its orientations: of the energy
     per atom, of a force component and of a stress component, turned back. Exact
     equivariance gives zero.
     """
@@ -131,19 +131,19 @@ class SpreadSums:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, spreads: Tensor) -> None:
-        """Add the spreads of a batch of structures, [n_structures], in eV and Å."""
+        """Add the spreads of a batch of frames, [n_frames], in eV and Å."""
         if spreads.numel():
             self.sums[name] = self.sums.get(name, 0.0) + float(spreads.sum())
             self.counts[name] = self.counts.get(name, 0) + spreads.numel()
 
     def merge(self, other: "SpreadSums") -> None:
-        """Add the spreads of other structures."""
+        """Add the spreads of other frames."""
         for name, value in other.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + other.counts[name]
 
     def to_dict(self) -> dict[str, float]:
-        """Return the mean over structures of ``energy``, ``forces``, ``stress``."""
+        """Return the mean over frames of ``energy``, ``forces``, ``stress``."""
         return {name: value / self.counts[name] for name, value in self.sums.items()}
 
 

@@ -1,4 +1,4 @@
-"""Run a model over many structures: errors where there are labels, and predictions."""
+"""Run a model over many frames: errors where there are labels, and predictions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,9 @@ from ase import Atoms
 
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
+from pet_calc.data.loader import pack
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
+from pet_calc.data.systems import Labels, System, build_system, collate, collate_labels
 from pet_calc.engine.switch import Compile, ModelSwitch
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
 from pet_calc.evaluate.predicted_atoms import add_predictions
@@ -71,7 +72,7 @@ class Errors:
     @property
     def judged(self) -> Metrics:
         """The errors to judge by: of turned frames, where there are any."""
-        return self.turned if self.turned.n_structures else self.as_in_file
+        return self.turned if self.turned.n_frames else self.as_in_file
 
 
 class PredictedBatch(NamedTuple):
@@ -101,7 +102,7 @@ class BatchPredictor:
 
         Args:
             model: on its device.
-            target: energy output to use.
+            target: energy target to use.
             batch_tokens: pairs and atoms evaluated at once.
             compile: whether to use the compiled engine, as for ``PETCalculator``; a
                 batch counts as an evaluation.
@@ -144,24 +145,25 @@ class BatchPredictor:
         if isinstance(frames, Sequence):
             check_elements(frames, self._model.atomic_types)
             for frame in frames:
-                _check_state(self._model, frame)
+                check_frame_state(self._model, frame)
             shown: Iterable[LabeledFrame] = frames
         else:
             shown = _check_each(self._model, frames)
         shown = progress(shown) if progress else shown
-        for graphs in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
+        all_systems = (build_system(frame, self._model.pair_cutoff) for frame in shown)
+        for systems in pack(all_systems, self._batch_tokens, lambda s: s.n_tokens):
             # positions in float64, see CheckpointBackend
-            batch = collate(graphs, dtype=torch.float64, device=self._device)
-            labels = collate_labels(graphs, dtype=torch.float64, device=self._device)
+            batch = collate(systems, dtype=torch.float64, device=self._device)
+            labels = collate_labels(systems, dtype=torch.float64, device=self._device)
             prediction = self._switch.predict(batch, with_stress=True)
             errors = Errors()
             errors.as_in_file.add(prediction, labels)
-            predictions = averaged = _split(prediction, graphs)
+            predictions = averaged = _split(prediction, systems)
             if self._n_orientations:
-                numbers = range(first, first + len(graphs))
+                numbers = range(first, first + len(systems))
                 mean = self._turn(batch, labels, prediction, numbers, errors)
-                averaged = _split(mean, graphs)
-            first += len(graphs)
+                averaged = _split(mean, systems)
+            first += len(systems)
             yield PredictedBatch(predictions, errors, averaged)
 
     def _turn(
@@ -211,22 +213,22 @@ def predict_frames(
         yield from batch.predictions
 
 
-def _split(prediction: Prediction, graphs: Sequence[Graph]) -> list[FramePrediction]:
+def _split(prediction: Prediction, systems: Sequence[System]) -> list[FramePrediction]:
     """Return what a prediction says about each of its frames."""
     assert prediction.forces is not None  # asked for
     assert prediction.stress is not None
-    sizes = [graph.n_atoms for graph in graphs]
+    sizes = [system.n_atoms for system in systems]
     forces = prediction.forces.cpu().to(torch.float64).split(sizes)
     stress = prediction.stress.cpu().to(torch.float64)
     energies = prediction.energy.tolist()
     return [
         FramePrediction(
-            frame=graph.frame,
+            frame=system.frame,
             energy=energies[i],
             forces=forces[i].numpy(),
-            stress=stress[i].numpy() if graph.frame.pbc.all() else None,
+            stress=stress[i].numpy() if system.frame.pbc.all() else None,
         )
-        for i, graph in enumerate(graphs)
+        for i, system in enumerate(systems)
     ]
 
 
@@ -234,27 +236,5 @@ def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledF
     """Yield frames that the model can answer for; raise at the first other one."""
     for frame in frames:
         check_elements([frame], model.atomic_types)
-        _check_state(model, frame)
+        check_frame_state(model, frame)
         yield frame
-
-
-def _check_state(model: PET, frame: LabeledFrame) -> None:
-    check_frame_state(model, frame)
-
-
-def _pack(
-    frames: Iterable[LabeledFrame], cutoff: float, largest: int
-) -> Iterator[list[Graph]]:
-    """Yield runs of graphs of at most ``largest`` pairs and atoms, in order."""
-    graphs: list[Graph] = []
-    filled = 0
-    for frame in frames:
-        graph = build_graph(frame, cutoff)
-        size = graph.n_pairs + graph.n_atoms
-        if graphs and filled + size > largest:
-            yield graphs
-            graphs, filled = [], 0
-        graphs.append(graph)
-        filled += size
-    if graphs:
-        yield graphs

@@ -133,7 +133,9 @@ class PredictionWriter:
 
 def _read_metrics(values: dict[str, Any]) -> Metrics:
     sums = {name: ErrorSums(**value) for name, value in values["sums"].items()}
-    return Metrics(sums, values["n_structures"])
+    # records of earlier versions have another name
+    n_frames: int = values["n_frames" if "n_frames" in values else "n_structures"]
+    return Metrics(sums, n_frames)
 
 
 @contextmanager

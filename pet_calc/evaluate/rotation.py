@@ -1,4 +1,4 @@
-"""How much a model's predictions change when a structure is turned."""
+"""How much a model's predictions change when a frame is turned."""
 
 import math
 from collections.abc import Sequence

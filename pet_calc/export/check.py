@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase import Atoms
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import (
     AtomisticModel,
@@ -16,12 +17,12 @@ from metatomic.torch import (
 )
 from torch import Tensor
 
-from pet_calc.data.neighbors import compute_pairs
+from pet_calc.data.systems import build_batch
 from pet_calc.errors import ExportError
 from pet_calc.export.module import build_labels, name_output
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import predict
-from pet_calc.model.edges import compute_edge_vectors, find_reverse_pairs
+from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.pet import PET
 
 # allowed difference between file and model, relative to the largest value: the same
@@ -121,19 +122,7 @@ def _build_check_batch(model: PET) -> Batch:
     rng = np.random.default_rng(0)
     grid = np.array(list(itertools.product((0.0, 1.0), repeat=3))) * SPACING
     positions = grid + JITTER * rng.random((8, 3))
-    cell = 2 * SPACING * np.eye(3)
-    pairs = compute_pairs(positions, cell, np.ones(3, dtype=bool), model.pair_cutoff)
-    centers, neighbors, cell_shifts = (torch.from_numpy(column) for column in pairs)
+    numbers = rng.choice(model.atomic_types, 8)
+    atoms = Atoms(numbers, positions, cell=2 * SPACING * np.eye(3), pbc=True)
     dtype = model.edge_embedder.weight.dtype
-    return Batch(
-        species=torch.from_numpy(rng.choice(model.atomic_types, 8)),
-        positions=torch.from_numpy(positions).to(dtype),
-        cells=torch.from_numpy(cell).to(dtype).unsqueeze(0),
-        centers=centers,
-        neighbors=neighbors,
-        cell_shifts=cell_shifts,
-        reverse=find_reverse_pairs(centers, neighbors, cell_shifts),
-        system_of_atom=torch.zeros(8, dtype=torch.int64),
-        charges=torch.zeros(1, dtype=torch.int64),
-        spin_multiplicities=torch.ones(1, dtype=torch.int64),
-    )
+    return build_batch(atoms, model.pair_cutoff, dtype=dtype)

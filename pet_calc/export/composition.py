@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pet_calc.model.baseline import TargetTable
+from pet_calc.model.tables import TargetTable
 
 
 class CompositionTable(nn.Module):

@@ -8,13 +8,13 @@ from metatomic.torch import ModelOutput, NeighborListOptions, System
 from torch import Tensor
 
 from pet_calc.checkpoint.layout import build_components, build_properties
-from pet_calc.export.engine import EngineInterface
+from pet_calc.export.engine import MethodsForEngine
 from pet_calc.export.pairs import pair_up
 from pet_calc.model.batch import Batch
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
+    DIRECT_STRESS,
     TargetSpec,
 )
 from pet_calc.model.pet import PET
@@ -23,7 +23,7 @@ from pet_calc.model.pet import PET
 MARGINS = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
-class ExportedPET(EngineInterface):
+class ExportedPET(MethodsForEngine):
     """A PET behind metatomic's interface: systems in, tensor maps out."""
 
     _target_of: Dict[str, str]
@@ -77,7 +77,7 @@ class ExportedPET(EngineInterface):
         """Return each requested output, per atom or summed over each system.
 
         Args:
-            systems: structures with the requested neighbour list; gradients flow to
+            systems: with the requested neighbour list; gradients flow to
                 their positions and cells.
             outputs: what is asked for, per atom if ``sample_kind`` is ``atom``.
             selected_atoms: labels (system, atom) of the atoms to report or to sum;
@@ -224,8 +224,8 @@ def build_labels(names: List[str], values: Tensor) -> Labels:
 
 def name_output(spec: TargetSpec) -> str:
     """Return metatomic's name of a target: today's standard one where there is one."""
-    if spec.base_name == NON_CONSERVATIVE_FORCES:
-        return spec.name.replace(NON_CONSERVATIVE_FORCES, NON_CONSERVATIVE_FORCE, 1)
+    if spec.base_name == DIRECT_FORCES:
+        return spec.name.replace(DIRECT_FORCES, DIRECT_FORCE, 1)
     return spec.name
 
 
@@ -234,6 +234,6 @@ def _build_standard_properties(spec: TargetSpec) -> Labels:
     if spec.is_energy:
         return Labels.range("energy", 1)
     base = name_output(spec).split("/", 1)[0]
-    if base in (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_STRESS):
+    if base in (DIRECT_FORCE, DIRECT_STRESS):
         return Labels.range(base, 1)
     return build_properties(spec)

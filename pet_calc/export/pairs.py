@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pet_calc.model.edges import encode_pairs
+from pet_calc.model.edges import encode_pairs, thin_pairs
 
 
 class PairedList(NamedTuple):
@@ -57,9 +57,7 @@ def pair_up(pairs: Tensor, vectors: Tensor, reach: float) -> PairedList:
     common = torch.where(is_first, values, -values.index_select(0, reverse))
     vectors = vectors + (common - values)
     if not bool(is_near.all()):
-        kept = torch.nonzero(is_near).squeeze(1)
-        new_index = torch.cumsum(is_near.to(torch.int64), dim=0) - 1
-        reverse = new_index.index_select(0, reverse.index_select(0, kept))
+        kept, reverse = thin_pairs(is_near, reverse)
         pairs = pairs.index_select(0, kept)
         vectors = vectors.index_select(0, kept)
     return PairedList(pairs, vectors, reverse)

@@ -22,9 +22,9 @@ from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
 from pet_calc.export.serialize import serialize
 from pet_calc.lora.inject import has_lora, merge_lora
-from pet_calc.model.baseline import TargetTable
-from pet_calc.model.hypers import NON_CONSERVATIVE_STRESS, TargetSpec
+from pet_calc.model.hypers import DIRECT_STRESS, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 from pet_calc.system.atomic import write_atomically
 from pet_calc.system.paths import expand_path
 from pet_calc.units import energy_factor
@@ -167,7 +167,7 @@ def _warn_of_coarse_totals(model: PET) -> None:
 
 def _describe(spec: TargetSpec) -> ModelOutput:
     # PET's outputs are sums over atoms, so all but the stress exist per atom too
-    is_stress = spec.base_name == NON_CONSERVATIVE_STRESS
+    is_stress = spec.base_name == DIRECT_STRESS
     return ModelOutput(
         unit=spec.unit,
         sample_kind="system" if is_stress else "atom",

@@ -18,6 +18,7 @@ from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import is_lora_name
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.tables import is_table
 from pet_calc.system.paths import expand_path
 
 # of 64 digits: enough to tell files and bases apart
@@ -226,12 +227,12 @@ def _find_range(record: Checkpoint) -> float:
 
 
 def _count(state: dict[str, Tensor], *, is_low_rank: bool) -> int:
-    """Return how many weights there are, without the baseline's tables."""
+    """Return how many weights there are, without the float64 tables."""
     return sum(
         value.numel()
         for name, value in state.items()
         if value.is_floating_point()
-        and not name.startswith(("baseline.", "zbl."))
+        and not is_table(name)
         and is_lora_name(name) == is_low_rank
     )
 

@@ -21,7 +21,7 @@ def format_description(values: dict[str, Any]) -> str:
         rows.insert(0, ("name", values["name"]))
     rows += _list_model(values)
     for i, target in enumerate(values["targets"]):
-        rows.append(("" if i else "outputs", _format_target(target)))
+        rows.append(("" if i else "targets", _format_target(target)))
     if values.get("inputs"):
         rows.append(("inputs", ", ".join(values["inputs"])))
     if "base" in values:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pet_calc.errors import LoRAError
 from pet_calc.lora.fingerprint import (
-    BASELINE,
     base_state_of,
     compute_fingerprint,
     is_lora_name,
@@ -24,6 +23,7 @@ from pet_calc.model.elements import (
     remove_elements,
 )
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.tables import TABLES
 
 if TYPE_CHECKING:
     from pet_calc.model.pet import PET
@@ -34,7 +34,7 @@ _N_SHOWN = 16
 
 @dataclass
 class Adapter:
-    """Low-rank corrections, heads and baseline tables for one base model.
+    """Low-rank corrections, heads and tables for one base model.
 
     ``tensors`` has the names of the base's state dict, and ``PATH.lora_A.weight`` and
     ``PATH.lora_B.weight`` for the correction of the linear layer at ``PATH``.
@@ -43,7 +43,7 @@ class Adapter:
     config: LoRAConfig
     tensors: dict[str, Tensor]
     targets: dict[str, TargetSpec]
-    """The outputs that it was trained for; the base need not have them."""
+    """The targets that it was trained for; the base need not have them."""
     base_fingerprint: str
     """``compute_fingerprint`` of the base."""
     base_name: str = ""
@@ -87,7 +87,7 @@ class Adapter:
         return self.tensors[name_a], self.tensors[name_b]
 
     def base_tensors(self) -> dict[str, Tensor]:
-        """Return heads and baseline tables, by their names in the base."""
+        """Return heads and tables, by their names in the base."""
         return {n: t for n, t in self.tensors.items() if not is_lora_name(n)}
 
 
@@ -109,7 +109,7 @@ def extract_adapter(
         model: with unmerged corrections.
         base_fingerprint: ``compute_fingerprint`` of the base, before training.
         base_name: what the base is called.
-        targets: outputs whose heads and baseline tables belong to the adapter, None
+        targets: targets whose heads and tables belong to the adapter, None
             for all of the model's.
         new_elements: atomic numbers that the base does not know.
         metadata: level of theory, units, versions.
@@ -169,7 +169,7 @@ def apply_adapter(model: "PET", adapter: Adapter, *, base_name: str = "") -> lis
         base_name: what ``model`` is called, for the message.
 
     Returns:
-        The outputs that the model did not have before.
+        The targets that the model did not have before.
 
     Raises:
         LoRAError: if the adapter belongs to another base or does not fit.
@@ -243,7 +243,7 @@ def add_missing_elements(model: "PET", adapter: Adapter) -> None:
 
 
 def add_missing_targets(model: "PET", adapter: Adapter) -> list[str]:
-    """Add the adapter's outputs that the model lacks, in place; return their names."""
+    """Add the adapter's targets that the model lacks, in place; return their names."""
     added = [name for name in adapter.targets if name not in model.targets]
     # fresh heads draw start values, which the adapter's replace at once
     with torch.random.fork_rng(devices=[]):
@@ -269,5 +269,5 @@ def _target_of(name: str) -> str | None:
     parts = name.split(".")
     if parts[0] in HEAD_GROUPS:
         return parts[1]
-    # baseline.tables.TARGET.scale
-    return parts[2] if parts[0] == BASELINE else None
+    # TABLES.tables.TARGET.scale
+    return parts[2] if parts[0] == TABLES else None

@@ -71,7 +71,7 @@ class AdapterBank:
     def activate(self, name: str) -> None:
         """Make ``name`` the active adapter, in place of whichever is active now.
 
-        Its outputs that the base lacks are added to the model until it is disabled.
+        Its targets that the base lacks are added to the model until it is disabled.
 
         Raises:
             LoRAError: if the name is unknown or the adapter does not fit; the base
@@ -94,7 +94,7 @@ class AdapterBank:
             raise
 
     def disable(self) -> None:
-        """Bring the base back, in place: weights, heads, tables, outputs."""
+        """Bring the base back, in place: weights, heads, tables, targets."""
         if has_lora(self.model):
             raise LoRAError(
                 "LoRA layers were injected while a bank holds the model; "

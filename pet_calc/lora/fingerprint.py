@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pet_calc.lora.freeze import HEAD_GROUPS
+from pet_calc.model.tables import TABLES
 
-BASELINE = "baseline"
 _LORA_SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -25,7 +25,7 @@ def compute_fingerprint(state: Mapping[str, Tensor]) -> str:
     """
     weights = {}
     for name, value in base_state_of(state).items():
-        if name.split(".", 1)[0] in (*HEAD_GROUPS, BASELINE):
+        if name.split(".", 1)[0] in (*HEAD_GROUPS, TABLES):
             continue
         value = value.detach().cpu()
         if value.is_floating_point():

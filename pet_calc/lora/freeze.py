@@ -82,7 +82,7 @@ def freeze_for_heads(
 
     Args:
         model: with heads as PET has them.
-        targets: names of outputs.
+        targets: names of targets.
         groups: which of ``HEAD_GROUPS`` train.
     """
     heads = find_heads(model, targets, groups=groups)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Structures as one graph, with a full neighbour list sorted by centre.
+    """Systems laid end to end, with a full neighbour list sorted by centre.
 
     Pair ``p`` goes from atom ``centers[p]`` to atom ``neighbors[p]``, whose image lies
     ``cell_shifts[p] @ cell`` away. Every pair i->j has its partner j->i with the

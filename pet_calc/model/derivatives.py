@@ -41,8 +41,8 @@ def predict(
 
     Args:
         model: on the device of ``batch``.
-        batch: the structures, in the model's dtype or in float64.
-        target: name of an energy output.
+        batch: the systems, in the model's dtype or in float64.
+        target: name of an energy target.
         with_forces: whether to derive forces.
         with_stress: whether to derive the stress.
         with_composition: whether energies include the composition part; training
@@ -96,7 +96,7 @@ def assemble_prediction(
 
     Args:
         composition: [n_atoms] float64 in eV, to be added to the energies.
-        batch: the structures.
+        batch: the systems.
         network_energies: [n_atoms] in eV, without composition.
         vectors: [n_pairs, 3] in Å.
         gradient: [n_pairs, 3], of the summed energies, in eV/Å.
@@ -120,7 +120,7 @@ def compute_forces(gradient: Tensor, batch: Batch) -> Tensor:
 
     Args:
         gradient: [n_pairs, 3], dE/dr_ij in eV/Å.
-        batch: the structures.
+        batch: the systems.
 
     Returns:
         [n_atoms, 3] in eV/Å; each system's forces sum to zero.
@@ -136,7 +136,7 @@ def compute_stress(gradient: Tensor, vectors: Tensor, batch: Batch) -> Tensor:
     Args:
         gradient: [n_pairs, 3], dE/dr_ij in eV/Å.
         vectors: [n_pairs, 3], r_ij in Å.
-        batch: the structures.
+        batch: the systems.
 
     Returns:
         [n_systems, 3, 3] in eV/Å^3, positive in tension, zero without a volume.

@@ -1,4 +1,4 @@
-"""From a batch of structures to the edges that the transformer works on.
+"""From a batch of systems to the edges that the transformer works on.
 
 This is the index work: which pairs are kept, where each one sits in the padded
 attention blocks, and where its reverse went. Nothing here has weights.
@@ -62,40 +62,13 @@ def compute_edge_vectors(batch: Batch) -> Tensor:
     """Return r_j + S cell - r_i for every pair, [n_pairs, 3] in Å."""
     shifts = batch.cell_shifts.to(batch.cells.dtype)
     if batch.cells.shape[0] == 1:
-        offsets = shifts @ batch.cells[0]
+        images = shifts @ batch.cells[0]
     else:
         system_of_pair = batch.system_of_atom.index_select(0, batch.centers)
         cells = batch.cells.index_select(0, system_of_pair)
-        offsets = torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
+        images = torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
     ends = batch.positions.index_select(0, batch.neighbors)
-    return ends - batch.positions.index_select(0, batch.centers) + offsets
-
-
-def find_reverse_pairs(
-    centers: Tensor, neighbors: Tensor, cell_shifts: Tensor
-) -> Tensor:
-    """Return the index of j->i for every pair i->j of a full neighbour list.
-
-    Args:
-        centers: [n_pairs] int64.
-        neighbors: [n_pairs] int64.
-        cell_shifts: [n_pairs, 3] integers.
-
-    Raises:
-        RuntimeError: if some pair has no partner, so the list is not a full one.
-    """
-    if centers.shape[0] == 0:
-        return torch.zeros_like(centers)
-    key, reverse_key = encode_pairs(centers, neighbors, cell_shifts)
-    key, order = torch.sort(key)
-    reverse_key, reverse_order = torch.sort(reverse_key)
-    if not torch.equal(key, reverse_key):
-        raise RuntimeError(
-            "PET needs a full neighbour list: some pair i->j came without j->i"
-        )
-    reverse = torch.empty_like(order)
-    reverse[reverse_order] = order
-    return reverse
+    return ends - batch.positions.index_select(0, batch.centers) + images
 
 
 def encode_pairs(
@@ -123,6 +96,18 @@ def encode_pairs(
         key = key * base + (shifts[:, axis] + largest)
         reverse_key = reverse_key * base + (largest - shifts[:, axis])
     return key, reverse_key
+
+
+def thin_pairs(is_kept: Tensor, reverse: Tensor) -> Tuple[Tensor, Tensor]:
+    """Return the numbers of the pairs that stay, and their partners among these.
+
+    Args:
+        is_kept: [n_pairs] bool; the same for a pair and for its partner.
+        reverse: [n_pairs] int64, the partner of each pair.
+    """
+    kept = torch.nonzero(is_kept).squeeze(1)
+    new_index = torch.cumsum(is_kept.to(torch.int64), dim=0) - 1
+    return kept, new_index.index_select(0, reverse.index_select(0, kept))
 
 
 def compute_distances(vectors: Tensor) -> Tensor:
@@ -155,7 +140,7 @@ class EdgeSelector(nn.Module):
         """Return the pairs within reach and their places.
 
         Args:
-            batch: the structures; pairs beyond the cutoff are allowed and dropped.
+            batch: the systems; pairs beyond the cutoff are allowed and dropped.
             vectors: [n_pairs, 3] from ``compute_edge_vectors``.
         """
         distances = compute_distances(vectors.detach())
@@ -179,7 +164,7 @@ class EdgeSelector(nn.Module):
         """Return the pairs within reach and their places.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             distances: [n_pairs] in Å, without gradient.
             trial_radii: from ``find_trial_radii`` with these distances.
         """
@@ -188,9 +173,7 @@ class EdgeSelector(nn.Module):
         kept = torch.arange(centers.shape[0], device=centers.device)
         is_kept = distances <= self._compute_reach(batch, distances, trial_radii)
         if not bool(is_kept.all()):
-            kept = torch.nonzero(is_kept).squeeze(1)
-            new_index = torch.cumsum(is_kept.to(torch.int64), dim=0) - 1
-            reverse = new_index.index_select(0, reverse.index_select(0, kept))
+            kept, reverse = thin_pairs(is_kept, reverse)
             centers = centers.index_select(0, kept)
             neighbors = neighbors.index_select(0, kept)
 
@@ -222,9 +205,9 @@ class EdgeSelector(nn.Module):
         """Return the geometry of the edges.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             vectors: [n_pairs, 3], through which gradients flow.
-            index: of these structures with these vectors.
+            index: of these systems with these vectors.
         """
         kept = index.kept
         if self._n_wanted is None:

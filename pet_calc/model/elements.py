@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TABLES, is_table
 
 INDEX = "species_to_species_index"
 
@@ -55,13 +56,13 @@ def is_per_element(name: str) -> bool:
     """Return whether a state-dict entry has a row for each element."""
     parts = name.split(".")
     is_embedding = parts[0] in ("edge_embedder", "node_embedders")
-    is_table = parts[:2] in (["baseline", "tables"], ["zbl", "covalent_radii"])
+    is_table = parts[:2] in ([TABLES, "tables"], ["zbl", "covalent_radii"])
     return is_embedding or is_table or "neighbor_embedder" in parts
 
 
 def is_embedding(name: str) -> bool:
     """Return whether a state-dict entry is a trainable embedding of elements."""
-    return is_per_element(name) and not name.startswith(("baseline.", "zbl."))
+    return is_per_element(name) and not is_table(name)
 
 
 def drop_elements(

@@ -36,13 +36,13 @@ LAYER_NORM_EPS = 1e-5
 
 
 def fold_model(model: PET, target: str, dtype: torch.dtype) -> Dict[str, Tensor]:
-    """Return the engine's tensors of one output, by name, computed in ``dtype``.
+    """Return the engine's tensors of one target, by name, computed in ``dtype``.
 
     They are differentiable in the weights. Some may share memory with them.
 
     Args:
         model: of the PreLN form; unmerged LoRA layers count with their correction.
-        target: name of an output with one value per atom.
+        target: name of a target with one value per atom.
         dtype: of the result.
     """
     shape = describe_shape(model.hypers)
@@ -130,7 +130,7 @@ def fold_weights(
     Args:
         weights: from ``gather_weights``, or the parameters of a model without LoRA.
         shape: from ``describe_shape``.
-        target: name of an output with one value per atom.
+        target: name of a target with one value per atom.
         dtype: of the result.
         known: tensors of the result that are there from before; layers of which all
             are there are not computed again.

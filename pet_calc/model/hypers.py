@@ -5,15 +5,17 @@ passed on unchanged. The model's shape always comes from a checkpoint or from th
 ``architecture: model:`` block of a new training, never from elsewhere.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pet_calc.errors import ModelError
 
 ENERGY = "energy"
-NON_CONSERVATIVE_FORCE = "non_conservative_force"
-NON_CONSERVATIVE_FORCES = "non_conservative_forces"
-NON_CONSERVATIVE_STRESS = "non_conservative_stress"
+# names of direct targets; of the forces there are two spellings
+DIRECT_FORCE = "non_conservative_force"
+DIRECT_FORCES = "non_conservative_forces"
+DIRECT_STRESS = "non_conservative_stress"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class PETHypers:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One output of the model.
+    """One target of the model.
 
     A target has one tensor block per atom: components (none for an energy, 3 for a
     force, 3 x 3 for a stress) times properties (1 for all of these).
@@ -162,7 +164,7 @@ class TargetSpec:
         return cls(name, "force", "eV/A", "atom", f"{name}___0", [3])
 
     @classmethod
-    def for_stress(cls, name: str = NON_CONSERVATIVE_STRESS) -> "TargetSpec":
+    def for_stress(cls, name: str = DIRECT_STRESS) -> "TargetSpec":
         """Return the spec of a direct stress in eV/Å^3."""
         return cls(name, "pressure", "eV/A^3", "system", f"{name}___0", [3, 3])
 
@@ -176,11 +178,33 @@ class TargetSpec:
         return asdict(self)
 
 
-def choose_energy_target(targets: dict[str, TargetSpec], wanted: str | None) -> str:
-    """Return the name of the energy output to use.
+def find_direct_targets(
+    names: Collection[str], energy: str
+) -> tuple[str | None, str | None]:
+    """Return the direct forces and the direct stress that go with an energy.
+
+    ``energy/pbe`` has ``non_conservative_forces/pbe``, or the target without a variant
+    where there is none for it. None stands for no such target.
 
     Args:
-        targets: the model's outputs.
+        names: of the model's targets.
+        energy: name of an energy target.
+    """
+    variant = energy.partition("/")[2]
+    endings = [f"/{variant}", ""] if variant else [""]
+
+    def find(*bases: str) -> str | None:
+        wanted = [base + ending for ending in endings for base in bases]
+        return next((name for name in wanted if name in names), None)
+
+    return find(DIRECT_FORCE, DIRECT_FORCES), find(DIRECT_STRESS)
+
+
+def choose_energy_target(targets: dict[str, TargetSpec], wanted: str | None) -> str:
+    """Return the name of the energy target to use.
+
+    Args:
+        targets: the model's targets.
         wanted: name asked for, ``energy/pbe`` or just its variant ``pbe``; None means
             ``energy``, or the only energy there is.
 
@@ -194,13 +218,13 @@ def choose_energy_target(targets: dict[str, TargetSpec], wanted: str | None) -> 
             if name in energies:
                 return name
         raise ModelError(
-            f"the model has no energy output {wanted!r}; its energies are: {known}"
+            f"the model has no energy target {wanted!r}; its energies are: {known}"
         )
     if ENERGY in energies:
         return ENERGY
     if len(energies) == 1:
         return energies[0]
     raise ModelError(
-        f"the model has no single energy output (energies: {known}); "
+        f"the model has no single energy target (energies: {known}); "
         "say which one with `target=`"
     )

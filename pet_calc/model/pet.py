@@ -1,8 +1,7 @@
 """PET, the Point Edge Transformer (arXiv:2305.19302, today's form arXiv:2601.16195).
 
-Tokens live on directed edges and on atoms. Each message-passing layer lets an atom and
-its edges attend to each other, then sends every edge token to its reverse edge. Heads
-read the tokens and give values per atom. State-dict names are those of published PET
+The trunk (``trunk.py``) makes tokens on directed edges and on atoms. Heads read them
+and give values per atom, for each target. State-dict names are those of published PET
 checkpoints, so weights carry over by name.
 """
 
@@ -11,18 +10,12 @@ from typing import Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from pet_calc.model.baseline import ZBL, Baseline
 from pet_calc.model.batch import Batch
-from pet_calc.model.conditioning import SystemConditioning
-from pet_calc.model.edges import EdgeIndex, Edges, EdgeSelector, compute_distances
+from pet_calc.model.edges import EdgeIndex, Edges, compute_distances
 from pet_calc.model.hypers import PETHypers, TargetSpec
-from pet_calc.model.moves import swap_edges
-from pet_calc.model.transformer import (
-    CartesianLayer,
-    TransformerLayer,
-    TransformerStack,
-    compute_attention_mask,
-)
+from pet_calc.model.tables import TargetTables
+from pet_calc.model.trunk import Trunk
+from pet_calc.model.zbl import ZBL
 
 
 def _build_head(d_in: int, d_head: int) -> nn.Sequential:
@@ -31,43 +24,25 @@ def _build_head(d_in: int, d_head: int) -> nn.Sequential:
     )
 
 
-def _build_layer(hypers: PETHypers, n_species: int, is_first: bool) -> CartesianLayer:
-    layers = [
-        TransformerLayer(
-            hypers.d_pet,
-            hypers.d_node,
-            hypers.d_feedforward,
-            hypers.num_heads,
-            hypers.normalization,
-            hypers.activation,
-            hypers.transformer_type,
-            hypers.attention_temperature,
-        )
-        for _ in range(hypers.num_attention_layers)
-    ]
-    return CartesianLayer(hypers.d_pet, n_species, is_first, TransformerStack(layers))
-
-
-class PET(nn.Module):
-    """The network with its heads, output scales, composition energies and ZBL.
+class PET(Trunk):
+    """The network with its heads, scales, composition energies and ZBL.
 
     Attributes:
         hypers: the shape.
         atomic_types: ascending atomic numbers; their order is the species index.
-        targets: spec of each output, by name.
+        targets: spec of each target, by name.
     """
 
     __jit_unused_properties__ = ("pair_cutoff", "interaction_range")
 
     species_to_species_index: Tensor
-    _n_wanted: Optional[float]
     _target_names: List[str]
     _zbl_targets: List[str]
 
     def __init__(
         self, hypers: PETHypers, atomic_types: List[int], targets: List[TargetSpec]
     ) -> None:
-        super().__init__()
+        super().__init__(hypers, len(atomic_types))
         self.hypers = hypers
         self.atomic_types = [int(z) for z in atomic_types]
         # no annotation: TorchScript warns of those on empty containers
@@ -75,8 +50,6 @@ class PET(nn.Module):
 
         # forward may read plain attributes only (TorchScript)
         self._cutoff = float(hypers.cutoff)
-        self.selector = EdgeSelector(hypers)
-        self._is_feedforward = hypers.featurizer_type == "feedforward"
         self._target_names = []
         self._zbl_targets = []
 
@@ -85,49 +58,18 @@ class PET(nn.Module):
         index[torch.tensor(self.atomic_types)] = torch.arange(n_species)
         self.register_buffer("species_to_species_index", index)
 
-        self.gnn_layers = nn.ModuleList(
-            [
-                _build_layer(hypers, n_species, g == 0)
-                for g in range(hypers.num_gnn_layers)
-            ]
-        )
-        self.combination_norms = nn.ModuleList()
-        self.combination_mlps = nn.ModuleList()
-        if self._is_feedforward:
-            for _ in range(hypers.num_gnn_layers):
-                self.combination_norms.append(nn.LayerNorm(2 * hypers.d_pet))
-                self.combination_mlps.append(
-                    nn.Sequential(
-                        nn.Linear(2 * hypers.d_pet, 2 * hypers.d_pet),
-                        nn.SiLU(),
-                        nn.Linear(2 * hypers.d_pet, hypers.d_pet),
-                    )
-                )
-        self.node_embedders = nn.ModuleList(
-            [
-                nn.Embedding(n_species, hypers.d_node)
-                for _ in range(hypers.num_readout_layers)
-            ]
-        )
-        self.edge_embedder = nn.Embedding(n_species, hypers.d_pet)
-        self.system_conditioning = (
-            SystemConditioning(
-                hypers.d_node, hypers.max_charge, hypers.max_spin_multiplicity
-            )
-            if hypers.system_conditioning
-            else None
-        )
         self.node_heads = nn.ModuleDict()
         self.edge_heads = nn.ModuleDict()
         self.node_last_layers = nn.ModuleDict()
         self.edge_last_layers = nn.ModuleDict()
-        self.baseline = Baseline()
+        # the name of the tables in files, see TABLES
+        self.baseline = TargetTables()
         self.zbl: Optional[ZBL] = ZBL(n_species) if hypers.zbl else None
         for spec in targets:
             self.add_target(spec)
 
     def add_target(self, spec: TargetSpec, inherit_from: str | None = None) -> None:
-        """Add an output in place, with fresh heads or with copies of another's.
+        """Add a target in place, with fresh heads or with copies of another's.
 
         Args:
             spec: the new target; its name must be new.
@@ -170,7 +112,7 @@ class PET(nn.Module):
             self._copy_heads(inherit_from, spec.name)
 
     def remove_target(self, name: str) -> None:
-        """Drop the output ``name`` with its heads, in place."""
+        """Drop the target ``name`` with its heads, in place."""
         for group in (
             self.node_heads,
             self.edge_heads,
@@ -206,16 +148,16 @@ class PET(nn.Module):
         """Return the requested targets per atom, scaled, without composition.
 
         Args:
-            batch: the structures.
+            batch: the systems.
             vectors: [n_pairs, 3], from ``edges.compute_edge_vectors`` or a leaf
                 of the same values, through which derivatives are taken.
-            targets: names of outputs.
+            targets: names of targets.
             is_twice_differentiable: whether the result's gradient will be
                 differentiated again, as in training on forces.
 
         Returns:
             For each name [n_atoms, n_values] in the target's unit. Energies include
-            ZBL; the composition part is ``baseline.composition``, in float64.
+            ZBL; the composition part is ``composition``, in float64.
         """
         index = self.selector(batch, vectors)
         return self.evaluate(batch, vectors, index, targets, is_twice_differentiable)
@@ -234,28 +176,9 @@ class PET(nn.Module):
         """
         species = self.species_to_species_index.index_select(0, batch.species)
         edges = self.selector.measure(batch, vectors, index)
-        mask = compute_attention_mask(edges, index)
-        neighbor_species = species.index_select(0, index.neighbors)
-        if self._is_feedforward:
-            node_features, edge_features = self._featurize_feedforward(
-                batch,
-                species,
-                neighbor_species,
-                edges,
-                index,
-                mask,
-                is_twice_differentiable,
-            )
-        else:
-            node_features, edge_features = self._featurize_residual(
-                batch,
-                species,
-                neighbor_species,
-                edges,
-                index,
-                mask,
-                is_twice_differentiable,
-            )
+        node_features, edge_features = self.featurize(
+            batch, species, edges, index, is_twice_differentiable
+        )
         results: Dict[str, Tensor] = {}
         raw = self._read_out(node_features, edge_features, edges, index, targets)
         for name, values in raw.items():
@@ -289,78 +212,6 @@ class PET(nn.Module):
         """Return the composition part per atom, [n_atoms, n_values] float64."""
         species = self.species_to_species_index.index_select(0, batch.species)
         return self.baseline.composition(target, species)
-
-    def _featurize_feedforward(
-        self,
-        batch: Batch,
-        species: Tensor,
-        neighbor_species: Tensor,
-        edges: Edges,
-        index: EdgeIndex,
-        mask: Tensor,
-        is_twice_differentiable: bool,
-    ) -> tuple[List[Tensor], List[Tensor]]:
-        """Return the last layer's node tokens and messages, each in a list of one."""
-        message = self.edge_embedder(neighbor_species)
-        incoming = self.edge_embedder.weight
-        node = message
-        for embedder in self.node_embedders:
-            node = embedder(species)
-        for layer, norm, mlp in zip(
-            self.gnn_layers, self.combination_norms, self.combination_mlps, strict=True
-        ):
-            node, edge = layer(
-                node,
-                incoming,
-                neighbor_species,
-                edges,
-                index,
-                mask,
-                is_twice_differentiable,
-            )
-            node = self._add_conditioning(node, batch)
-            both = torch.cat([edge, swap_edges(edge, index)], dim=1)
-            message = message + edge + mlp(norm(both))
-            incoming = message
-        return [node], [message]
-
-    def _featurize_residual(
-        self,
-        batch: Batch,
-        species: Tensor,
-        neighbor_species: Tensor,
-        edges: Edges,
-        index: EdgeIndex,
-        mask: Tensor,
-        is_twice_differentiable: bool,
-    ) -> tuple[List[Tensor], List[Tensor]]:
-        """Return the node and edge tokens of every layer."""
-        message = self.edge_embedder(neighbor_species)
-        incoming = self.edge_embedder.weight
-        node_features: List[Tensor] = []
-        edge_features: List[Tensor] = []
-        for layer, embedder in zip(self.gnn_layers, self.node_embedders, strict=True):
-            node, edge = layer(
-                embedder(species),
-                incoming,
-                neighbor_species,
-                edges,
-                index,
-                mask,
-                is_twice_differentiable,
-            )
-            node_features.append(self._add_conditioning(node, batch))
-            edge_features.append(edge)
-            message = 0.5 * (message + swap_edges(edge, index))
-            incoming = message
-        return node_features, edge_features
-
-    def _add_conditioning(self, node: Tensor, batch: Batch) -> Tensor:
-        if self.system_conditioning is None:
-            return node
-        return node + self.system_conditioning(
-            batch.charges, batch.spin_multiplicities, batch.system_of_atom
-        )
 
     def _read_out(
         self,

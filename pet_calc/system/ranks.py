@@ -90,6 +90,10 @@ class Ranks:
             dist.barrier()
 
 
+ALONE = Ranks()
+"""One process that shares its work with no other."""
+
+
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` has started; leave them after the block.
@@ -103,7 +107,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
-        yield Ranks()
+        yield ALONE
         return
     ranks = Ranks(
         rank=int(os.environ["RANK"]),

@@ -39,7 +39,7 @@ class RunFrames:
     validation: Frames = ()
     test: Frames = ()
     isolated: Frames = ()
-    """Isolated atoms of the training files; they set energy offsets only."""
+    """Isolated atoms of the training files; they set energies per element only."""
 
     def all(self) -> "AllFrames":
         """Return every frame, isolated atoms included."""
@@ -115,8 +115,8 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
             logger.info("%s set:\n%s", name, _indent(census))
     if frames.isolated:
         logger.info(
-            "isolated atoms: %d, for energy offsets only (`use_isolated_atoms: true` "
-            "in an options file trains on them, too)",
+            "isolated atoms: %d, for energies per element only "
+            "(`use_isolated_atoms: true` in an options file trains on them, too)",
             len(frames.isolated),
         )
     return frames
@@ -183,8 +183,8 @@ def _check_not_only_atoms(frames: RunFrames, trained: list[Frames]) -> None:
     """Raise if nothing is left to train on but isolated atoms."""
     if not frames.train and frames.isolated and not trained:
         raise DataError(
-            f"all {len(frames.isolated)} frames are isolated atoms, which set energy "
-            "offsets only; add structures, or train on them with "
+            f"all {len(frames.isolated)} frames are isolated atoms, which set energies "
+            "per element only; add frames, or train on them with "
             "`use_isolated_atoms: true` in an options file"
         )
 

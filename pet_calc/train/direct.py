@@ -1,4 +1,4 @@
-"""Training and measuring of direct ("non-conservative") force and stress heads.
+"""Training and measuring of direct force and stress heads.
 
 They answer without a derivative, from one more pass through the network a step, which
 costs about a third of the pass that forces are derived in.
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pet_calc.config import LossOptions, RunOptions, replace
-from pet_calc.data.dataset import GraphDataset, LabelTotals
+from pet_calc.data.dataset import LabelTotals, SystemDataset
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch
+from pet_calc.data.systems import Labels
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
@@ -153,7 +153,7 @@ def label_direct(
     if not heads.names or not frames:
         return
     weight = model.edge_embedder.weight
-    dataset = GraphDataset(frames, model.pair_cutoff)
+    dataset = SystemDataset(frames, model.pair_cutoff)
     size = DEFAULT_BATCH_TOKENS
     loader = BatchLoader(
         dataset, size, by="tokens", dtype=torch.float64, device=weight.device

@@ -85,7 +85,7 @@ class MemoryBound:
             )
         self.most_tokens = part.n_tokens // 2
         logger.warning(
-            "out of memory with %d structures and %d pairs at once; cut in two, and "
+            "out of memory with %d frames and %d pairs at once; cut in two, and "
             "from now on at most %d pairs and atoms at once",
             part.n_frames,
             n_pairs,

@@ -52,7 +52,7 @@ def write_results(
     if report.best_epoch == 0 and prepared.base is not None:
         logger.warning(
             "no epoch beat the base on the validation set: %s is the base with the new "
-            "energy offsets",
+            "energies per element",
             folder.best,
         )
     is_over = report.end != "stopped"
@@ -76,7 +76,7 @@ def write_results(
             domain.retained,
             domain.before,
             (prepared.target, prepared.source),
-            prepared.base_offsets,
+            prepared.base_composition,
         )
         logger.info("forgetting: %s", report.forgetting.to_text())
     text = json.dumps(report.to_dict(), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""How far training and base agree with themselves when structures are turned."""
+"""How far training and base agree with themselves when frames are turned."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_graph
+from pet_calc.data.systems import build_system
 from pet_calc.evaluate.metrics import (
     DISPLAY_UNITS,
     depends_on_file,
@@ -93,7 +93,7 @@ class RotationReport:
             spread, error = self.spread.get(name), self.turned.get(f"{name}_mae")
             if spread is None or (error and spread < FREE_OF_ERROR * error):
                 continue
-            shown = f"{name}: turning a structure changes the prediction by"
+            shown = f"{name}: turning a frame changes the prediction by"
             before = self.base.get(name)
             if before is not None and spread > (1 + TOLERANCE) * before:
                 warnings.append(
@@ -122,8 +122,8 @@ def choose_sample(frames: RunFrames, target: str, cutoff: float) -> Sample:
         return Sample(part, [])
     spaced = np.linspace(0, len(own) - 1, min(len(own), MOST_FRAMES)).astype(int)
     few = [found[i] for i in own[spaced]]
-    graph = build_graph(max(few, key=lambda frame: frame.n_atoms), cutoff)
-    each = (1 + N_ORIENTATIONS) * (graph.n_pairs + graph.n_atoms)
+    system = build_system(max(few, key=lambda frame: frame.n_atoms), cutoff)
+    each = (1 + N_ORIENTATIONS) * system.n_tokens
     return Sample(part, few[:: -(-len(few) // max(4, MOST_TOKENS // each))])
 
 

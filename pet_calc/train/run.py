@@ -237,7 +237,7 @@ def _measure_base(
         return found
     if prepared.base is None:
         return {}
-    return measure_turned(prepared.model, prepared.base_output, sample).spread.to_dict()
+    return measure_turned(prepared.model, prepared.base_target, sample).spread.to_dict()
 
 
 def _check_folder(folder: Path, is_resumed: bool, may_overwrite: bool) -> None:

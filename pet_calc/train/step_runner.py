@@ -144,7 +144,7 @@ class StepRunner:
         if not gradients or not is_finite or not math.isfinite(loss):
             raise DataError(
                 "the first training step gives no finite loss and gradient "
-                f"(loss {loss}); check the labels and structures"
+                f"(loss {loss}); check the labels and frames"
             )
         if self.bound.most_tokens is None and step.parts:
             largest = max(part.n_tokens for part in step.parts)

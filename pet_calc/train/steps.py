@@ -40,8 +40,8 @@ class StepPredictor:
 
         Args:
             model: as it is at the time.
-            batch: the structures.
-            task: which output, and what is derived from it.
+            batch: the systems.
+            task: which target, and what is derived from it.
             is_training: attach the results to the graph of the weights.
         """
         if self._engine is None or not (task.has_forces or task.has_stress):
@@ -87,7 +87,7 @@ def choose_predictor(
         compile: True, False or ``auto``: if the engine is compiled already, or the
             run is long enough to compile it for.
         model: to be trained.
-        targets: names of the energy outputs to be trained.
+        targets: names of the energy targets to be trained.
         estimate: returns how many seconds the run would take without the engine.
         is_mixed: multiply in bfloat16, which PyTorch does.
 

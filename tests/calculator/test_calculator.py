@@ -39,16 +39,6 @@ from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
 
 
-@pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_model(model, tmp_path_factory.mktemp("x") / "m.pt", check=False)
-
-
 @pytest.mark.parametrize("atoms", build_structures(), ids=str)
 def test_every_structure_gives_what_the_model_says(model, atoms):
     expected = predict(model, build_batch([atoms], model), with_stress=True)

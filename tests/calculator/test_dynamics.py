@@ -21,17 +21,6 @@ from support.structures import (
 )
 
 from pet_calc import PETCalculator
-from pet_calc.export import export_model
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_model(model, tmp_path_factory.mktemp("x") / "m.pt", check=False)
 
 
 def run(model, skin, n_steps=30):

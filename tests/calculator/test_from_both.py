@@ -1,4 +1,4 @@
-"""Both engines of the calculator: choice of outputs, direct heads, charge and spin."""
+"""Both engines of the calculator: choice of targets, direct heads, charge and spin."""
 
 import numpy as np
 import pytest
@@ -22,16 +22,6 @@ from pet_calc.errors import (
 from pet_calc.export import export_model
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
-
-
-@pytest.fixture(scope="module")
-def model():
-    return build_model()
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_model(model, tmp_path_factory.mktemp("x") / "m.pt", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +120,7 @@ def test_the_heads_of_the_variant_are_taken():
 
 @pytest.mark.parametrize("is_exported", [False, True])
 def test_a_model_without_them_is_an_error(model, exported, is_exported):
-    with pytest.raises(ModelError, match=r"no non-conservative forces.* energy"):
+    with pytest.raises(ModelError, match=r"no direct .*forces.* energy"):
         PETCalculator(exported if is_exported else model, non_conservative=True)
 
 

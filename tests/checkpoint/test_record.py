@@ -54,7 +54,7 @@ def test_a_record_does_not_follow_later_training():
     assert torch.equal(checkpoint.state["edge_embedder.weight"], before)
 
 
-def test_the_baseline_stays_in_float64():
+def test_the_tables_stay_in_float64():
     checkpoint = Checkpoint.from_model(build_model())
     built = checkpoint.build_model(dtype=torch.float32)
     assert built.edge_embedder.weight.dtype == torch.float32

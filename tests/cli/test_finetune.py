@@ -1,13 +1,12 @@
 """The flags of ``finetune`` are made from the fields of the options of a run."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from support.commands import run_fresh
 from support.runs import write_base
 
 from pet_calc.cli.finetune import command
@@ -66,9 +65,7 @@ def test_the_help_of_finetune_imports_neither_torch_nor_ase():
         "heavy = {'torch', 'ase', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Base's domain" in done.stdout
+    assert "Base's domain" in run_fresh(code)
 
 
 def test_defaults_in_the_help_are_those_of_the_fields():
@@ -125,7 +122,7 @@ def test_every_flag_sets_its_option(given):
         *("--compile", "no", "--dtype", "float64", "--mixed-precision"),
         *("--loss-weights", 1, 2, 3, "--target", "energy/b", "--inherit-head", "e"),
         *("--lora-targets", "mlp,center", "--rank", 4, "--keep-head"),
-        *("--allow-new-elements", "Ge=Si,Sn=Si", "--offsets", "keep"),
+        *("--allow-new-elements", "Ge=Si,Sn=Si", "--composition", "keep"),
         *("--val", 0.2, "--test", "t.xyz", "--level", "PBE", "--store", "memory"),
     )
     train, finetune = options.train, options.finetune
@@ -143,7 +140,7 @@ def test_every_flag_sets_its_option(given):
     assert finetune.lora.targets == ("mlp", "center")
     assert finetune.keep_head
     assert finetune.new_elements == {"Ge": "Si", "Sn": "Si"}
-    assert train.atomic_baseline.mode == "keep"
+    assert train.composition.mode == "keep"
     assert options.validation_set == 0.2
     assert options.test_set[0].targets == options.training_set[0].targets
     assert options.targets["energy/b"].description == "PBE"
@@ -235,7 +232,7 @@ def test_set_changes_an_options_file(tmp_path, monkeypatch):
         (["--epochs", 1.5], "'--epochs': expected a whole number from 1, got 1.5"),
         (["--lr", 2], "'--lr': expected a number above 0 up to 1, got 2"),
         (["--batch-size", "all"], "expected a whole number from 1 or auto, got all"),
-        (["--offsets", "fitted"], "'fit', 'keep', 'isolated_atoms'"),
+        (["--composition", "fitted"], "'fit', 'keep', 'isolated_atoms'"),
         (["--level"], "'--level' requires an argument"),
         (["--epoch", 5], "--epochs"),
     ],
@@ -275,3 +272,12 @@ def test_files_of_weights_are_data_sets_of_their_own():
     assert [d.weight for d in options.training_set] == [1.0, 0.5]
     with pytest.raises(ConfigError, match="one of the files"):
         build(weight=("c.xyz=0.5",))
+
+
+def test_old_names_of_energies_per_element_are_read_and_not_shown(given):
+    text = CliRunner().invoke(cli, ["finetune", "--help"]).output
+    assert "--composition" in text
+    assert "--offsets" not in text
+    assert given("--offsets", "keep").train.composition.mode == "keep"
+    options = build(["training.atomic_baseline=keep"])
+    assert options.train.composition.mode == "keep"

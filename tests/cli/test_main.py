@@ -1,12 +1,12 @@
 """The command line finds verbs lazily and turns errors into one line."""
 
-import subprocess
 import sys
 import types
 
 import click
 import pytest
 from click.testing import CliRunner
+from support.commands import run_fresh
 
 from pet_calc.cli import main
 from pet_calc.config import read_options
@@ -48,9 +48,7 @@ def test_help_imports_no_torch():
         "heavy = {'torch', 'numpy', 'ase', 'yaml', 'metatensor'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "options" in done.stdout
+    assert "options" in run_fresh(code)
 
 
 def test_verbs_in_the_help_have_a_module(run):

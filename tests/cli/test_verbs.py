@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import logging
 import os
 import re
 import signal
@@ -11,55 +10,20 @@ import sys
 from pathlib import Path
 
 import ase.io
-import numpy as np
 import pytest
 import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
-from support.frames import build_frames, write_frames
+from support.command_line import FINETUNE, SESSION, assert_same, evaluate
+from support.frames import write_frames
 from support.models import TINY, build_model
-from support.runs import write_base
 from support.structures import get_results
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.cli.main import VERBS, cli
-from pet_calc.evaluate.prediction_file import PredictionWriter
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.train import loop
-
-FINETUNE = ["--rank", "2", "--epochs", "2", "--batch-size", "4", "--dtype", "float64"]
-SESSION = ["--device", "cpu", "--quiet"]
-
-
-class Runner:
-    """Runs ``pet-calc`` in a folder; fails unless the exit status is the expected."""
-
-    def __init__(self, folder, monkeypatch=None):
-        self.folder = folder
-
-    def __call__(self, *args, status=0):
-        logger = logging.getLogger("pet_calc")
-        before, level = list(logger.handlers), logger.level
-        try:
-            result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        finally:
-            logger.handlers[:] = before
-            logger.setLevel(level)
-        assert result.exit_code == status, (result.output, result.exception)
-        return result
-
-    def fail(self, *args):
-        """Return the message: the one line of an error of ours, or click's last."""
-        result = self(*args, status=2)
-        lines = result.stderr.splitlines()
-        errors = [line for line in lines if line.lower().startswith("error: ")]
-        assert errors == lines[-1:], result.stderr
-        assert "Traceback" not in result.output
-        return lines[-1]
-
-    def path(self, name):
-        return self.folder / name
 
 
 def write_options(folder, name="options.yaml", **training):
@@ -80,37 +44,6 @@ def write_options(folder, name="options.yaml", **training):
     }
     (folder / name).write_text(yaml.safe_dump(values))
     return folder / name
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A folder with data, a base, and the command line."""
-    write_frames(tmp_path)
-    write_base(tmp_path)
-    return Runner(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """A folder with a finished fine-tuning in ``run``, not to be changed."""
-    folder = tmp_path_factory.mktemp("tuned")
-    runner = Runner(folder)
-    data, base = write_frames(folder), write_base(folder)
-    flags = [*FINETUNE, "--epochs", "6", "--lr", "0.01", "--level", "EMT", *SESSION]
-    runner.result = runner("finetune", data, "-c", base, "-o", folder / "run", *flags)
-    return runner
-
-
-def evaluate(*args, **kwargs):
-    """What a model says of one of the frames, through the calculator."""
-    return get_results(
-        PETCalculator(*args, dtype="float64", **kwargs), build_frames()[0]
-    )
-
-
-def assert_same(one, other, tolerance=1e-10):
-    for name, values in one.items():
-        np.testing.assert_allclose(values, other[name], rtol=0, atol=tolerance)
 
 
 def test_every_verb_has_help_with_an_example():
@@ -152,82 +85,6 @@ def test_finetune_leaves_a_model_that_ase_can_use(tuned):
     found = evaluate(model)
     assert_same(found, evaluate(base, adapter=adapter))
     assert abs(found["energy"] - evaluate(base)["energy"]) > 1e-3
-
-
-def test_eval_compares_and_predicts(tuned, tmp_path):
-    model, data = tuned.path("run/best_model.ckpt"), tuned.path("train.xyz")
-    predicted, errors = tmp_path / "predicted.xyz", tmp_path / "errors.json"
-    result = tuned("eval", model, data, "-o", predicted, "--json", errors, *SESSION)
-    assert f"written   {predicted}" in result.stdout
-    assert "stress    4 of 12" in result.stdout
-    found = ase.io.read(predicted, ":")
-    reference = build_frames()
-    energies = [
-        (a.info["pet_energy"] - b.get_potential_energy()) / len(a)
-        for a, b in zip(found, reference, strict=True)
-    ]
-    values = json.loads(errors.read_text())
-    as_in_file = np.abs(energies).mean()
-    assert values["as_in_file.energy_mae"] == pytest.approx(as_in_file, rel=1e-6)
-    assert f"spread over orientations energy {1000 * values['spread.energy']:.2f}" in (
-        result.stdout
-    )
-    assert f"energy MAE {1000 * values['energy_mae']:.2f}" in result.stdout
-    np.testing.assert_allclose(
-        found[0].arrays["pet_forces"], evaluate(model)["forces"], atol=2e-8
-    )
-
-
-def test_eval_in_the_orientation_of_the_file_only(tuned, tmp_path):
-    model, data = tuned.path("run/best_model.ckpt"), tuned.path("train.xyz")
-    found = []
-    for flags in (["--orientations", 0], []):
-        errors = tmp_path / "errors.json"
-        result = tuned("eval", model, data, "--json", errors, *flags, *SESSION)
-        found.append(json.loads(errors.read_text()))
-        assert ("rotation" in result.stdout) == (not flags)
-    assert found[0] == {name: found[1][f"as_in_file.{name}"] for name in found[0]}
-
-
-def test_eval_with_an_adapter_is_eval_of_the_model(tuned):
-    data, end = tuned.path("train.xyz"), SESSION
-    adapter = tuned.path("run/adapter.safetensors")
-    one = tuned("eval", tuned.path("run/best_model.ckpt"), data, *end)
-    other = tuned("eval", tuned.path("base.ckpt"), data, "--adapter", adapter, *end)
-    assert one.stdout == other.stdout
-
-
-def test_eval_without_labels_only_predicts(tuned, tmp_path):
-    ase.io.write(tmp_path / "bare.xyz", build_frames()[0].copy())
-    result = tuned(
-        "eval", tuned.path("base.ckpt"), tmp_path / "bare.xyz", "-o",
-        tmp_path / "out.xyz", *SESSION
-    )  # fmt: skip
-    assert "no labels to compare with" in result.stdout
-    assert len(ase.io.read(tmp_path / "out.xyz", ":")) == 1
-
-
-def test_eval_goes_on_where_it_stopped(tuned, tmp_path, monkeypatch):
-    out = tmp_path / "predicted.xyz"
-    command = ["eval", tuned.path("base.ckpt"), tuned.path("train.xyz"), *SESSION]
-    expected = tuned(*command, "-o", out).stdout
-    whole = out.read_bytes()
-    write = PredictionWriter.add
-
-    def interrupt(writer, batch):
-        write(writer, batch)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(PredictionWriter, "add", interrupt)
-    result = tuned(*command, "-o", out, status=130)
-    assert "the first 12 predictions; --resume goes on" in result.stderr
-    assert "interrupted" in result.stderr
-    monkeypatch.undo()
-    result = tuned(*command, "-o", out, "--resume")
-    assert "goes on after 12 predictions" in result.stderr
-    assert result.stdout == expected
-    assert out.read_bytes() == whole
-    assert "-o; name it" in tuned.fail(*command, "--resume")
 
 
 def test_info_describes_each_kind_of_file(tuned):
@@ -412,7 +269,7 @@ def test_an_unknown_option_names_the_nearest(run):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["eval", "{base}", "{data}", "--target", "pbe"], "no energy output 'pbe'"),
+        (["eval", "{base}", "{data}", "--target", "pbe"], "no energy target 'pbe'"),
         (["eval", "{base}", "none.xyz"], "none.xyz does not exist"),
         (["eval", "{base}", "{data}", "-o", "none/p.xyz"], "there is no folder none"),
         (["eval", "{base}", "{data}", "--json", "none/e"], "there is no folder none"),

@@ -51,9 +51,9 @@ def test_the_defaults_of_spring_2025_are_read(caplog):
     assert "scheduler_patience=250 has no effect" in caplog.text
 
 
-def test_old_offsets_are_tables_by_atomic_number():
+def test_old_energies_per_element_are_tables_by_atomic_number():
     options = read("fixed_composition_weights: {energy: {1: -13.6, 8: -430.0}}")
-    table = options.train.atomic_baseline.tables["energy"]
+    table = options.train.composition.tables["energy"]
     assert table == {"H": -13.6, "O": -430.0}
 
 
@@ -109,8 +109,8 @@ def test_todays_losses_are_left_alone():
     [
         ("{num_epochs_warmup: 3, warmup_fraction: 0.1}", "expected this or warmup_fra"),
         (
-            "{fixed_composition_weights: {}, atomic_baseline: {}}",
-            "expected this or atomic_baseline, got both",
+            "{fixed_composition_weights: {}, composition: {}}",
+            "expected this or composition, got both",
         ),
         ("{num_epochs_warmup: few}", "num_epochs_warmup: expected a whole number"),
         ("{num_epoch_warmup: 3}", "did you mean num_epochs"),

@@ -135,7 +135,7 @@ def test_wrong_targets_fail_with_their_name(target, message):
 
 
 def test_a_target_that_is_no_energy_is_refused():
-    with pytest.raises(ConfigError, match="only energies and non-conservative"):
+    with pytest.raises(ConfigError, match="only energies and direct forces"):
         parse_target("mtt::dipole", quantity="dipole")
 
 
@@ -146,7 +146,7 @@ def test_a_target_that_is_no_energy_is_refused():
             {"system": "a.xyz"},
             "training_set.system: unknown option; did you mean systems",
         ),
-        ({"targets": {}}, "training_set.systems: expected a file with structures"),
+        ({"targets": {}}, "training_set.systems: expected a file with frames"),
         ({"systems": {}}, "training_set.systems.read_from: expected a file"),
         (
             {"systems": {"read_from": 1}},

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from pet_calc.config import (
-    BaselineOptions,
+    CompositionOptions,
     DatasetOptions,
     FinetuneOptions,
     LabelOptions,
@@ -77,7 +77,7 @@ RUNS = {
                 loss={
                     "energy": {"forces": {"type": "huber", "weight": 10, "delta": 0.01}}
                 },
-                atomic_baseline=BaselineOptions(
+                composition=CompositionOptions(
                     mode="keep", tables={"energy": {"No": 1.0, "H": -2.0}}
                 ),
             ),
@@ -116,8 +116,8 @@ RUNS = {
     ),
     "full": PLAIN.with_base("base.ckpt"),
     "scratch with a shape": replace(PLAIN, hypers=PETHypers(d_pet=16, cutoff=3.0)),
-    "one baseline for all": replace(
-        PLAIN, train=TrainOptions(atomic_baseline=BaselineOptions(tables={"a": 1.0}))
+    "one energy for all": replace(
+        PLAIN, train=TrainOptions(composition=CompositionOptions(tables={"a": 1.0}))
     ),
 }
 
@@ -152,7 +152,7 @@ def test_template_is_at_the_defaults(tmp_path):
 def test_template_has_every_option_and_explains_it():
     lines = [line.strip().removeprefix("# ") for line in render_template().splitlines()]
     keys = {line.split(":")[0].strip() for line in lines}
-    named = {"name": "energy", "head_modules": "config", "tables": "atomic_baseline"}
+    named = {"name": "energy", "head_modules": "config", "tables": "composition"}
     for cls in find_blocks(RunOptions) | {LossTerm}:
         for name in cls.model_fields:
             assert named.get(name, name) in keys, name

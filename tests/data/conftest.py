@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from ase.io import write
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -48,3 +49,13 @@ def _build_structures():
 @pytest.fixture
 def structures():
     return _build_structures()
+
+
+@pytest.fixture
+def write_file(tmp_path):
+    def write_frames(*frames, name="data.xyz"):
+        path = tmp_path / name
+        write(path, list(frames), format="extxyz")
+        return str(path)
+
+    return write_frames

@@ -137,7 +137,7 @@ def test_the_last_structure_is_that_of_the_file_not_of_its_first_part(tmp_path, 
     text = Path(write_frames(tmp_path, 4)).read_text()
     path = write(f"{text}\n1\n{HEADER}\nHe 0 0 0\n")
     assert read_last(path).get_chemical_formula() == "He"
-    with pytest.raises(DataError, match="no structure in"):
+    with pytest.raises(DataError, match="no frame in"):
         read_last(write("\n\n"))
     with pytest.raises(DataError, match="is of no format that ASE knows"):
         read_last(write("x", name="a.ckpt"))

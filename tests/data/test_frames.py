@@ -1,23 +1,19 @@
 import re
-from itertools import chain
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
 
 from pet_calc.data.census import LabelCensus
 from pet_calc.data.frames import (
     LabeledFrame,
     check_elements,
     read_frames,
-    read_structures,
-    split_frames,
 )
-from pet_calc.data.labels import LabelKeys, LabelUnits, read_charge_and_spin
-from pet_calc.errors import ConfigError, DataError
+from pet_calc.data.labels import NO_LABELS, LabelKeys, LabelUnits, read_charge_and_spin
+from pet_calc.errors import DataError
 
 KCAL = 4184 / 96485.3329  # eV per kcal/mol: joule over Faraday's constant
 STRESS = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]) / 100
@@ -28,16 +24,6 @@ def read_atoms(atoms, **options):
     keys = options.pop("keys", LabelKeys())
     factors = LabelUnits(**options).compute_factors()
     return LabeledFrame.from_atoms(atoms, keys=keys, factors=factors, source="x")
-
-
-@pytest.fixture
-def write_file(tmp_path):
-    def write_frames(*frames, name="data.xyz"):
-        path = tmp_path / name
-        write(path, list(frames), format="extxyz")
-        return str(path)
-
-    return write_frames
 
 
 # ---- real files
@@ -118,73 +104,6 @@ def test_kcal_per_mol_is_an_option(shared_file):
     assert frames[0].forces[0, 0] == pytest.approx(-32.31755688687 * KCAL, rel=1e-7)
 
 
-# ---- which files and frames
-
-
-def test_globs_indices_and_several_files(write_file, tmp_path):
-    for name, n in (("a1.xyz", 4), ("a2.xyz", 3), ("b.xyz", 2)):
-        write_file(*[Atoms("H", [[i, 0, 0]]) for i in range(n)], name=name)
-    pattern, other = str(tmp_path / "a*.xyz"), str(tmp_path / "b.xyz")
-    assert len(read_structures([pattern, other])) == 9
-    chosen = read_structures([pattern, f"{other}@1"], index="-2:")
-    assert [frame.source.rsplit("/", 1)[1] for frame in chosen] == [
-        "a1.xyz, frame 2",
-        "a1.xyz, frame 3",
-        "a2.xyz, frame 1",
-        "a2.xyz, frame 2",
-        "b.xyz, frame 1",
-    ]
-    assert [f.positions[0, 0] for f in read_structures(pattern, index="::2")] == [
-        *(0, 2),
-        *(0, 2),
-    ]
-    assert len(read_structures(other, index="-1")) == 1
-
-
-def test_files_of_another_format_work(tmp_path):
-    path = tmp_path / "POSCAR"
-    write(path, bulk("Si"), format="vasp")
-    (frame,) = read_frames(path)
-    assert frame.energy is None
-    assert frame.pbc.all()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("missing.xyz", "does not exist"), ("no*.xyz", "matches no file"), ("", "folder")],
-)
-def test_files_that_are_not_there_are_named(tmp_path, name, message):
-    with pytest.raises(DataError, match=message):
-        read_frames(str(tmp_path / name))
-
-
-def test_a_file_that_ase_cannot_read_is_named(tmp_path):
-    path = tmp_path / "broken.xyz"
-    path.write_text("2\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")
-    with pytest.raises(DataError, match=r"broken\.xyz, frame 0, line 1: .*after 1 of"):
-        read_frames(path)
-
-
-def test_no_frame_left_is_an_error(write_file):
-    path = write_file(Atoms("H"))
-    with pytest.raises(DataError, match="no frames"):
-        read_frames(path, index="5:")
-    with pytest.raises(ConfigError, match="index"):
-        read_frames(path, index="first")
-
-
-def test_progress_sees_every_frame(write_file):
-    seen = []
-
-    def progress(stream):
-        for entry in stream:
-            seen.append(entry)
-            yield entry
-
-    read_frames(write_file(Atoms("H"), Atoms("He")), progress=progress)
-    assert len(seen) == 2
-
-
 # ---- where labels are
 
 
@@ -227,7 +146,7 @@ def test_mixed_origins_are_warned_of(write_file, caplog):
 
 def test_structures_only_have_no_labels_but_keep_the_charge(write_file):
     info = {"energy": 1.0, "stress": np.eye(3), "charge": -1, "spin": 2}
-    (frame,) = read_structures(write_file(Atoms("H", info=info)))
+    (frame,) = read_frames(write_file(Atoms("H", info=info)), keys=NO_LABELS)
     assert frame.energy is None
     assert (frame.charge, frame.spin_multiplicity) == (-1, 2)
 
@@ -338,7 +257,7 @@ def test_a_skew_stress_is_symmetrised_and_counted():
     assert "symmetrised" in frame.notes[0]
 
 
-# ---- labels and structures that make no sense
+# ---- labels and frames that make no sense
 
 
 def test_a_label_that_is_not_finite_is_missing_and_counted(write_file):
@@ -409,37 +328,12 @@ def test_charge_and_spin_of_atoms_have_defaults():
 
 def test_unknown_elements_are_named_with_file_and_frame(write_file):
     path = write_file(molecule("H2O"), molecule("CH3SH"), molecule("SH2"))
-    frames = read_structures(path)
+    frames = read_frames(path)
     check_elements(frames, [1, 6, 8, 16])
     with pytest.raises(DataError, match=r"S \(2 frames, first .*frame 1\)") as caught:
         check_elements(frames, [1, 8])
     assert "C (1 frames" in str(caught.value)
     assert "it knows H, O" in str(caught.value)
-
-
-# ---- splitting, and back to ASE
-
-
-def test_a_split_is_deterministic_and_complete():
-    frames = [read_atoms(Atoms("H", [[i, 0, 0]])) for i in range(20)]
-    parts = split_frames(frames, (0.8, 0.15, 0.05), seed=1)
-    assert [len(part) for part in parts] == [16, 3, 1]
-    again = split_frames(frames, (0.8, 0.15, 0.05), seed=1)
-    positions = [[f.positions[0, 0] for f in part] for part in parts]
-    assert positions == [[f.positions[0, 0] for f in part] for part in again]
-    assert sorted(chain.from_iterable(positions)) == list(range(20))
-    other = split_frames(frames, (0.8, 0.15, 0.05), seed=2)
-    assert positions[1] != [f.positions[0, 0] for f in other[1]]
-    assert len(split_frames(frames, (1, 0, 0), seed=0)[0]) == 20
-    assert len(split_frames(frames, (0.98, 0.01, 0.01), seed=0)[1]) == 1
-
-
-def test_a_split_that_cannot_be_is_refused():
-    frames = [read_atoms(Atoms("H"))] * 2
-    with pytest.raises(ConfigError, match="add up to 1"):
-        split_frames(frames, (0.5, 0.1, 0.1), seed=0)
-    with pytest.raises(DataError, match="too few"):
-        split_frames(frames, (0.8, 0.1, 0.1), seed=0)
 
 
 def test_atoms_come_back_with_their_labels():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.evaluate.metrics import Metrics, format_errors
 from pet_calc.model.derivatives import Prediction
 
@@ -14,7 +14,7 @@ SIZES = [3, 1, 4]
 
 
 def build_batch(seed, *, has_forces=True, has_stress=True, mask=None):
-    """Random predictions and labels of three structures."""
+    """Random predictions and labels of three frames."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -64,7 +64,7 @@ def test_errors_are_those_of_numpy():
     for batch in batches:
         metrics.add(*batch)
     assert metrics.to_dict() == pytest.approx(compute_expected(batches), rel=1e-12)
-    assert metrics.n_structures == 6
+    assert metrics.n_frames == 6
     forces = [p.forces - labels.forces for p, labels in batches]
     assert metrics.sums["forces"].largest == float(torch.cat(forces).abs().max())
 

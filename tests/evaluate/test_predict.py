@@ -1,4 +1,4 @@
-"""Predictions for many structures: order, batches, progress, and the file."""
+"""Predictions for many frames: order, batches, progress, and the file."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_frames_come_in_order_with_what_the_calculator_says(model, batch_tokens)
             energy_errors.append(abs(expected["energy"] - i) / len(found))
             force_errors.append(np.abs(expected["forces"] - 0.1 * i).flatten())
     values = metrics.to_dict()
-    assert metrics.n_structures == 10
+    assert metrics.n_frames == 10
     assert values["energy_mae"] == pytest.approx(np.mean(energy_errors))
     assert values["forces_mae"] == pytest.approx(np.concatenate(force_errors).mean())
     assert "stress_mae" not in values

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_pet_calc(tmp_path):
         "d_pet 8, d_node 16",
         "cutoff        4 Å, Bump over 0.5 Å; adapted to 6 neighbours (solver)",
         "range         16 Å",
-        "outputs       energy [eV]: PBE0-D3",
+        "targets       energy [eV]: PBE0-D3",
         "rank 2, alpha 4, on input_linear, output_linear",
         "not merged",
         "uncertainty   yes",
@@ -113,7 +113,7 @@ def test_an_adapter(tmp_path):
     assert values["kind"] == "pet-calc adapter"
     assert values["base"] == {"name": "tiny", "fingerprint": adapter.base_fingerprint}
     assert values["lora"]["n_parameters"] > 0
-    assert "outputs       energy/pbe0 [eV]: PBE0-D3" in text
+    assert "targets       energy/pbe0 [eV]: PBE0-D3" in text
     assert f"base          tiny, fingerprint {adapter.base_fingerprint[:16]}" in text
     assert " kB" in text
     # found by its content too

@@ -8,7 +8,6 @@ from support.structures import build_batch, build_structures
 from pet_calc.model.edges import (
     EdgeSelector,
     compute_edge_vectors,
-    find_reverse_pairs,
 )
 from pet_calc.model.hypers import PETHypers
 
@@ -28,25 +27,6 @@ def test_reverse_of_the_reverse_is_the_pair_and_its_vector_is_opposite():
     assert torch.equal(batch.centers[batch.reverse], batch.neighbors)
     vectors = compute_edge_vectors(batch)
     torch.testing.assert_close(vectors[batch.reverse], -vectors)
-
-
-def test_reverse_pairs_are_found_in_any_order():
-    batch = build_batch(build_structures()[3:4], build_model())
-    order = torch.randperm(
-        batch.centers.shape[0], generator=torch.Generator().manual_seed(0)
-    )
-    columns = (batch.centers[order], batch.neighbors[order], batch.cell_shifts[order])
-    reverse = find_reverse_pairs(*columns)
-    assert torch.equal(columns[2][reverse], -columns[2])
-
-
-def test_a_half_list_is_an_error():
-    batch = build_batch(build_structures()[:1], build_model())
-    half = batch.centers < batch.neighbors
-    with pytest.raises(RuntimeError, match="full neighbour list"):
-        find_reverse_pairs(
-            batch.centers[half], batch.neighbors[half], batch.cell_shifts[half]
-        )
 
 
 @pytest.mark.parametrize("n_wanted", [None, 5.0])

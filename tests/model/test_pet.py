@@ -149,20 +149,19 @@ def test_float32_is_close_to_float64():
 
 
 @pytest.mark.parametrize(
-    ("info", "message"),
+    ("name", "value", "message"),
     [
-        ({"charge": 11}, "charge outside -10 to 10"),
-        ({"charge": -11}, "charge outside"),
-        ({"spin": 0}, "multiplicity outside 1 to 10"),
-        ({"spin": 11}, "multiplicity outside"),
+        ("charges", 11, "charge outside -10 to 10"),
+        ("charges", -11, "charge outside"),
+        ("spin_multiplicities", 0, "multiplicity outside 1 to 10"),
+        ("spin_multiplicities", 11, "multiplicity outside"),
     ],
 )
-def test_charge_and_spin_outside_the_tables_are_refused(info, message):
+def test_charge_and_spin_outside_the_tables_are_refused(name, value, message):
     model = build_model(system_conditioning=True)
-    atoms = build_structures()[0]
-    atoms.info.update(info)
+    batch = build_batch(build_structures()[:1], model)
     with pytest.raises(ValueError, match=message):
-        predict(model, build_batch([atoms], model))
+        predict(model, batch._replace(**{name: torch.tensor([value])}))
 
 
 def test_charge_and_spin_change_the_energy_of_their_system_only():

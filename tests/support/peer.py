@@ -179,3 +179,9 @@ def _add_data(system, name, value, dtype):
         properties=Labels([name], torch.tensor([[0]])),
     )
     system.add_data(name, TensorMap(Labels.single(), [block]))
+
+
+def save_peer(model, path, **changes):
+    """Write a peer as metatrain does, with some entries changed; return the file."""
+    torch.save({**model.get_checkpoint(), **changes}, path)
+    return path

@@ -1,5 +1,6 @@
 """Short trainings on the CPU that many tests share."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
 from pet_calc.train import loaders
 from pet_calc.train.run import run_training
-from pet_calc.train.start import composition as offsets
+from pet_calc.train.start import composition
 
 
 def write_base(folder, targets=None, **hypers):
@@ -53,14 +54,29 @@ def build_options(folder, *, output="run", base=None, train=None, data=None, **f
 def stand_as_in_file(monkeypatch):
     """Judge models on frames as they are, to compare with numbers made of these."""
     as_in_file = replace(orientation.AS_JUDGED, kind="none")
-    for module in (orientation, loaders, offsets):
+    for module in (orientation, loaders, composition):
         monkeypatch.setattr(module, "AS_JUDGED", as_in_file)
 
 
-def check_resume(options, folder):
-    """Check that a run of two halves ends, bit for bit, like one without a stop."""
+def read_log(folder):
+    """What a run wrote of each epoch."""
+    return [json.loads(r) for r in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_state(one, other):
+    """Check that two models have the same tensors, bit for bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def check_resume(options, folder, **changes):
+    """Check that a run of two halves ends, bit for bit, like one without a stop.
+
+    The halves may have other options, as far as these must not matter.
+    """
     whole = run_training(options, show_progress=False)
-    halves = replace(options, output=str(folder / "halves"))
+    halves = replace(options, output=str(folder / "halves"), **changes)
     run_training(halves, stop_after=2, show_progress=False)
     again = run_training(halves, is_resumed=True, show_progress=False)
     assert again.validation == whole.validation
@@ -68,5 +84,4 @@ def check_resume(options, folder):
         load_checkpoint(Path(run.output) / "last_model.ckpt")
         for run in (options, halves)
     )
-    for name, value in one.state.items():
-        assert torch.equal(value, other.state[name])
+    assert_same_state(one.state, other.state)

@@ -2,12 +2,9 @@
 
 import ase.build
 import numpy as np
-import torch
 from ase import Atoms, units
 
-from pet_calc.data.neighbors import compute_pairs, mask_cell
-from pet_calc.model.batch import Batch
-from pet_calc.model.edges import find_reverse_pairs
+from pet_calc.data.systems import build_batch as build_system_batch
 
 
 def build_structures():
@@ -22,37 +19,9 @@ def build_structures():
 
 
 def build_batch(structures, model, *, skin=0.0):
-    """The graph of some ``Atoms``, in the model's dtype."""
-    columns = {name: [] for name in ("species", "positions", "system", "cells")}
-    pairs = []
-    n_atoms = 0
-    for k, atoms in enumerate(structures):
-        own = compute_pairs(
-            atoms.positions, atoms.cell.array, atoms.pbc, model.pair_cutoff + skin
-        )
-        pairs.append(np.column_stack([own[0] + n_atoms, own[1] + n_atoms, own[2]]))
-        columns["species"].append(atoms.numbers)
-        columns["positions"].append(atoms.positions)
-        columns["system"].append(np.full(len(atoms), k))
-        columns["cells"].append(mask_cell(atoms.cell.array, atoms.pbc)[None])
-        n_atoms += len(atoms)
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    """Some ``Atoms`` as one batch, in the model's dtype."""
     dtype = model.edge_embedder.weight.dtype
-    all_pairs = torch.from_numpy(np.concatenate(pairs).astype(np.int64))
-    centers, neighbors = all_pairs[:, 0].contiguous(), all_pairs[:, 1].contiguous()
-    infos = [atoms.info for atoms in structures]
-    return Batch(
-        species=torch.from_numpy(joined["species"].astype(np.int64)),
-        positions=torch.from_numpy(joined["positions"]).to(dtype),
-        cells=torch.from_numpy(joined["cells"]).to(dtype),
-        centers=centers,
-        neighbors=neighbors,
-        cell_shifts=all_pairs[:, 2:],
-        reverse=find_reverse_pairs(centers, neighbors, all_pairs[:, 2:]),
-        system_of_atom=torch.from_numpy(joined["system"].astype(np.int64)),
-        charges=torch.tensor([i.get("charge", 0) for i in infos]),
-        spin_multiplicities=torch.tensor([i.get("spin", 1) for i in infos]),
-    )
+    return build_system_batch(structures, model.pair_cutoff + skin, dtype=dtype)
 
 
 PROPERTIES = ("energy", "energies", "forces", "stress")

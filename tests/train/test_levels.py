@@ -8,7 +8,7 @@ import pytest
 import torch
 from metatomic_ase import MetatomicCalculator
 from support.frames import build_frames, write_frames
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -46,7 +46,7 @@ def predict(model, target="energy", adapter=None, **kwargs):
 
 
 def split_state(state, targets):
-    """The weights in the heads of ``targets``, and all others but the offsets."""
+    """The weights in the heads of ``targets``, and all others but the composition."""
     heads, others = {}, {}
     for name, value in state.items():
         parts = name.split(".")
@@ -166,7 +166,7 @@ def test_without_keep_head_the_base_is_dropped_and_that_is_said(tmp_path, caplog
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(build_options(tmp_path, target=NEW, epochs=1))
     assert list(load_checkpoint(report.best_model).targets) == [NEW]
-    assert "output energy of the base is dropped" in caplog.text
+    assert "target energy of the base is dropped" in caplog.text
     assert "--keep-head keeps it" in caplog.text
 
 
@@ -232,7 +232,7 @@ def test_direct_heads_without_labels_to_learn_from_are_dropped(tmp_path, caplog)
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(options)
     assert "non_conservative_force" in load_checkpoint(report.best_model).targets
-    assert "output non_conservative_stress of the base is dropped" in caplog.text
+    assert "target non_conservative_stress of the base is dropped" in caplog.text
 
 
 def test_a_new_level_beside_the_base_gets_direct_forces_of_its_own(tmp_path, caplog):
@@ -269,13 +269,4 @@ def test_an_adapter_brings_direct_heads_along(tmp_path):
 
 def test_a_run_with_direct_heads_is_resumed_exactly(tmp_path):
     base = write_base(tmp_path, targets=DIRECT)
-    run(build_options(tmp_path, base=base, output="whole"))
-    halves = build_options(tmp_path, base=base, output="halves")
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    check_resume(build_options(tmp_path, base=base, output="whole"), tmp_path)

@@ -83,7 +83,7 @@ def test_running_out_of_memory_splits_and_changes_no_gradient(
     with caplog.at_level("WARNING", "pet_calc"):
         _, others = run(small, monkeypatch)
     assert_close(gradients, others)
-    assert "out of memory with 6 structures" in caplog.text
+    assert "out of memory with 6 frames" in caplog.text
     # the bound sinks, so that not every step fails first
     assert n_frames.count(6) == 1
 
@@ -169,4 +169,4 @@ def test_steps_by_pairs_train_and_resume_exactly(tmp_path, train, caplog):
     options = build_options(tmp_path, train=train)
     with caplog.at_level("INFO", "pet_calc"):
         check_resume(options, tmp_path)
-    assert "structures on average" in caplog.text
+    assert "frames on average" in caplog.text

@@ -1,21 +1,18 @@
 """Whole runs: what they leave behind, how they resume, what they refuse."""
 
 import json
-import os
-import signal
-import sys
 
 import pytest
 import torch
 from ase.io import read, write
 from support.frames import build_frames, write_frames
-from support.runs import build_options, write_base
+from support.runs import assert_same_state, build_options, read_log, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
@@ -28,16 +25,6 @@ from pet_calc.train.run import run_training
 
 def run(options, **kwargs):
     return run_training(options, show_progress=False, **kwargs)
-
-
-def read_log(folder):
-    return [json.loads(r) for r in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def assert_same_state(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
 
 
 @pytest.mark.parametrize("method", ["lora", "heads", "full"])
@@ -74,44 +61,6 @@ def test_a_run_leaves_model_adapter_log_options_and_report(tmp_path):
     assert next(iter(provenance["files"].values())).isalnum()
 
 
-def test_four_epochs_equal_two_plus_two_bit_for_bit(tmp_path):
-    train = {"ema_decay": 0.9, "checkpoint_interval": 100}
-    whole = build_options(tmp_path, output="whole", train=train)
-    halves = replace(whole, output=str(tmp_path / "halves"))
-    run(whole)
-    assert run(halves, stop_after=2).end == "stopped"
-    assert run(halves, is_resumed=True).end == "finished"
-    for name in ("best_model.ckpt", "last_model.ckpt"):
-        one = load_checkpoint(tmp_path / "whole" / name)
-        other = load_checkpoint(tmp_path / "halves" / name)
-        assert_same_state(one.state, other.state)
-    rows = [read_log(tmp_path / name) for name in ("whole", "halves")]
-    for one, other in zip(*rows, strict=True):
-        del one["seconds"], other["seconds"]
-        assert one == other
-
-
-def test_a_signal_in_mid_epoch_loses_nothing(tmp_path, monkeypatch):
-    whole = build_options(tmp_path, output="whole")
-    cut = replace(whole, output=str(tmp_path / "cut"))
-    run(whole)
-    take_step = loop.Trainer._take_step
-
-    def interrupt(self, *args):
-        loss = take_step(self, *args)
-        if self.state.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss
-
-    monkeypatch.setattr(loop.Trainer, "_take_step", interrupt)
-    assert run(cut).end == "interrupted"
-    monkeypatch.setattr(loop.Trainer, "_take_step", take_step)
-    assert run(cut, is_resumed=True).end == "finished"
-    one = load_checkpoint(tmp_path / "whole" / "last_model.ckpt")
-    other = load_checkpoint(tmp_path / "cut" / "last_model.ckpt")
-    assert_same_state(one.state, other.state)
-
-
 def test_the_same_seed_gives_the_same_model(tmp_path):
     options = build_options(tmp_path, output="one", epochs=2)
     run(options)
@@ -122,7 +71,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path):
     assert_same_state(one.state, two.state)
 
 
-def test_lora_changes_only_corrections_and_offsets(tmp_path):
+def test_lora_changes_only_corrections_and_composition(tmp_path):
     base = load_checkpoint(write_base(tmp_path))
     run(build_options(tmp_path))
     tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
@@ -168,10 +117,10 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
         assert parts.get_property(name, atoms.copy()) == pytest.approx(one, abs=1e-12)
 
 
-def test_step_zero_of_lora_is_the_base_with_new_offsets(tmp_path):
+def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):
     base = write_base(tmp_path)
     data = write_frames(tmp_path)
-    # a rate of (nearly) zero: nothing but the offsets moves
+    # a rate of (nearly) zero: nothing but the composition moves
     options = build_options(
         tmp_path, base=base, data=data, learning_rate=1e-300, epochs=1
     )
@@ -256,127 +205,6 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     run(options, may_overwrite=True)
 
 
-def test_resuming_with_other_options_is_said(tmp_path, caplog):
-    options = build_options(tmp_path)
-    run(options, stop_after=1)
-    changed = replace(options, seed=7, train=replace(options.train, batch_size=2))
-    with caplog.at_level("WARNING", "pet_calc"):
-        run(changed, is_resumed=True, stop_after=2)
-    assert "(architecture.training.batch_size, seed)" in caplog.text
-    caplog.clear()
-    with caplog.at_level("WARNING", "pet_calc"):
-        run(changed, is_resumed=True)
-    assert "other options" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rank": 4}, "rank: expected 2, with which the run in .* began, got 4"),
-        ({"method": "full"}, "method: expected lora, .*, got full"),
-        ({"target": "energy/pbe0"}, "targets: expected .'energy'., .*'energy/pbe0'"),
-        ({"offsets": "keep"}, "atomic_baseline.mode: expected fit, .*, got keep"),
-    ],
-)
-def test_resuming_with_what_makes_another_model_is_refused(tmp_path, change, message):
-    options = build_options(tmp_path)
-    run(options, stop_after=1)
-    before = (tmp_path / "run" / "options_resolved.yaml").read_bytes()
-    base = options.finetune.base
-    data = str(tmp_path / "train.xyz")
-    changed = build_options(tmp_path, base=base, data=data, **change)
-    with pytest.raises(ConfigError, match=message):
-        run(changed, is_resumed=True)
-    assert (tmp_path / "run" / "options_resolved.yaml").read_bytes() == before
-
-
-def test_resuming_from_another_base_is_refused(tmp_path):
-    options = build_options(tmp_path)
-    run(options, stop_after=1)
-    (tmp_path / "other").mkdir()
-    other = write_base(tmp_path / "other", d_feedforward=16)
-    changed = build_options(tmp_path, base=other, data=str(tmp_path / "train.xyz"))
-    with pytest.raises(ConfigError, match="--base: expected the model that the run"):
-        run(changed, is_resumed=True)
-
-
-def test_resuming_on_changed_data_is_refused_unless_asked_for(tmp_path, caplog):
-    options = build_options(tmp_path)
-    run(options, stop_after=1)
-    write(tmp_path / "train.xyz", build_frames(seed=5))
-    with pytest.raises(
-        DataError, match=r"train\.xyz: not the data .*--resume-with-new"
-    ):
-        run(options, is_resumed=True)
-    with caplog.at_level("WARNING", "pet_calc"):
-        assert run(options, is_resumed=True, accepts_new_data=True).end == "finished"
-    assert "goes on with other data" in caplog.text
-
-
-@pytest.mark.parametrize("is_new", [True, False])
-def test_only_other_data_are_checked_as_at_a_start(tmp_path, monkeypatch, is_new):
-    options = build_options(tmp_path)
-    run(options, stop_after=1)
-    if is_new:
-        write(tmp_path / "train.xyz", build_frames(seed=5))
-    checked = []
-    module = sys.modules[run_training.__module__]
-    monkeypatch.setattr(module, "check_data", lambda *args: checked.append(args))
-    run(options, is_resumed=True, accepts_new_data=True)
-    assert bool(checked) == is_new
-
-
-def test_a_chain_of_short_sessions_is_one_run(tmp_path):
-    """Each leaves its state, also where no checkpoint was due."""
-    train = {"checkpoint_interval": 100}
-    whole = build_options(tmp_path, output="whole", train=train)
-    run(whole)
-    short = replace(whole, output=str(tmp_path / "short"))
-    for last in (1, 2, 3, 4):
-        report = run(short, stop_after=last, is_resumed=last > 1)
-        assert report.n_steps == 3 * last
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt")
-        for name in ("whole", "short")
-    )
-    assert_same_state(one.state, other.state)
-    assert read_log(tmp_path / "short")[-1]["epoch"] == 4
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, epoch):
-    whole = build_options(tmp_path, output="whole")
-    run(whole)
-    cut = replace(whole, output=str(tmp_path / "cut"))
-    evaluate, take_step = loop.Trainer._evaluate, loop.Trainer._take_step
-
-    def fail(self, *args):
-        if self.state.step == 3 * epoch:
-            raise RuntimeError("the machine went away")
-        return evaluate(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_evaluate", fail)
-        with pytest.raises(RuntimeError, match="went away"):
-            run(cut)
-    steps = []
-
-    def count(self, *args):
-        steps.append(self.state.step)
-        return take_step(self, *args)
-
-    monkeypatch.setattr(loop.Trainer, "_take_step", count)
-    run(cut, is_resumed=True)
-    # no step is taken twice
-    assert steps == list(range(3 * epoch, 12))
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt")
-        for name in ("whole", "cut")
-    )
-    assert_same_state(one.state, other.state)
-    assert [row["epoch"] for row in read_log(tmp_path / "cut")] == [1, 2, 3, 4]
-
-
 def test_what_weighs_nothing_does_not_pick_the_best_model(tmp_path):
     """Energies that get worse do not undo what forces have gained."""
     report = run(
@@ -387,11 +215,6 @@ def test_what_weighs_nothing_does_not_pick_the_best_model(tmp_path):
     rows = read_log(tmp_path / "run")
     best = min(rows, key=lambda row: row["val_loss"])
     assert report.best_epoch == best["epoch"]
-
-
-def test_resuming_nothing_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="nothing to resume"):
-        run(build_options(tmp_path), is_resumed=True)
 
 
 @pytest.mark.parametrize("name", ["evaluate", "save_checkpoint", "Logbook"])
@@ -424,13 +247,13 @@ def test_labels_that_give_no_gradient_stop_before_anything_is_written(
 
 def test_neighbor_lists_of_the_training_set_are_made_once(tmp_path, monkeypatch):
     seen = []
-    build_graph = dataset.build_graph
+    build_system = dataset.build_system
 
     def note(frame, cutoff):
         seen.append(frame.source)
-        return build_graph(frame, cutoff)
+        return build_system(frame, cutoff)
 
-    monkeypatch.setattr(dataset, "build_graph", note)
+    monkeypatch.setattr(dataset, "build_system", note)
     run(build_options(tmp_path))
     assert len(seen) == 12
     assert len(set(seen)) == 12

@@ -10,6 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from support.benchmarks import load
 from support.frames import write_frames
 from support.runs import build_options, write_base
 
@@ -18,28 +19,6 @@ from pet_calc.config import replace
 from pet_calc.train.run import run_training
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# The peak of the memory that is the process's own. Mapped files count as resident,
-# too, but the system takes their pages back when it needs them.
-MEASURE = """
-import json, sys, threading, time
-
-def read_anonymous():
-    for line in open("/proc/self/status"):
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-
-def watch():
-    while True:
-        peak[0] = max(peak[0], read_anonymous())
-        time.sleep(0.005)
-
-from pet_calc.cli.main import cli
-peak = [read_anonymous()]
-threading.Thread(target=watch, daemon=True).start()
-cli(sys.argv[1:], standalone_mode=False)
-print(json.dumps(peak[0]))
-"""
 
 
 def write_clusters(path, n_frames):
@@ -66,7 +45,7 @@ def measure(*args):
     # memory that was freed goes back at once, and is not taken for memory in use
     environment["MALLOC_TRIM_THRESHOLD_"] = "65536"
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *map(str, args)],
+        [sys.executable, "-c", load("data_scale").RUN, *map(str, args)],
         capture_output=True,
         text=True,
         env=environment,
@@ -134,7 +113,7 @@ def test_a_run_from_a_store_is_the_run_in_memory(tmp_path, batch_size):
         assert torch.equal(value, states[1][name])
 
 
-def test_isolated_atoms_in_a_store_set_offsets_only(tmp_path):
+def test_isolated_atoms_in_a_store_set_the_composition_only(tmp_path):
     frames = ase.io.read(write_frames(tmp_path), ":")
     for symbol, energy in (("H", -1.0), ("O", -2.0), ("Al", -3.0)):
         atom = ase.Atoms(symbol, info={"config_type": "IsolatedAtom"})
@@ -149,7 +128,7 @@ def test_isolated_atoms_in_a_store_set_offsets_only(tmp_path):
                     data=str(tmp_path / "train.xyz"),
                     output=name,
                     epochs=1,
-                    offsets="isolated_atoms",
+                    composition="isolated_atoms",
                 ),
                 data_store=store,
             ),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from support.frames import build_frames
-from support.runs import stand_as_in_file, write_base
+from support.runs import check_resume, stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import FinetuneOptions, read_options, replace
@@ -115,19 +115,7 @@ def test_each_level_learns_from_its_own_labels(tmp_path, has_base, monkeypatch):
 
 def test_several_levels_resume_exactly_from_memory_and_store(tmp_path):
     options = write_options(tmp_path, write_base(tmp_path), ema_decay=0.5)
-    whole = run_training(options, show_progress=False)
-    halves = replace(
-        options, output=str(tmp_path / "halves"), data_store=str(tmp_path / "stores")
-    )
-    run_training(halves, show_progress=False, stop_after=2)
-    resumed = run_training(halves, show_progress=False, is_resumed=True)
-    assert resumed.validation == whole.validation
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("run", "halves")
-    )
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+    check_resume(options, tmp_path, data_store=str(tmp_path / "stores"))
 
 
 def test_lora_trains_the_heads_of_new_levels_only(tmp_path):

@@ -12,12 +12,12 @@ from torch import Tensor
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.evaluate.metrics import DISPLAY_UNITS, QUANTITIES, Metrics
 from pet_calc.evaluate.predict import predict_frames
-from pet_calc.model.baseline import TargetTable
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 
 ENERGY_REFERENCE = (
     "energies before and after both have the base's energy per element (E0), since a "
-    "new offset is no forgetting"
+    "new one is no forgetting"
 )
 # eV/atom, eV/Å: labels that the base meets this well are its own predictions
 _OWN_LABELS = 1e-5
@@ -31,10 +31,10 @@ class Forgetting:
     before: dict[str, float]
     """Errors of the base, as ``Metrics.to_dict`` has them."""
     after: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Errors of the result, by energy output: the trained one, then the base's own if
+    """Errors of the result, by energy target: the trained one, then the base's own if
     it was kept."""
 
-    def compute_ratios(self, output: str) -> dict[str, float | None]:
+    def compute_ratios(self, target: str) -> dict[str, float | None]:
         """Return MAE after / MAE before of energy per atom, forces and stress.
 
         1 is nothing forgotten. None where the base makes no error to compare with:
@@ -44,7 +44,7 @@ class Forgetting:
         for name in QUANTITIES:
             before, after = (
                 values.get(f"{name}_mae", math.nan)
-                for values in (self.before, self.after[output])
+                for values in (self.before, self.after[target])
             )
             if not math.isnan(before) and not math.isnan(after):
                 ratios[name] = after / before if before > _OWN_LABELS else None
@@ -52,7 +52,7 @@ class Forgetting:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        outputs = {
+        targets = {
             name: {"after": values, "ratio": self.compute_ratios(name)}
             for name, values in self.after.items()
         }
@@ -60,22 +60,22 @@ class Forgetting:
             "n_frames": self.n_frames,
             "energy_reference": ENERGY_REFERENCE,
             "before": self.before,
-            "outputs": outputs,
+            "outputs": targets,
         }
 
     def to_text(self) -> str:
-        """Return a line for each output and one on what the energies refer to."""
+        """Return a line for each target and one on what the energies refer to."""
         lines = [f"{name}: {self._describe(name)}" for name in self.after]
         lines.append(f"on {self.n_frames} retained frames; {ENERGY_REFERENCE}")
         return "\n".join(lines)
 
-    def _describe(self, output: str) -> str:
+    def _describe(self, target: str) -> str:
         parts = []
-        for name, ratio in self.compute_ratios(output).items():
+        for name, ratio in self.compute_ratios(target).items():
             factor, unit = DISPLAY_UNITS[name]
             before, after = (
                 factor * values[f"{name}_mae"]
-                for values in (self.before, self.after[output])
+                for values in (self.before, self.after[target])
             )
             shown = "no ratio" if ratio is None else f"x{ratio:.2f}"
             parts.append(f"{name} {shown} ({before:.2f} -> {after:.2f} {unit})")
@@ -86,8 +86,8 @@ def measure_forgetting(
     model: PET,
     frames: Sequence[LabeledFrame],
     before: dict[str, float],
-    outputs: Sequence[str],
-    offsets: Tensor,
+    targets: Sequence[str],
+    composition: Tensor,
 ) -> Forgetting:
     """Return the errors of the trained model beside those of the base.
 
@@ -95,35 +95,35 @@ def measure_forgetting(
         model: the result.
         frames: of the base's domain, with labels.
         before: errors of the base on them, from ``measure_retained``.
-        outputs: energy outputs to measure; those that the model lacks are left out.
-        offsets: [n_species] in eV, the base's energies per element.
+        targets: energy targets to measure; those that the model lacks are left out.
+        composition: [n_species] in eV, the base's energies per element.
     """
     forgetting = Forgetting(len(frames), before)
-    for name in dict.fromkeys(outputs):
+    for name in dict.fromkeys(targets):
         if name in model.targets:
-            forgetting.after[name] = measure_retained(model, frames, name, offsets)
+            forgetting.after[name] = measure_retained(model, frames, name, composition)
     return forgetting
 
 
 def measure_retained(
     model: PET,
     frames: Sequence[LabeledFrame],
-    output: str,
-    offsets: Tensor,
+    target: str,
+    composition: Tensor,
     progress: Any = None,
 ) -> dict[str, float]:
-    """Return the errors of an output on retained frames, in eV and Å.
+    """Return the errors of a target on retained frames, in eV and Å.
 
     Args:
         model: on its device.
         frames: of the base's domain, with labels.
-        output: an energy output.
-        offsets: [n_species] in eV; stand in for the output's energies per element.
+        target: an energy target.
+        composition: [n_species] in eV; stand in for the target's energies per element.
         progress: wraps the iteration over frames.
     """
     metrics = Metrics()
-    with _exchanged_offsets(model, output, offsets):
-        for _ in predict_frames(model, frames, output, metrics, progress=progress):
+    with _exchanged_composition(model, target, composition):
+        for _ in predict_frames(model, frames, target, metrics, progress=progress):
             pass
     return metrics.to_dict()
 
@@ -135,13 +135,15 @@ def has_own_labels(errors: dict[str, float]) -> bool:
 
 
 @contextmanager
-def _exchanged_offsets(model: PET, output: str, offsets: Tensor) -> Iterator[None]:
-    composition = cast(TargetTable, model.baseline.tables[output]).composition
-    kept = composition.clone()
+def _exchanged_composition(
+    model: PET, target: str, composition: Tensor
+) -> Iterator[None]:
+    own = cast(TargetTable, model.baseline.tables[target]).composition
+    kept = own.clone()
     with torch.no_grad():
-        composition[:, 0] = offsets.to(composition.device)
+        own[:, 0] = composition.to(own.device)
     try:
         yield
     finally:
         with torch.no_grad():
-            composition.copy_(kept)
+            own.copy_(kept)

@@ -58,7 +58,7 @@ def read_base_domain(
     """Return what the options ask to be measured and replayed, and measure the base.
 
     Args:
-        prepared: with the model before offsets are fitted and LoRA is injected.
+        prepared: with the model before its composition is fitted and LoRA is injected.
         options: of the run.
         training: the training set.
         show_progress: show progress bars.
@@ -84,8 +84,8 @@ def read_base_domain(
     heads = _find_trained_heads(prepared)
 
     def label(frames: Sequence[LabeledFrame]) -> list[LabeledFrame]:
-        model, output = prepared.model, prepared.base_output
-        labelled = label_by_model(model, output, frames, progress)
+        model, target = prepared.model, prepared.base_target
+        labelled = label_by_model(model, target, frames, progress)
         label_direct(model, heads, labelled)
         return labelled
 
@@ -108,8 +108,8 @@ def read_base_domain(
         measure = partial(
             measure_retained,
             prepared.model,
-            output=prepared.base_output,
-            offsets=prepared.base_offsets,
+            target=prepared.base_target,
+            composition=prepared.base_composition,
             progress=progress,
         )
         domain.before = measure(domain.retained)
@@ -138,7 +138,7 @@ def read_base_set(
         progress: wraps the iteration over frames.
 
     Raises:
-        ConfigError: if the labels are said to belong to another output.
+        ConfigError: if the labels are said to belong to another target.
         DataError: for files that cannot be read, for elements that the base does not
             know, and for labels that contradict it: they would pass for forgetting.
     """
@@ -150,7 +150,7 @@ def read_base_set(
         names = [target.name for target in dataset.energy_targets]
         if names not in ([prepared.source], [ENERGY]):
             raise ConfigError(
-                f"{name}.targets: expected {prepared.source}, the output of the base "
+                f"{name}.targets: expected {prepared.source}, the target of the base "
                 f"that the training starts from, got {', '.join(names)}"
             )
         frames += read_dataset(dataset, rule, progress=progress)
@@ -168,7 +168,7 @@ def read_base_set(
 
 def label_by_model(
     model: PET,
-    output: str,
+    target: str,
     frames: Sequence[LabeledFrame],
     progress: Progress | None = None,
 ) -> list[LabeledFrame]:
@@ -177,7 +177,7 @@ def label_by_model(
     They are means over orientations: what the model makes of a single one is not to be
     learned.
     """
-    predictor = BatchPredictor(model, output, n_orientations=N_ORIENTATIONS)
+    predictor = BatchPredictor(model, target, n_orientations=N_ORIENTATIONS)
     batches = predictor.predict(frames, progress)
     labelled = []
     for prediction in chain.from_iterable(batch.averaged for batch in batches):
@@ -229,10 +229,10 @@ def _check_labels(
     report = check_set(
         frames,
         model=prepared.model,
-        target=prepared.base_output,
+        target=prepared.base_target,
         units=build_label_units(datasets[0]),
     )
-    # one level of theory has one zero of energy: no offset is fitted to these
+    # one level of theory has one zero of energy: no composition is fitted to these
     wrong = [f for f in report.findings if f.code == "energy-offset"] + report.errors
     if wrong:
         raise DataError(

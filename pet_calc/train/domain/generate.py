@@ -1,4 +1,4 @@
-"""Make structures that the base can label: displaced, strained, elements exchanged.
+"""Make frames that the base can label: displaced, strained, elements exchanged.
 
 They stand in for the base's training data where that is not at hand.
 """

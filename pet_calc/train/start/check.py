@@ -36,19 +36,19 @@ def check_data(prepared: Prepared, options: RunOptions, frames: RunFrames) -> No
             target=target.name,
             units=build_label_units(source, target),
         )
-        baseline = options.train.atomic_baseline
-        is_kept = baseline.mode == "keep" and target.name not in baseline.tables
+        composition = options.train.composition
+        is_kept = composition.mode == "keep" and target.name not in composition.tables
         _judge_findings(report, is_kept)
 
 
-def _judge_findings(report: CheckReport, keeps_offsets: bool) -> None:
+def _judge_findings(report: CheckReport, keeps_composition: bool) -> None:
     """Raise for errors, warn of warnings, and leave the rest to the log."""
     wrong = list(report.errors)
     odd: list[Finding] = []
     for finding in report.findings:
         if finding.code == "energy-offset":
             # asked for by the user, unless it is what the base had
-            (wrong if keeps_offsets else odd).append(finding)
+            (wrong if keeps_composition else odd).append(finding)
         # of mixed keys the reader has warned
         elif finding.severity == "warning" and finding.code != "mixed-keys":
             odd.append(finding)

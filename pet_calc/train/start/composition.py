@@ -1,4 +1,4 @@
-"""Energy offsets per element (E0): from the data, given, or kept from the base."""
+"""Energies per element (E0): from the data, given, or kept from the base."""
 
 import logging
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from pet_calc.config import BaselineOptions, TargetOptions
-from pet_calc.data.baseline_fit import (
+from pet_calc.config import CompositionOptions, TargetOptions
+from pet_calc.data.composition_fit import (
     Array,
     count_species,
     estimate_total_energies,
@@ -18,56 +18,56 @@ from pet_calc.data.baseline_fit import (
     fit_energy_scale,
     fit_force_scale,
 )
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.isolated import choose_references
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import AS_JUDGED
 from pet_calc.errors import ConfigError, DataError
-from pet_calc.model.baseline import TargetTable
 from pet_calc.model.derivatives import predict
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 from pet_calc.units import energy_factor
 
 logger = logging.getLogger(__name__)
 
-# of an isolated atom's squared error in a fit of the offsets, beside 1 of a frame
+# of an isolated atom's squared error in a fit, beside 1 of a frame
 ATOM_WEIGHT = 1e-6
 
 
-def set_offsets(
+def set_composition(
     model: PET,
     target: TargetOptions,
-    options: BaselineOptions,
+    options: CompositionOptions,
     frames: Sequence[LabeledFrame],
     isolated: Sequence[LabeledFrame],
     *,
     has_base: bool,
     scale_targets: bool,
     batch_size: int,
-    graphs: GraphDataset | None = None,
+    systems: SystemDataset | None = None,
     new_elements: Sequence[int] = (),
 ) -> None:
     """Set the composition energies (and a new model's scale) of a target, in place.
 
     Args:
         model: in training dtype, on its device.
-        target: its ``name`` is an output of the model.
-        options: how the offsets are found.
+        target: its ``name`` is one of the model.
+        options: how the energies per element are found.
         frames: training frames with energies.
         isolated: isolated atoms, for mode ``isolated_atoms``; a fit takes from them
             what the frames leave open.
         has_base: whether the weights were trained before; its scale is kept then.
-        scale_targets: set the output scale of a new model to the size of the labels.
+        scale_targets: set the scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
-        graphs: ``frames`` with their neighbour lists, if they are there already.
-        new_elements: atomic numbers that the base did not know: their offsets are
+        systems: ``frames`` with their neighbour lists, if they are there already.
+        new_elements: atomic numbers that the base did not know: their energies are
             fitted before the others, which then explain what is left. So GeO2 says
             something about Ge, and not half of it about the O that the base knows.
 
     Raises:
         ConfigError: for a table that names unknown elements.
-        DataError: if an element of the data has no offset.
+        DataError: if an element of the data has no energy.
     """
     table = _table_of(model, target.name)
     before = table.composition[:, 0].cpu().numpy().copy()
@@ -90,13 +90,13 @@ def set_offsets(
             ).to(table.composition.device)
     start = table.composition[:, 0].cpu().numpy().copy()
     if options.mode == "keep" and given is None:
-        offsets = start
+        composition = start
     elif options.mode == "isolated_atoms":
-        offsets = _from_isolated_atoms(model, target.name, labelled, isolated)
+        composition = _from_isolated_atoms(model, target.name, labelled, isolated)
     else:
-        # of a new network too: its first outputs are an offset like any other, and
+        # of a new network too: its first outputs are a constant per atom, and
         # their error would drown the forces in the first hundreds of steps
-        known = graphs.select(rows) if graphs else labelled
+        known = systems.select(rows) if systems else labelled
         predictions = predict_energies(model, target.name, known, batch_size)
         weights = np.ones(len(energies))
         known_types = set(model.atomic_types)
@@ -109,31 +109,31 @@ def set_offsets(
             predictions = np.append(predictions, own)
             weights = np.append(weights, np.full(len(atoms), ATOM_WEIGHT))
         shift = estimate_total_energies(model.atomic_types) - start
-        offsets = start + fit_composition_shift(
+        composition = start + fit_composition_shift(
             counts, energies, predictions, weights, total_shift=shift
         )
         _warn_of_open(model, counts)
     if given is not None:
-        offsets = _apply_table(offsets, given, model.atomic_types, target.unit)
+        composition = _apply_table(composition, given, model.atomic_types, target.unit)
     with torch.no_grad():
-        table.composition[:, 0] = torch.from_numpy(offsets)
-    _log_offsets(model, before, offsets, labelled)
+        table.composition[:, 0] = torch.from_numpy(composition)
+    _log_composition(model, before, composition, labelled)
 
 
 def predict_energies(
     model: PET,
     target: str,
-    frames: list[LabeledFrame] | GraphDataset,
+    frames: list[LabeledFrame] | SystemDataset,
     batch_size: int,
 ) -> Array:
     """Return the model's total energies, [n_frames] in eV.
 
     Each frame stands in an orientation of its own: what the model makes of the one that
-    all frames of a file may share is no offset per element.
+    all frames of a file may share is no energy per element.
     """
     weight = model.edge_embedder.weight
-    if not isinstance(frames, GraphDataset):
-        frames = GraphDataset(frames, model.pair_cutoff)
+    if not isinstance(frames, SystemDataset):
+        frames = SystemDataset(frames, model.pair_cutoff)
     loader = BatchLoader(
         frames,
         batch_size,
@@ -168,44 +168,44 @@ def _from_isolated_atoms(
     frames: list[LabeledFrame],
     isolated: Sequence[LabeledFrame],
 ) -> Array:
-    """Return offsets with which the model meets the isolated atoms' energies."""
+    """Return energies per element that meet those of the isolated atoms."""
     table = _table_of(model, target)
-    offsets = table.composition[:, 0].cpu().numpy().copy()
+    composition = table.composition[:, 0].cpu().numpy().copy()
     found = choose_references(isolated)
     needed = sorted({int(z) for frame in frames for z in frame.numbers})
     missing = [chemical_symbols[z] for z in needed if z not in found]
     if missing:
         raise DataError(
-            "atomic_baseline: isolated_atoms needs a frame of one atom alone, with an "
+            "composition: isolated_atoms needs a frame of one atom alone, with an "
             f"energy, for: {', '.join(missing)}"
         )
     used = [found[z] for z in needed]
     predictions = predict_energies(model, target, used, len(used))
     for z, frame, prediction in zip(needed, used, predictions, strict=True):
         assert frame.energy is not None
-        offsets[model.atomic_types.index(z)] += frame.energy - prediction
-    return offsets
+        composition[model.atomic_types.index(z)] += frame.energy - prediction
+    return composition
 
 
 def _apply_table(
-    offsets: Array,
+    composition: Array,
     given: dict[str, float] | float,
     atomic_types: list[int],
     unit: str | None,
 ) -> Array:
     factor = energy_factor(unit or "eV")
     if isinstance(given, (int, float)):
-        return np.full_like(offsets, factor * given)
-    offsets = offsets.copy()
+        return np.full_like(composition, factor * given)
+    composition = composition.copy()
     for symbol, value in given.items():
         number = atomic_numbers.get(symbol)
         if number not in atomic_types:
             known = ", ".join(chemical_symbols[z] for z in atomic_types)
             raise ConfigError(
-                f"atomic_baseline: the model does not know {symbol!r}; it knows {known}"
+                f"composition: the model does not know {symbol!r}; it knows {known}"
             )
-        offsets[atomic_types.index(number)] = factor * value
-    return offsets
+        composition[atomic_types.index(number)] = factor * value
+    return composition
 
 
 def _fit_new(model: PET, counts: Array, residuals: Array, new: Sequence[int]) -> Array:
@@ -240,7 +240,7 @@ def _warn_of_open(model: PET, counts: Array) -> None:
         )
 
 
-def _log_offsets(
+def _log_composition(
     model: PET, before: Array, after: Array, frames: list[LabeledFrame]
 ) -> None:
     present = {int(z) for frame in frames for z in np.unique(frame.numbers)}

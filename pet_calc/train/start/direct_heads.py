@@ -1,4 +1,4 @@
-"""Which direct ("non-conservative") force and stress heads train, and their start."""
+"""Which direct force and stress heads train, and their start."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,21 @@ import torch
 
 from pet_calc.config import TargetOptions
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import (
-    NON_CONSERVATIVE_FORCE,
-    NON_CONSERVATIVE_FORCES,
-    NON_CONSERVATIVE_STRESS,
+    DIRECT_FORCE,
+    DIRECT_FORCES,
     TargetSpec,
+    find_direct_targets,
 )
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 
 logger = logging.getLogger(__name__)
-
-_FORCES = (NON_CONSERVATIVE_FORCE, NON_CONSERVATIVE_FORCES)
 
 
 @dataclass(frozen=True)
 class DirectHeads:
-    """Names of direct outputs that go with an energy output, None without."""
+    """Names of direct targets that go with an energy target, None without."""
 
     forces: str | None = None
     stress: str | None = None
@@ -50,7 +48,7 @@ def add_wanted_heads(
 
     Args:
         model: of the training.
-        source: energy output that the training starts from, empty without a base.
+        source: energy target that the training starts from, empty without a base.
         wanted: targets by kind, ``force`` and ``stress``.
         seed: of random weights.
     """
@@ -60,13 +58,13 @@ def add_wanted_heads(
     for kind, target in wanted.items():
         base, slash, variant = target.name.partition("/")
         # the base may have the other spelling
-        spellings = [base, *_FORCES] if kind == "force" else [base]
+        spellings = [base, DIRECT_FORCE, DIRECT_FORCES] if kind == "force" else [base]
         there = [b + slash + variant for b in spellings]
         name = next((n for n in there if n in model.targets), target.name)
         inherited = known.forces if kind == "force" else known.stress
         if name not in model.targets and inherited is not None:
             _copy_output(model, inherited, name)
-            logger.info("new output %s starts from the heads of %s", name, inherited)
+            logger.info("new target %s starts from the heads of %s", name, inherited)
         elif name not in model.targets:
             is_force = kind == "force"
             build = TargetSpec.for_forces if is_force else TargetSpec.for_stress
@@ -74,7 +72,7 @@ def add_wanted_heads(
                 torch.manual_seed(seed)
                 model.add_target(build(name))
             new.append(name)
-            logger.info("new output %s starts from random weights", name)
+            logger.info("new target %s starts from random weights", name)
         names[kind] = name
     return DirectHeads(
         names.get("force"), names.get("stress"), tuple(names.values()), tuple(new)
@@ -95,19 +93,19 @@ def set_up_direct_heads(
 
     Beside those with labels of their own they are the heads of ``source``: those of
     its variant (``non_conservative_force/pbe`` for ``energy/pbe``), else those without
-    one. They are trained under their own names, unless these belong to an output that
+    one. They are trained under their own names, unless these belong to a target that
     stays in the model: then the forces get heads of their own, which start from the
     base's. A stress of its own is not possible: metatrain symmetrises, and divides by
     the volume, what is named ``non_conservative_stress`` and no variant of it.
 
     Args:
         model: with ``source``, and ``target`` added already.
-        source: energy output of the base that ``target`` starts from, or itself.
-        target: energy output that is trained.
+        source: energy target of the base that ``target`` starts from, or itself.
+        target: energy target that is trained.
         wanted: heads that have labels of their own.
         has_forces: whether there are forces to train on.
         has_stress: whether there are stresses to train on.
-        keeps_others: whether the base's other outputs stay.
+        keeps_others: whether the base's other targets stay.
     """
     variant = target.partition("/")[2]
     found = find_direct_heads(model, source)
@@ -121,7 +119,7 @@ def set_up_direct_heads(
     if stress is None and found.stress is not None and has_stress:
         if keeps_others and found.stress.partition("/")[2] != variant:
             logger.warning(
-                "output %s stays that of %s, with the weights that it has: there is "
+                "target %s stays that of %s, with the weights that it has: there is "
                 "one direct stress in a model, none of its own for %s",
                 found.stress,
                 source,
@@ -136,18 +134,11 @@ def set_up_direct_heads(
 
 
 def find_direct_heads(model: PET, source: str) -> DirectHeads:
-    """Return the direct outputs that go with an energy output.
+    """Return the direct targets that go with an energy target.
 
     They are those of its variant, else those without one.
     """
-    variant = source.partition("/")[2]
-    endings = [f"/{variant}", ""] if variant else [""]
-
-    def find(*bases: str) -> str | None:
-        names = [base + ending for ending in endings for base in bases]
-        return next((name for name in names if name in model.targets), None)
-
-    return DirectHeads(find(*_FORCES), find(NON_CONSERVATIVE_STRESS))
+    return DirectHeads(*find_direct_targets(model.targets, source))
 
 
 def scale_new_heads(
@@ -177,7 +168,7 @@ def scale_new_heads(
 
 
 def _copy_output(model: PET, source: str, name: str) -> None:
-    """Add the output ``name`` as a copy of ``source``, in place, unless it is there."""
+    """Add the target ``name`` as a copy of ``source``, in place, unless it is there."""
     if name in model.targets:
         return
     spec = model.targets[source]

@@ -27,9 +27,9 @@ from pet_calc.lora.freeze import (
 )
 from pet_calc.lora.inject import has_lora, inject_lora, merge_lora
 from pet_calc.lora.rows import train_element_rows
-from pet_calc.model.baseline import TargetTable
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.model.tables import TargetTable
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.start.direct_heads import (
     DirectHeads,
@@ -53,10 +53,10 @@ class Prepared:
     new_targets: tuple[str, ...] = ()
     """All targets of which that is so."""
     target: str = ""
-    """The main energy output that trains."""
+    """The main energy target that trains."""
     source: str = ""
-    """The base's output that the target starts from; itself if it is not new."""
-    base_offsets: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    """The base's target that the target starts from; itself if it is not new."""
+    base_composition: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     """[n_species] float64 in eV: energies per element of ``source`` in the base."""
     new_elements: dict[str, str] = field(default_factory=dict)
     """Symbols that the base does not know, and what they started from."""
@@ -69,7 +69,7 @@ class Prepared:
         return [atomic_numbers[symbol] for symbol in self.new_elements]
 
     @property
-    def base_output(self) -> str:
+    def base_target(self) -> str:
         """Output that gives the base's predictions before training, and replays.
 
         The base's own where it is kept; else the new one, which starts as its copy.
@@ -78,7 +78,7 @@ class Prepared:
 
     @property
     def keeps_source(self) -> bool:
-        """Whether the base's own output stays beside a new one."""
+        """Whether the base's own target stays beside a new one."""
         return self.is_new_target and self.source in self.model.targets
 
 
@@ -249,7 +249,7 @@ def _build_from_base(
         (*new, *direct.new),
         target=target.name,
         source=source,
-        base_offsets=table.composition[:, 0].clone(),
+        base_composition=table.composition[:, 0].clone(),
         new_elements=new_elements,
         direct=direct,
     )

@@ -17,7 +17,7 @@ _FIXED = (
     "base_precision.",
     "architecture.model.",
     "architecture.atomic_types.",
-    "architecture.training.atomic_baseline.",
+    "architecture.training.composition.",
     "architecture.training.scale_targets.",
     "architecture.training.optimizer.",
     "architecture.training.finetune.",

@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 def add_target(
     model: PET, options: RunOptions, target: TargetOptions, known: dict[str, TargetSpec]
 ) -> str:
-    """Give the model an output to train, in place; return what it starts from.
+    """Give the model a target to train, in place; return what it starts from.
 
-    ``known`` are the outputs of the base.
+    ``known`` are the targets of the base.
     """
     finetune, name = options.finetune, target.name
     if name in model.targets:
         if name in finetune.inherit_heads:
             raise ConfigError(
-                f"finetune.inherit_heads: {name} is an output of the base already"
+                f"finetune.inherit_heads: {name} is a target of the base already"
             )
         spec = model.targets[name]
         description = target.description or _describe_unknown_level(spec, options)
@@ -44,7 +44,7 @@ def add_target(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model.add_target(spec, inherit_from=source)
-    logger.info("new output %s starts from the heads of %s", name, source)
+    logger.info("new target %s starts from the heads of %s", name, source)
     return source
 
 
@@ -69,7 +69,7 @@ def choose_outputs(
     target: str,
     frames: Sequence[LabeledFrame],
 ) -> DirectHeads:
-    """Return the direct heads that train; drop outputs that are not kept, in place.
+    """Return the direct heads that train; drop targets that are not kept, in place.
 
     Heads that do not train are wrong once the trunk has changed, hence the default.
     """
@@ -103,7 +103,7 @@ def choose_outputs(
         for name in others:
             model.remove_target(name)
             logger.info(
-                "output %s of the base is dropped: its heads do not train; "
+                "target %s of the base is dropped: its heads do not train; "
                 "--keep-head keeps it",
                 name,
             )
@@ -115,20 +115,20 @@ def choose_outputs(
 def _choose_source(
     known: dict[str, TargetSpec], target: str, finetune: FinetuneOptions
 ) -> str:
-    """Return the base's output that a new target starts from."""
+    """Return the base's target that a new target starts from."""
     try:
         return choose_energy_target(known, finetune.inherit_heads.get(target))
     except ModelError as error:
         energies = [name for name, spec in known.items() if spec.is_energy]
         raise ConfigError(
-            f"the new output {target} can start from one of the base's "
+            f"the new target {target} can start from one of the base's "
             f"({', '.join(energies) or 'which has no energy'}): name it with "
             "--inherit-head, or in inherit_heads of an options file"
         ) from error
 
 
 def _log_kept(model: PET, names: list[str]) -> None:
-    """Say what outputs that are kept cost: memory, and no time unless asked for."""
+    """Say what targets that are kept cost: memory, and no time unless asked for."""
     n_weights = sum(
         p.numel() for part in find_heads(model, names) for p in part.parameters()
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from support.frames import build_frames
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
@@ -64,11 +64,11 @@ def test_a_new_energy_offset_is_no_forgetting(tmp_path, base, target):
         tmp_path, base=base, retain=(retain,), target=target, **NO_TRAINING
     )
     report = run(options)
-    # EMT's energies are eVs away from the base's, so the offsets moved
+    # EMT's energies are eVs away from the base's, so the composition moved
     state = load_checkpoint(report.best_model).state
-    offsets = state[f"baseline.tables.{target}.composition"]
+    per_element = state[f"baseline.tables.{target}.composition"]
     before = load_checkpoint(base).state["baseline.tables.energy.composition"]
-    assert (offsets - before).abs().max() > 0.1
+    assert (per_element - before).abs().max() > 0.1
     ratios = report.forgetting.compute_ratios(target)
     expected = {"energy": 1.0, "forces": 1.0, "stress": 1.0}
     assert ratios == pytest.approx(expected, rel=1e-9)
@@ -198,7 +198,7 @@ def replayed_loss(monkeypatch):
 def test_replay_asks_at_first_for_nothing_that_the_base_does_not_say(
     tmp_path, base, labels, target, monkeypatch
 ):
-    # EMT labels for training move the offsets; the base's labels are replayed
+    # EMT labels for training move the composition; the base's labels are replayed
     replay = write_labelled(tmp_path, base, name="replay.xyz")
     losses = replayed_loss(monkeypatch)
     monkeypatch.setattr(base_frames, "N_ORIENTATIONS", 0)
@@ -275,16 +275,7 @@ def test_a_resumed_run_replays_the_same_batches(tmp_path, base):
     whole = build_options(
         tmp_path, base=base, output="whole", replay=(replay,), replay_generate=4
     )
-    halves = replace(whole, output=str(tmp_path / "halves"))
-    run(whole)
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    check_resume(whole, tmp_path)
 
 
 def test_steps_that_are_cut_replay_and_train_direct_heads_as_whole_ones(tmp_path):

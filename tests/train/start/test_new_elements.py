@@ -12,14 +12,14 @@ from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from metatomic_ase import MetatomicCalculator
 from support.frames import build_frames
 from support.peer import evaluate_peer, load_peer
-from support.runs import build_options, stand_as_in_file, write_base
+from support.runs import build_options, check_resume, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
-from pet_calc.config import BaselineOptions
+from pet_calc.config import CompositionOptions
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.export import export_model
 from pet_calc.info.describe import describe_file
@@ -135,8 +135,8 @@ def test_a_new_element_starts_from_a_known_one_and_its_offset_is_fitted(
     assert report.zero_step["forces_mae"] < 1e-8
     record = load_checkpoint(report.best_model)
     table = record.state["baseline.tables.energy.composition"][:, 0]
-    offsets = dict(zip(record.atomic_types, table.tolist(), strict=True))
-    assert offsets[GA] == pytest.approx(offsets[13] + 7.5, abs=1e-6)
+    per_element = dict(zip(record.atomic_types, table.tolist(), strict=True))
+    assert per_element[GA] == pytest.approx(per_element[13] + 7.5, abs=1e-6)
     assert record.metadata["provenance"]["new_elements"] == {"Ga": "Al"}
 
 
@@ -161,7 +161,7 @@ def test_what_data_leave_open_goes_to_the_new_element(tmp_path, mode):
             tmp_path,
             base=base,
             data=str(tmp_path / "gao.xyz"),
-            offsets=mode,
+            composition=mode,
             new_elements="nearest",
             **NO_TRAINING,
         )
@@ -197,7 +197,7 @@ def test_isolated_atoms_give_the_offset_of_a_new_element_too(tmp_path):
             tmp_path,
             data=str(tmp_path / "atoms.xyz"),
             new_elements="nearest",
-            offsets="isolated_atoms",
+            composition="isolated_atoms",
             **NO_TRAINING,
         )
     )
@@ -290,18 +290,9 @@ def test_adapters_with_and_without_a_new_element_are_switched(tuned, tmp_path):
     "method", ["lora", pytest.param("full", marks=pytest.mark.slow)]
 )
 def test_a_run_with_a_new_element_is_resumed_exactly(tmp_path, method):
-    base, data = write_base(tmp_path), write_gallium(tmp_path)
-    flags = {"base": base, "data": data, "new_elements": "nearest", "method": method}
-    run(build_options(tmp_path, output="whole", **flags))
-    halves = build_options(tmp_path, output="halves", **flags)
-    run(halves, stop_after=2)
-    run(halves, is_resumed=True)
-    one, other = (
-        load_checkpoint(tmp_path / name / "last_model.ckpt").state
-        for name in ("whole", "halves")
-    )
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    flags = {"new_elements": "nearest", "method": method}
+    data = write_gallium(tmp_path)
+    check_resume(build_options(tmp_path, output="whole", data=data, **flags), tmp_path)
 
 
 def test_zbl_gets_the_radius_of_the_new_element(tmp_path):
@@ -320,14 +311,14 @@ def test_zbl_gets_the_radius_of_the_new_element(tmp_path):
     assert float(radius) == covalent_radii[GA]
 
 
-def test_given_offsets_may_name_the_new_element(tmp_path):
-    baseline = BaselineOptions(tables={"energy": {"Ga": -12.0}})
+def test_a_given_composition_may_name_the_new_element(tmp_path):
+    baseline = CompositionOptions(tables={"energy": {"Ga": -12.0}})
     report = run(
         build_options(
             tmp_path,
             data=write_gallium(tmp_path),
             new_elements="nearest",
-            train={"atomic_baseline": baseline},
+            train={"composition": baseline},
             **NO_TRAINING,
         )
     )

@@ -7,9 +7,9 @@ from support.models import build_model
 from support.structures import build_batch, build_structures
 
 from pet_calc.model import constants
-from pet_calc.model.baseline import ZBL
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.zbl import ZBL
 
 
 def test_tables_stay_float64_when_the_model_is_cast():

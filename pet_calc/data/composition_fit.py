@@ -123,8 +123,8 @@ def fit_composition_shift(
     """Return what to add to a base model's energies per species, [n_types] in eV.
 
     Fitted to ``energies - predictions`` (both [n_frames] totals in eV), so that what
-    the base knows about bonding is not mistaken for an offset, as a fit to the totals
-    would do. Elements without data keep the base's value: their shift is 0.
+    the base knows about bonding does not enter, as it would in a fit to the totals.
+    Elements without data keep the base's value: their shift is 0.
 
     What the data leave open goes where it does least harm: the shift is the smallest
     there is from the base's energies, or from all-electron ones where these explain

@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import molecule
 
-from pet_calc.data.baseline_fit import (
+from pet_calc.data.composition_fit import (
     count_species,
     estimate_total_energies,
     find_open_types,
@@ -80,7 +80,7 @@ def test_what_the_data_leave_open_is_found():
     assert find_open_types(np.zeros((2, 3))) == []
 
 
-def test_large_offsets_keep_the_millielectronvolts(shared_file):
+def test_large_energies_per_element_keep_the_millielectronvolts(shared_file):
     frames = read_frames(shared_file("water192_train.xyz"))
     counts = count_species(frames, [1, 8])
     energies = np.array([frame.energy for frame in frames])
@@ -108,9 +108,9 @@ def test_frames_without_energy_are_left_out():
 def test_the_shift_ignores_what_the_base_explains():
     rng = np.random.default_rng(1)
     predictions = rng.normal(size=3) * 100
-    offsets = np.array([-10.0, 99.0, -400.0])
-    shift = fit_composition_shift(WATER, predictions + WATER @ offsets, predictions)
-    np.testing.assert_allclose(WATER @ shift, WATER @ offsets, rtol=1e-12)
+    per_element = np.array([-10.0, 99.0, -400.0])
+    shift = fit_composition_shift(WATER, predictions + WATER @ per_element, predictions)
+    np.testing.assert_allclose(WATER @ shift, WATER @ per_element, rtol=1e-12)
     assert shift[1] == 0.0
 
 
