@@ -1,6 +1,6 @@
 """Serve frames in steps, the same ones for the same seed and epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import starmap
 from typing import Any, Literal, NamedTuple
 
@@ -29,13 +29,13 @@ class MicroBatch(NamedTuple):
     """What goes through the model at once: a part of a step, or all of it."""
 
     batch: Batch
-    labels: Labels
-    target: str
-    """What the labels belong to, as ``LabeledFrame.target``; the same for all."""
+    labels: dict[str, Labels]
+    """By target; the same ones for all frames, as in ``LabeledFrame.labels``."""
     indices: tuple[int, ...]
     """Of the frames in the data set."""
-    direct: Labels | None = None
-    """Of direct heads that have labels of their own; None without any."""
+    direct: dict[str, Labels]
+    """Of direct heads that have labels of their own, by the energy that they go with;
+    empty without any."""
     turns: Tensor | None = None
     """[n_systems, 3, 3], by which each system is turned, where every frame is there in
     two orientations, one after the other."""
@@ -49,6 +49,14 @@ class MicroBatch(NamedTuple):
     def n_tokens(self) -> int:
         """Pairs plus atoms: what it costs."""
         return len(self.batch.centers) + len(self.batch.species)
+
+    def map_labels(self, change: Callable[[Labels], Labels]) -> "MicroBatch":
+        """Return the batch with all its labels changed, those of direct heads too."""
+        labels, direct = (
+            {name: change(found) for name, found in table.items()}
+            for table in (self.labels, self.direct)
+        )
+        return self._replace(labels=labels, direct=direct)
 
 
 class Step(NamedTuple):
@@ -171,10 +179,11 @@ class BatchLoader:
     def iterate(
         self, epoch: int = 0, *, start: int = 0
     ) -> Iterator[tuple[Batch, Labels]]:
-        """Yield the parts of the steps, as they go through the model."""
+        """Yield the parts of the steps of frames that have labels of one target."""
         for step in self.iterate_steps(epoch, start=start):
             for part in step.parts:
-                yield part.batch, part.labels
+                (labels,) = part.labels.values()
+                yield part.batch, labels
 
     def __iter__(self) -> Iterator[tuple[Batch, Labels]]:
         return self.iterate()
@@ -254,26 +263,37 @@ class _StepMaker(Dataset):
 
     def make(self, epoch: int, indices: Indices) -> Step:
         rank, n_ranks = self.share
-        by_target: dict[str, list[tuple[int, Graph]]] = {}
+        # frames that have labels of the same targets go through the model together
+        groups: dict[tuple[str, ...], list[tuple[int, Graph]]] = {}
         for index in indices[rank::n_ranks].tolist():
             graph = self.dataset[index]
-            by_target.setdefault(graph.frame.target, []).append((index, graph))
+            groups.setdefault(tuple(graph.frame.labels), []).append((index, graph))
         parts = []
-        for target, entries in by_target.items():
+        for targets, entries in groups.items():
             n_copies = 2 if self.is_paired else 1
             sizes = n_copies * np.array([g.n_pairs + g.n_atoms for _, g in entries])
             largest = self.most_tokens or int(sizes.sum())
             for run in pack(sizes, largest):
                 chosen = [entry for entry in entries[run] for _ in range(n_copies)]
                 graphs = [graph for _, graph in chosen]
+                direct = {
+                    name: collate_direct_labels(graphs, target=name, dtype=self.dtype)
+                    for name in targets
+                }
                 part = MicroBatch(
                     # float64 also for a float32 model: only vectors are small
                     # enough to be rounded
                     collate(graphs, dtype=torch.float64),
-                    collate_labels(graphs, dtype=self.dtype),
-                    target,
+                    {
+                        name: collate_labels(graphs, target=name, dtype=self.dtype)
+                        for name in targets
+                    },
                     tuple(index for index, _ in chosen),
-                    collate_direct_labels(graphs, dtype=self.dtype),
+                    {
+                        name: found
+                        for name, found in direct.items()
+                        if found is not None
+                    },
                 )
                 parts.append(self._turn(part, epoch))
         totals = self.dataset.measure(indices)
@@ -289,11 +309,10 @@ class _StepMaker(Dataset):
             turns = torch.from_numpy(np.stack(draws, axis=1).reshape(-1, 3, 3))
         else:
             turns = torch.from_numpy(orientation.draw(epoch, part.indices))
-        batch, direct = part.batch, part.direct
+        of_atom = part.batch.system_of_atom
+        part = part.map_labels(lambda labels: turn_labels(labels, turns, of_atom))
         return part._replace(
-            batch=turn_batch(batch, turns),
-            labels=turn_labels(part.labels, turns, batch.system_of_atom),
-            direct=direct and turn_labels(direct, turns, batch.system_of_atom),
+            batch=turn_batch(part.batch, turns),
             turns=turns if self.is_paired else None,
         )
 
@@ -306,11 +325,10 @@ def _move(step: Step, device: torch.device) -> Step:
     if device.type == "cpu":
         return step
     parts = [
-        part._replace(
+        part.map_labels(
+            lambda labels: Labels(*(tensor.to(device) for tensor in labels))
+        )._replace(
             batch=Batch(*(tensor.to(device) for tensor in part.batch)),
-            labels=Labels(*(tensor.to(device) for tensor in part.labels)),
-            direct=part.direct
-            and Labels(*(tensor.to(device) for tensor in part.direct)),
             turns=None if part.turns is None else part.turns.to(device),
         )
         for part in step.parts

@@ -4,7 +4,7 @@ They answer without a derivative, from one more pass through the network a step,
 costs about a third of the pass that forces are derived in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_loss, compute_share
 from pet_calc.train.objective import Outcome
 from pet_calc.train.start.direct_heads import DirectHeads
-from pet_calc.train.steps import StepPredictor
 
 
 def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOptions:
@@ -41,13 +40,14 @@ class DirectObjective:
     """Direct heads, on the energy's forces and stress or on labels of their own."""
 
     prefix = "direct_"
+    task = None
 
     def __init__(
         self,
         heads: DirectHeads,
         loss: LossOptions,
         *,
-        target: str = "",
+        target: str,
         weight: float = 1.0,
     ) -> None:
         """Say what is learned.
@@ -55,7 +55,7 @@ class DirectObjective:
         Args:
             heads: that train.
             loss: of ``build_direct_loss``.
-            target: energy whose frames they learn from; empty is all.
+            target: energy with whose labels they go.
             weight: factor of the loss.
         """
         self.heads = heads
@@ -69,11 +69,11 @@ class DirectObjective:
 
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether the frames go with the energy that the heads go with."""
-        return not self.name or part.target == self.name
+        return self.name in part.labels
 
     def compute(
         self,
-        predictor: StepPredictor,
+        energies: Mapping[str, Prediction],
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -92,7 +92,7 @@ class DirectObjective:
 
     def _choose_labels(self, part: MicroBatch) -> Labels:
         """Return each head's labels: its own, or the energy's forces and stress."""
-        labels, own = part.labels, part.direct
+        labels, own = part.labels[self.name], part.direct.get(self.name)
         labels = labels._replace(has_energy=torch.zeros_like(labels.has_energy))
         kinds = (("forces", self.heads.forces), ("stress", self.heads.stress))
         for kind, head in kinds:
@@ -161,7 +161,7 @@ def label_direct(
     for step in loader.iterate_steps():
         for part in step.parts:
             prediction = predict_direct(model, part.batch, heads)
-            sizes = part.labels.n_atoms.tolist()
+            sizes = torch.bincount(part.batch.system_of_atom).tolist()
             if prediction.forces is not None:
                 forces = _to_numpy(prediction.forces)
                 ends = np.cumsum(sizes)[:-1]

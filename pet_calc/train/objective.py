@@ -1,6 +1,6 @@
 """What a run learns, one protocol for all: energies, replayed domains, direct heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,7 +12,6 @@ from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_consistency, compute_loss, compute_share
-from pet_calc.train.steps import StepPredictor
 from pet_calc.train.task import Task
 
 
@@ -36,13 +35,18 @@ class Objective(Protocol):
     quantities: tuple[str, ...]
     """What it predicts, such as ``energy``, ``forces``."""
 
+    @property
+    def task(self) -> Task | None:
+        """The energy that it compares; None if it needs none."""
+        ...
+
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether it learns from these frames."""
         ...
 
     def compute(
         self,
-        predictor: StepPredictor,
+        energies: Mapping[str, Prediction],
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -53,7 +57,8 @@ class Objective(Protocol):
         """Return what a part of a step contributes to the step's loss.
 
         Args:
-            predictor: of the run's energies.
+            energies: what the model predicts for the part, by target: those of the
+                tasks of all objectives that it concerns.
             model: as it is at the time.
             part: some frames of the step.
             volumes: [n_systems] in Å^3, zero without a cell.
@@ -91,7 +96,6 @@ class EnergyObjective:
         consistency: float = 0.0,
         composition: Tensor | None = None,
         weight: float = 1.0,
-        is_for_all: bool = False,
     ) -> None:
         """Say what is learned.
 
@@ -101,8 +105,6 @@ class EnergyObjective:
             composition: [n_species] float64 in eV, energies per element to take off
                 the labels; None takes the model's own.
             weight: factor of the loss.
-            is_for_all: whether it learns from all frames of its set, and not only from
-                those of its target.
         """
         self.task = task
         self.name = task.target
@@ -111,15 +113,14 @@ class EnergyObjective:
         self._consistency = consistency
         self._composition = composition
         self._weight = weight
-        self._is_for_all = is_for_all
 
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether the frames have labels of this target."""
-        return self._is_for_all or part.target == self.name
+        return self.name in part.labels
 
     def compute(
         self,
-        predictor: StepPredictor,
+        energies: Mapping[str, Prediction],
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -128,13 +129,14 @@ class EnergyObjective:
         is_training: bool,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss."""
-        task = self.task
-        prediction = predictor.predict(model, part.batch, task, is_training=is_training)
+        task, prediction = self.task, energies[self.name]
         labels = self._subtract_composition(model, part)
         parts = compute_loss(prediction, labels, volumes, task.loss)
         share = compute_share(parts, labels, totals, task.loss)
         if part.turns is not None:
-            apart = compute_consistency(prediction, part, volumes, totals, task.loss)
+            apart = compute_consistency(
+                prediction, labels, part, volumes, totals, task.loss
+            )
             share = share + self._consistency * apart
         return Outcome(self._weight * share, prediction, labels)
 
@@ -146,6 +148,6 @@ class EnergyObjective:
         else:
             species = model.species_to_species_index.index_select(0, batch.species)
             per_atom = self._composition.to(species.device).index_select(0, species)
-        labels = part.labels
+        labels = part.labels[self.name]
         energy = labels.energy.index_add(0, batch.system_of_atom, -per_atom)
         return labels._replace(energy=energy)

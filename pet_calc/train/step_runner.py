@@ -192,15 +192,20 @@ class StepRunner:
     ) -> list[Outcome | None]:
         """Return what a part gives for each objective, None where it is not for it."""
         volumes = compute_volumes(part.batch)
+        concerned = [o for o in objectives if o.concerns(part)]
+        tasks = [o.task for o in concerned if o.task is not None]
+        # one pass through the network for all energies
+        energies = self.predictor.predict(
+            model, part.batch, tasks, is_training=is_training
+        )
         return [
             objective.compute(
-                self.predictor, model, part, volumes, step.totals,
-                is_training=is_training,
+                energies, model, part, volumes, step.totals, is_training=is_training
             )
-            if objective.concerns(part)
+            if objective in concerned
             else None
             for objective in objectives
-        ]  # fmt: skip
+        ]
 
 
 def _name_errors(

@@ -1,7 +1,7 @@
 """Who computes a training step: the compiled engine, or PyTorch."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -12,7 +12,7 @@ from pet_calc.engine.switch import find_mixed_obstacle
 from pet_calc.engine.training import TrainingEngine, find_training_obstacle
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction, predict
+from pet_calc.model.derivatives import Derived, Prediction, predict_targets
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
 from pet_calc.train.task import Task
@@ -34,34 +34,40 @@ class StepPredictor:
         self._is_mixed = is_mixed
 
     def predict(
-        self, model: PET, batch: Batch, task: Task, *, is_training: bool
-    ) -> Prediction:
-        """Return energies without composition, and forces and stress as in the task.
+        self, model: PET, batch: Batch, tasks: Sequence[Task], *, is_training: bool
+    ) -> dict[str, Prediction]:
+        """Return energies without composition, and forces and stress as in the tasks.
+
+        PyTorch goes through the network once for all tasks. The engine goes through it
+        for each: what the energies share is a small part of what it does for one.
 
         Args:
             model: as it is at the time.
             batch: the structures.
-            task: which output, and what is derived from it.
+            tasks: which outputs, and what is derived from each.
             is_training: attach the results to the graph of the weights.
         """
-        if self._engine is None or not (task.has_forces or task.has_stress):
-            # errors are those of the model as it will be used
-            is_mixed = self._is_mixed and is_training
-            with Bfloat16Products() if is_mixed else nullcontext():
-                return predict(
-                    model,
-                    batch,
-                    task.target,
-                    with_forces=task.has_forces,
-                    with_stress=task.has_stress,
-                    with_composition=False,
-                    is_training=is_training,
+        engine = self._engine
+        found: dict[str, Prediction] = {}
+        rest: dict[str, Derived] = {}
+        for task in tasks:
+            derived = Derived(task.has_forces, task.has_stress)
+            if engine is None or not any(derived):
+                rest[task.target] = derived
+                continue
+            with torch.set_grad_enabled(is_training):
+                prediction = engine.predict(
+                    model, batch, task.target, with_stress=derived.stress
                 )
-        with torch.set_grad_enabled(is_training):
-            prediction = self._engine.predict(
-                model, batch, task.target, with_stress=task.has_stress
+            if not derived.forces:
+                prediction = prediction._replace(forces=None)
+            found[task.target] = prediction
+        # errors are those of the model as it will be used
+        is_mixed = self._is_mixed and is_training
+        with Bfloat16Products() if is_mixed else nullcontext():
+            return found | predict_targets(
+                model, batch, rest, with_composition=False, is_training=is_training
             )
-        return prediction if task.has_forces else prediction._replace(forces=None)
 
     @property
     def is_compiled(self) -> bool:

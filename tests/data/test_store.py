@@ -13,7 +13,7 @@ from ase.build import bulk, molecule
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.data import store as store_module
 from pet_calc.data.dataset import GraphDataset, count_stored_tokens, make_dataset
-from pet_calc.data.frames import LabeledFrame, read_frames
+from pet_calc.data.frames import read_frames
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.read_dataset import StoreRule, draw_frames, read_dataset
 from pet_calc.data.store import FrameStore, open_or_build_store
@@ -58,13 +58,20 @@ def build(folder, names, read=None, made_from="plain"):
 def assert_same_frames(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        for field in fields(LabeledFrame):
-            a, b = getattr(one, field.name), getattr(other, field.name)
-            if isinstance(b, np.ndarray):
-                assert a.dtype == b.dtype
-                np.testing.assert_array_equal(a, b)
-            else:
-                assert a == b, field.name
+        assert_same_fields(one, other, "labels")
+        assert list(one.labels) == list(other.labels)
+        for name in other.labels:
+            assert_same_fields(one.labels[name], other.labels[name])
+
+
+def assert_same_fields(one, other, but=""):
+    for field in fields(other):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(b, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        elif field.name != but:
+            assert a == b, field.name
 
 
 def fail():
@@ -190,10 +197,11 @@ def test_joined_and_chosen_frames_keep_their_weights_and_targets(tmp_path):
     names = write_files(tmp_path)
     store = build(tmp_path, names)
     one = StoredFrames.of_store(store, weight=0.5)
-    two = StoredFrames.of_store(store, weight=2.0, target="energy/b").take([7, 1])
+    two = StoredFrames.of_store(store, weight=2.0, targets=["energy/b"]).take([7, 1])
     joined = StoredFrames.join([one, two])
     assert len(joined) == 12
-    assert [joined[i].target for i in (0, 10, 11)] == ["", "energy/b", "energy/b"]
+    names = [name for i in (0, 10, 11) for name in joined[i].labels]
+    assert names == ["", "energy/b", "energy/b"]
     assert [joined[i].weight for i in (0, 10, 11)] == [0.5, 2.0, 2.0]
     assert joined[11].source == joined[1].source
     for name in ("n_atoms", "flags"):
@@ -236,7 +244,7 @@ def test_a_streamed_data_set_is_one_in_memory(tmp_path, n_workers):
             for part, found in zip(one.parts, other.parts, strict=True):
                 for a, b in zip(part.batch, found.batch, strict=True):
                     np.testing.assert_array_equal(a, b)
-                for a, b in zip(part.labels, found.labels, strict=True):
+                for a, b in zip(part.labels[""], found.labels[""], strict=True):
                     np.testing.assert_array_equal(a, b)
 
 
@@ -265,9 +273,9 @@ def test_a_data_set_is_the_same_from_memory_and_from_a_store(tmp_path):
     )
     assert isinstance(stored, StoredFrames)
     assert_same_frames(stored, kept)
-    assert [frame.target for frame in kept] == ["energy"] * 3 + ["energy/b"] * 3
-    assert kept[1].stress is not None
-    assert kept[4].stress is None
+    assert [list(frame.labels) for frame in kept] == [["energy", "energy/b"]] * 3
+    assert kept[1].labels["energy"].stress is not None
+    assert kept[1].labels["energy/b"].stress is None
 
 
 def test_only_large_files_are_stored_by_themselves(tmp_path, monkeypatch, caplog):

@@ -166,10 +166,15 @@ def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):
     found = read_dataset(
         read_both(tmp_path), StoreRule(tmp_path, "never"), main_target="energy/a"
     )
-    assert [f.target for f in found] == ["energy/a"] * 9 + ["energy/b"] * 9
-    missing = [f.source.rpartition(" ")[2] for f in found if f.energy is None]
-    assert missing == ["2", "0"]
-    assert [i for i, f in enumerate(found) if f.forces is None] == [10]
+    assert [list(frame.labels) for frame in found] == [["energy/a", "energy/b"]] * 9
+
+    def find_missing(target, label):
+        return [
+            i for i, f in enumerate(found) if getattr(f.labels[target], label) is None
+        ]
+
+    assert [find_missing(t, "energy") for t in ("energy/a", "energy/b")] == [[2], [0]]
+    assert [find_missing(t, "forces") for t in ("energy/a", "energy/b")] == [[], [1]]
 
 
 def read_both(folder):
