@@ -1,5 +1,6 @@
 """Stores of frames: exact, checked, reused, safe against crashes and other writers."""
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -191,6 +192,27 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     (folder / "header.json").write_text(json.dumps(header))
     with pytest.raises(DataError, match="version 2, got 99"):
         FrameStore(folder)
+
+
+def test_a_store_that_says_nothing_of_targets_has_those_of_one(tmp_path):
+    """As those from before did."""
+    names = write_files(tmp_path)
+    folder = build(tmp_path, names).folder
+    header = json.loads((folder / "header.json").read_text())
+    del header["n_targets"]
+    (folder / "header.json").write_text(json.dumps(header))
+    assert_same_frames(StoredFrames.of_store(FrameStore(folder)), read_frames(names))
+
+
+def test_a_store_of_one_target_has_the_name_that_it_had(tmp_path):
+    names = write_files(tmp_path)
+    options = DatasetOptions(systems=names)
+    frames = read_dataset(options, StoreRule(tmp_path, "always"))
+    header = json.loads((frames.stores[0].folder / "header.json").read_text())
+    assert sorted(header["made_from"]) == ["files", "keys", "units"]
+    text = json.dumps([2, header["made_from"], header["sources"]], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert frames.stores[0].folder.name == f"one-{digest}"
 
 
 def test_joined_and_chosen_frames_keep_their_weights_and_targets(tmp_path):
