@@ -1,7 +1,8 @@
 """Training and measuring of direct ("non-conservative") force and stress heads.
 
-They answer without a derivative, from one more pass through the network a step, which
-costs about a third of the pass that forces are derived in.
+They answer without a derivative. A step by PyTorch has them from the pass through the
+network that it makes for the energies. Beside the engine it is a pass more, about a
+third of one that forces are derived in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,7 @@ from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction
-from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.derivatives import Outputs, Prediction, predict_outputs
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_loss, compute_share
 from pet_calc.train.objective import Outcome
@@ -65,6 +65,7 @@ class DirectObjective:
         self.quantities = tuple(
             quantity for quantity, name in kinds.items() if name in heads.own_labels
         )
+        self.direct = heads.names
         self._weight = weight
 
     def concerns(self, part: MicroBatch) -> bool:
@@ -73,7 +74,7 @@ class DirectObjective:
 
     def compute(
         self,
-        energies: Mapping[str, Prediction],
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -82,9 +83,7 @@ class DirectObjective:
         is_training: bool,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss, in float64."""
-        prediction = predict_direct(
-            model, part.batch, self.heads, is_training=is_training
-        )
+        prediction = _assemble(model, part.batch, self.heads, outputs.direct)
         labels = self._choose_labels(part)
         parts = compute_loss(prediction, labels, volumes, self.loss)
         share = compute_share(parts, labels, self._choose_totals(totals), self.loss)
@@ -119,21 +118,27 @@ def predict_direct(
     model: PET, batch: Batch, heads: DirectHeads, *, is_training: bool = False
 ) -> Prediction:
     """Return what the direct heads say, energies zero; no mean force is taken off."""
-    with torch.set_grad_enabled(is_training):
-        vectors = compute_edge_vectors(batch).to(model.edge_embedder.weight.dtype)
-        values = {
-            name: per_atom + model.composition(batch, name).to(per_atom.dtype)
-            for name, per_atom in model(batch, vectors, heads.names).items()
-        }
-        forces = stress = None
-        if heads.forces is not None:
-            forces = values[heads.forces].view(-1, 3)
-        n_systems = batch.cells.shape[0]
-        if heads.stress is not None:
-            per_atom = values[heads.stress]
-            stress = per_atom.new_zeros((n_systems, 9))
-            stress = stress.index_add(0, batch.system_of_atom, per_atom)
-            stress = stress.view(-1, 3, 3)
+    outputs = predict_outputs(model, batch, {}, heads.names, is_training=is_training)
+    return _assemble(model, batch, heads, outputs.direct)
+
+
+def _assemble(
+    model: PET, batch: Batch, heads: DirectHeads, per_atom: Mapping[str, Tensor]
+) -> Prediction:
+    """Return forces and stress from the outputs of direct heads."""
+    values = {
+        name: per_atom[name] + model.composition(batch, name).to(per_atom[name].dtype)
+        for name in heads.names
+    }
+    forces = stress = None
+    if heads.forces is not None:
+        forces = values[heads.forces].view(-1, 3)
+    n_systems = batch.cells.shape[0]
+    if heads.stress is not None:
+        of_atoms = values[heads.stress]
+        stress = of_atoms.new_zeros((n_systems, 9))
+        stress = stress.index_add(0, batch.system_of_atom, of_atoms)
+        stress = stress.view(-1, 3, 3)
     zeros = batch.positions.new_zeros(n_systems, dtype=torch.float64)
     return Prediction(zeros, zeros, forces, stress)
 

@@ -1,6 +1,6 @@
 """What a run learns, one protocol for all: energies, replayed domains, direct heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from pet_calc.data.dataset import LabelTotals
 from pet_calc.data.graph import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
-from pet_calc.model.derivatives import Prediction
+from pet_calc.model.derivatives import Outputs, Prediction
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_consistency, compute_loss, compute_share
 from pet_calc.train.task import Task
@@ -40,13 +40,18 @@ class Objective(Protocol):
         """The energy that it compares; None if it needs none."""
         ...
 
+    @property
+    def direct(self) -> Sequence[str]:
+        """Names of other outputs that it compares."""
+        ...
+
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether it learns from these frames."""
         ...
 
     def compute(
         self,
-        energies: Mapping[str, Prediction],
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -57,8 +62,8 @@ class Objective(Protocol):
         """Return what a part of a step contributes to the step's loss.
 
         Args:
-            energies: what the model predicts for the part, by target: those of the
-                tasks of all objectives that it concerns.
+            outputs: of the model for the part: what all objectives compare that it
+                concerns.
             model: as it is at the time.
             part: some frames of the step.
             volumes: [n_systems] in Å^3, zero without a cell.
@@ -88,6 +93,7 @@ class EnergyObjective:
     """An energy with its forces and stress, as labels have them."""
 
     prefix = ""
+    direct = ()
 
     def __init__(
         self,
@@ -120,7 +126,7 @@ class EnergyObjective:
 
     def compute(
         self,
-        energies: Mapping[str, Prediction],
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -129,7 +135,7 @@ class EnergyObjective:
         is_training: bool,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss."""
-        task, prediction = self.task, energies[self.name]
+        task, prediction = self.task, outputs.energies[self.name]
         labels = self._subtract_composition(model, part)
         parts = compute_loss(prediction, labels, volumes, task.loss)
         share = compute_share(parts, labels, totals, task.loss)

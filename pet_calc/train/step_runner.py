@@ -194,13 +194,14 @@ class StepRunner:
         volumes = compute_volumes(part.batch)
         concerned = [o for o in objectives if o.concerns(part)]
         tasks = [o.task for o in concerned if o.task is not None]
-        # one pass through the network for all energies
-        energies = self.predictor.predict(
-            model, part.batch, tasks, is_training=is_training
+        direct = list(dict.fromkeys(name for o in concerned for name in o.direct))
+        # one pass through the network for all
+        outputs = self.predictor.predict(
+            model, part.batch, tasks, direct, is_training=is_training
         )
         return [
             objective.compute(
-                energies, model, part, volumes, step.totals, is_training=is_training
+                outputs, model, part, volumes, step.totals, is_training=is_training
             )
             if objective in concerned
             else None

@@ -12,7 +12,7 @@ from pet_calc.engine.switch import find_mixed_obstacle
 from pet_calc.engine.training import TrainingEngine, find_training_obstacle
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Derived, Prediction, predict_targets
+from pet_calc.model.derivatives import Derived, Outputs, Prediction, predict_outputs
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
 from pet_calc.train.task import Task
@@ -34,17 +34,25 @@ class StepPredictor:
         self._is_mixed = is_mixed
 
     def predict(
-        self, model: PET, batch: Batch, tasks: Sequence[Task], *, is_training: bool
-    ) -> dict[str, Prediction]:
+        self,
+        model: PET,
+        batch: Batch,
+        tasks: Sequence[Task],
+        direct: Sequence[str] = (),
+        *,
+        is_training: bool,
+    ) -> Outputs:
         """Return energies without composition, and forces and stress as in the tasks.
 
-        PyTorch goes through the network once for all tasks. The engine goes through it
-        for each: what the energies share is a small part of what it does for one.
+        PyTorch goes through the network once for all. The engine goes through it for
+        each energy: the pass that these could share is a small part of what it does
+        for one.
 
         Args:
             model: as it is at the time.
             batch: the structures.
-            tasks: which outputs, and what is derived from each.
+            tasks: which energies, and what is derived from each.
+            direct: names of other outputs.
             is_training: attach the results to the graph of the weights.
         """
         engine = self._engine
@@ -65,9 +73,15 @@ class StepPredictor:
         # errors are those of the model as it will be used
         is_mixed = self._is_mixed and is_training
         with Bfloat16Products() if is_mixed else nullcontext():
-            return found | predict_targets(
-                model, batch, rest, with_composition=False, is_training=is_training
+            outputs = predict_outputs(
+                model,
+                batch,
+                rest,
+                direct,
+                with_composition=False,
+                is_training=is_training,
             )
+        return outputs._replace(energies=found | outputs.energies)
 
     @property
     def is_compiled(self) -> bool:

@@ -30,6 +30,7 @@ from pet_calc.train.direct import DirectObjective, label_direct, predict_direct
 from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
 from pet_calc.train.step_runner import compute_volumes
+from pet_calc.train.steps import StepPredictor
 
 FORCES, STRESS = "non_conservative_force", "non_conservative_stress"
 BASE = [
@@ -285,7 +286,9 @@ def test_a_set_with_direct_labels_only_adds_to_one_with_energies(tmp_path):
 
 def compute_share(objective, model, part, step):
     volumes = compute_volumes(part.batch)
-    arguments = ({}, model, part, volumes, step.totals)
+    heads = objective.direct
+    outputs = StepPredictor().predict(model, part.batch, [], heads, is_training=True)
+    arguments = (outputs, model, part, volumes, step.totals)
     return objective.compute(*arguments, is_training=True).share.detach()
 
 
