@@ -50,6 +50,16 @@ class MicroBatch(NamedTuple):
         """Pairs plus atoms: what it costs."""
         return len(self.batch.centers) + len(self.batch.species)
 
+    def divide(self) -> "list[MicroBatch]":
+        """Return the batch once for each target, with the labels of this one alone."""
+        return [
+            self._replace(
+                labels={name: labels},
+                direct={k: v for k, v in self.direct.items() if k == name},
+            )
+            for name, labels in self.labels.items()
+        ]
+
     def map_labels(self, change: Callable[[Labels], Labels]) -> "MicroBatch":
         """Return the batch with all its labels changed, those of direct heads too."""
         labels, direct = (

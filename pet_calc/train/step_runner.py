@@ -113,7 +113,8 @@ class StepRunner:
             def compute(part: MicroBatch, step: Step = step) -> list[Outcome | None]:
                 return self._compute(model, part, step, objectives, is_training=False)
 
-            for outcomes in self.bound.run(step, compute, name_frame):
+            parts = self.predictor.divide(step)
+            for outcomes in self.bound.run(parts, compute, name_frame):
                 for sums, outcome in zip(metrics, outcomes, strict=True):
                     if outcome is not None:
                         sums.add(outcome.prediction, outcome.labels)
@@ -179,7 +180,8 @@ class StepRunner:
             return float(total.detach())
 
         name_frame = describe_frame(trained.loader.dataset)
-        return sum(self.bound.run(step, compute, name_frame))
+        parts = self.predictor.divide(step)
+        return sum(self.bound.run(parts, compute, name_frame))
 
     def _compute(
         self,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from pet_calc.data.loader import Step
 from pet_calc.engine.build import TRAINER, find_build_obstacle, is_built
 from pet_calc.engine.switch import find_mixed_obstacle
 from pet_calc.engine.training import TrainingEngine, find_training_obstacle
@@ -45,8 +46,7 @@ class StepPredictor:
         """Return energies without composition, and forces and stress as in the tasks.
 
         PyTorch goes through the network once for all. The engine goes through it for
-        each energy: the pass that these could share is a small part of what it does
-        for one.
+        each energy.
 
         Args:
             model: as it is at the time.
@@ -82,6 +82,17 @@ class StepPredictor:
                 is_training=is_training,
             )
         return outputs._replace(energies=found | outputs.energies)
+
+    def divide(self, step: Step) -> Step:
+        """Return the step in parts that it pays to predict and differentiate at once.
+
+        The engine's passes for several energies would share the first of at least four
+        products with each weight, and keep the numbers of all in memory.
+        """
+        if self._engine is None:
+            return step
+        parts = [target for part in step.parts for target in part.divide()]
+        return step._replace(parts=parts)
 
     @property
     def is_compiled(self) -> bool:
