@@ -12,7 +12,7 @@ from support.runs import check_resume, write_base
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import frames as frames_module
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import Orientation, turn_frame
@@ -71,7 +71,7 @@ def build_table():
 
 def build_runner(model, frames, *, consistency=0.0, predictor=None, **settings):
     loader = BatchLoader(
-        GraphDataset(frames, model.pair_cutoff),
+        SystemDataset(frames, model.pair_cutoff),
         len(frames),
         dtype=torch.float64,
         **settings,
@@ -135,7 +135,7 @@ def test_a_step_in_parts_and_by_two_processes_is_the_whole_step(tmp_path):
 def test_two_orientations_of_a_frame_are_the_same_for_all_targets(tmp_path):
     model, frames = load_model(tmp_path), build_table()
     settings = {"orientation": Orientation(seed=1), "is_paired": True}
-    loader = BatchLoader(GraphDataset(frames, 4.0), 9, **settings)
+    loader = BatchLoader(SystemDataset(frames, 4.0), 9, **settings)
     (step,) = loader.iterate_steps(3)
     for part in step.parts:
         turned = [
@@ -176,7 +176,7 @@ def test_the_network_is_gone_through_once_for_all_outputs(tmp_path, monkeypatch)
 def test_one_pass_gives_what_a_pass_for_each_energy_gives(tmp_path, is_training):
     model = load_model(tmp_path)
     loader = BatchLoader(
-        GraphDataset([f.of_target(A) for f in build_table()], 4.0),
+        SystemDataset([f.of_target(A) for f in build_table()], 4.0),
         7,
         dtype=torch.float64,
     )

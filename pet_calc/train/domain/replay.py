@@ -3,7 +3,7 @@
 import logging
 
 from pet_calc.config import RunOptions, replace
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.orientation import REPLAY
 from pet_calc.data.read_dataset import has_label
@@ -71,14 +71,14 @@ def build_replay(
         replace(frame, labels={own.target: frame.only_labels}) for frame in frames
     ]
     objectives: list[Objective] = [
-        EnergyObjective(own, composition=prepared.base_offsets, weight=weight)
+        EnergyObjective(own, composition=prepared.base_composition, weight=weight)
     ]
     if heads.names:
         loss = build_direct_loss(options, task.loss)
         objectives.append(
             DirectObjective(heads, loss, target=own.target, weight=weight)
         )
-    datasets = {"train": GraphDataset(frames, model.pair_cutoff)}
+    datasets = {"train": SystemDataset(frames, model.pair_cutoff)}
     loader = build_loaders(
         datasets, _set_batch_size(options), device, ranks, stream=REPLAY
     )["train"]

@@ -51,7 +51,7 @@ def check_data(prepared: Prepared, options: RunOptions, frames: RunFrames) -> No
             with_structures=is_new,
         )
         checked.add(tuple(rows))
-        baseline = options.train.atomic_baseline
+        baseline = options.train.composition
         is_kept = baseline.mode == "keep" and target.name not in baseline.tables
         _judge_findings(report, is_kept)
 
