@@ -16,6 +16,7 @@ from pet_calc.check.presence import advise_on_input
 from pet_calc.check.structures import (
     check_alone,
     check_close,
+    check_contradictions,
     check_duplicates,
     check_leakage,
 )
@@ -92,6 +93,7 @@ def check_frames(
     held_out: dict[str, Sequence[LabeledFrame]] | None = None,
     predictor: Predictor | None = None,
     units: LabelUnits = DEFAULT_UNITS,
+    with_geometry: bool = True,
 ) -> CheckReport:
     """Return what is wrong or odd with the frames; those of weight 0 do not count.
 
@@ -100,18 +102,22 @@ def check_frames(
         held_out: other sets by name, such as ``validation``, for leakage.
         predictor: of a base model to compare with.
         units: the units that the labels were read with, to name the right ones.
+        with_geometry: look at the structures too, and not at their labels alone.
     """
     frames = [frame for frame in frames if frame.weight > 0]
     few = thin_out(frames, MOST_STRUCTURES)
     work = compute_work_fit(few)
-    findings = [
-        *check_labels(frames),
-        *check_duplicates(frames),
-        *check_alone(few),
-        *check_close(few),
-        *check_orientation(few),
-        *check_work(work, units),
-    ]
+    findings = check_labels(frames)
+    if with_geometry:
+        findings += [
+            *check_duplicates(frames),
+            *check_alone(few),
+            *check_close(few),
+            *check_orientation(few),
+        ]
+    else:
+        findings += check_contradictions(frames)
+    findings += check_work(work, units)
     for name, others in (held_out or {}).items():
         findings += check_leakage(frames, others, name)
     report = CheckReport(findings, work=work)
@@ -128,18 +134,22 @@ def check_set(
     model: PET | None = None,
     target: str | None = None,
     units: LabelUnits = DEFAULT_UNITS,
+    with_geometry: bool = True,
     progress: Callable[[Any], Any] | None = None,
 ) -> CheckReport:
     """Return the same as ``check_frames``, with a model as the base.
 
     Frames that the model cannot answer for are reported and not compared.
     """
-    if model is None:
-        return check_frames(frames, held_out=held_out, units=units)
     frames = [frame for frame in frames if frame.weight > 0]
-    report = check_frames(frames, held_out=held_out, units=units)
-    report.findings += check_known(model, frames)
-    report.findings += check_unread_inputs(model, frames)
+    report = check_frames(
+        frames, held_out=held_out, units=units, with_geometry=with_geometry
+    )
+    if model is None:
+        return report
+    if with_geometry:
+        report.findings += check_known(model, frames)
+        report.findings += check_unread_inputs(model, frames)
     known = [frame for frame in frames if not check_known(model, [frame])]
     name = choose_energy_target(model.targets, target)
     predictor = build_predictor(model, name, progress=progress)

@@ -54,6 +54,12 @@ def check_duplicates(frames: Sequence[LabeledFrame]) -> list[Finding]:
     return findings
 
 
+def check_contradictions(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report structures with two energies, and not that they are there twice."""
+    findings = check_duplicates(frames)
+    return [f for f in findings if f.code == "contradicting-duplicates"]
+
+
 def check_leakage(
     train: Sequence[LabeledFrame], held_out: Sequence[LabeledFrame], name: str
 ) -> list[Finding]:

@@ -68,13 +68,13 @@ def command(
     from pet_calc.cli.main import EXIT_USER_ERROR
     from pet_calc.config.quick import build_dataset
     from pet_calc.data.census import CensusCounter
-    from pet_calc.data.label_options import build_label_units
+    from pet_calc.data.label_options import build_label_source
     from pet_calc.data.read_dataset import read_for_check
     from pet_calc.system.atomic import write_text_atomically
 
     labels = {**flags, "target": None}
     dataset = build_dataset(data, labels)
-    units = build_label_units(dataset)
+    units = build_label_source(dataset).units
     counter = CensusCounter()
     frames = read_for_check(dataset, counter)
     held_out = read_for_check(build_dataset(val, labels)) if val else []

@@ -12,15 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pet_calc.data.frames import LabeledFrame, Progress
-from pet_calc.data.store import (
-    HAS_DIRECT_FORCES,
-    HAS_DIRECT_STRESS,
-    HAS_ENERGY,
-    HAS_FORCES,
-    HAS_STRESS,
-    FrameStore,
-    write_array,
-)
+from pet_calc.data.records import ARRAY_BITS, HAS_ENERGY
+from pet_calc.data.store import FrameStore, write_array
 from pet_calc.data.stored import StoredFrames
 from pet_calc.data.systems import System, build_system
 from pet_calc.system.locks import hold_lock
@@ -33,7 +26,10 @@ _CHUNK = 64
 
 
 class LabelTotals(NamedTuple):
-    """Sums of the frames' weights, over which losses are averaged."""
+    """Sums of the frames' weights, over which losses are averaged.
+
+    A frame counts once for each target that it has labels of.
+    """
 
     energy: float
     """Over frames with an energy."""
@@ -55,7 +51,7 @@ class LabelTotals(NamedTuple):
         return LabelTotals(*(2 * value for value in self))
 
 
-_LABELS = ("energy", "forces", "stress", "direct_forces", "direct_stress")
+_BITS = {"energy": HAS_ENERGY, **ARRAY_BITS}
 
 
 class SystemDataset:
@@ -107,12 +103,13 @@ class SystemDataset:
         totals = dict.fromkeys(LabelTotals._fields, 0.0)
         for index in indices:
             frame = self.frames[index]
-            totals["frames"] += frame.weight
-            totals["atoms"] += frame.weight * frame.n_atoms
-            for name in _LABELS:
-                if getattr(frame, name) is not None:
-                    n_rows = frame.n_atoms if name.endswith("forces") else 1
-                    totals[name] += frame.weight * n_rows
+            for labels in frame.labels.values():
+                totals["frames"] += frame.weight
+                totals["atoms"] += frame.weight * frame.n_atoms
+                for name in _BITS:
+                    if getattr(labels, name) is not None:
+                        n_rows = frame.n_atoms if name.endswith("forces") else 1
+                        totals[name] += frame.weight * n_rows
         return LabelTotals(**totals)
 
     def _compute(self, indices: list[int], n_workers: int) -> Iterator[System]:
@@ -157,21 +154,19 @@ class StreamedDataset(SystemDataset):
 
     def measure(self, indices: Iterable[int]) -> LabelTotals:
         """Return what the losses of some frames are averaged over."""
+        totals = dict.fromkeys(LabelTotals._fields, 0.0)
         chosen = np.fromiter(indices, dtype=np.int64)
-        weights = self.frames.read_weights(chosen)
-        flags = self.frames.read_column("flags", chosen)
-        n_atoms = self.frames.read_column("n_atoms", chosen)
-        return LabelTotals(
-            energy=float(weights[(flags & HAS_ENERGY) > 0].sum()),
-            forces=float((weights * n_atoms)[(flags & HAS_FORCES) > 0].sum()),
-            stress=float(weights[(flags & HAS_STRESS) > 0].sum()),
-            direct_forces=float(
-                (weights * n_atoms)[(flags & HAS_DIRECT_FORCES) > 0].sum()
-            ),
-            direct_stress=float(weights[(flags & HAS_DIRECT_STRESS) > 0].sum()),
-            frames=float(weights.sum()),
-            atoms=float((weights * n_atoms).sum()),
-        )
+        for target in self.frames.names:
+            own = chosen[self.frames.has_target(target, chosen)]
+            weights = self.frames.read_weights(own)
+            flags = self.frames.read_flags(target, own)
+            of_atoms = weights * self.frames.read_column("n_atoms", own)
+            totals["frames"] += float(weights.sum())
+            totals["atoms"] += float(of_atoms.sum())
+            for name, bit in _BITS.items():
+                values = of_atoms if name.endswith("forces") else weights
+                totals[name] += float(values[(flags & bit) > 0].sum())
+        return LabelTotals(**totals)
 
 
 def make_dataset(frames: Sequence[LabeledFrame], cutoff: float) -> SystemDataset:

@@ -1,9 +1,7 @@
 """Read frames and their labels from files, and refuse what cannot be used."""
 
-import difflib
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,28 +12,44 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from pet_calc.data.files import Paths, describe_paths, iterate_atoms, name_source
+from pet_calc.data.found_keys import check_configured_keys, warn_of_mixed_origins
 from pet_calc.data.labels import (
     AUTOMATIC_KEYS,
     DEFAULT_UNITS,
     Array,
     LabelKeys,
+    LabelSource,
     LabelUnits,
+    TargetLabels,
     UnitFactors,
     extract_labels,
     list_keys,
 )
 from pet_calc.data.neighbors import check_cell, find_close_pair
+from pet_calc.data.state import read_state
 from pet_calc.errors import ConfigError, DataError
 
 # nothing real is this close, Å; a doubled or a zeroed atom is
 CLOSEST_DISTANCE = 0.05
-
-logger = logging.getLogger(__name__)
+# the target of labels of which nobody has said what they belong to
+NO_NAME = ""
 
 Indices = npt.NDArray[np.int64]
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """Wraps an iterable to show progress, such as ``tqdm.tqdm``."""
+
+
+def _of_only_target(name: str) -> Any:
+    """Return a property for a label of a frame that has those of one target."""
+
+    def read(frame: "LabeledFrame") -> Any:
+        return getattr(frame.only_labels, name)
+
+    def write(frame: "LabeledFrame", value: Any) -> None:
+        frame.labels = frame.relabel(**{name: value}).labels
+
+    return property(read, write)
 
 
 @dataclass
@@ -50,32 +64,20 @@ class LabeledFrame:
     """[3, 3], rows are lattice vectors, as in the file."""
     pbc: npt.NDArray[np.bool_]
     """[3]."""
-    energy: float | None = None
-    """Total energy."""
-    forces: Array | None = None
-    """[n_atoms, 3]."""
-    stress: Array | None = None
-    """[3, 3], positive in tension."""
-    direct_forces: Array | None = None
-    """[n_atoms, 3], of a direct head that has labels of its own."""
-    direct_stress: Array | None = None
-    """[3, 3], likewise."""
+    labels: dict[str, TargetLabels] = field(
+        default_factory=lambda: {NO_NAME: TargetLabels()}
+    )
+    """By target; ``NO_NAME`` where nobody has said what they belong to."""
     charge: int = 0
     """Total charge."""
     spin_multiplicity: int = 1
     """2S + 1."""
     weight: float = 1.0
     """Weight in the loss."""
-    target: str = ""
-    """Target that the labels belong to; empty where nobody has said."""
     source: str = ""
     """Such as ``train.xyz, frame 12``; the index counts from 0, as ASE's ``@12``."""
     config_type: str = ""
     """What the file calls this kind of frame."""
-    extras: dict[str, Array] = field(default_factory=dict)
-    """Further labels by target name, in the file's units."""
-    origins: dict[str, str] = field(default_factory=dict)
-    """Where each label was found, such as ``info['REF_energy']``."""
     notes: tuple[str, ...] = ()
     """What was there but not used, and why."""
     keys: tuple[str, ...] = ()
@@ -83,10 +85,50 @@ class LabeledFrame:
     atoms: Atoms | None = None
     """What the file holds, in its units; None unless it was asked for."""
 
+    energy = _of_only_target("energy")
+    forces = _of_only_target("forces")
+    stress = _of_only_target("stress")
+    direct_forces = _of_only_target("direct_forces")
+    direct_stress = _of_only_target("direct_stress")
+    extras = _of_only_target("extras")
+    origins = _of_only_target("origins")
+
     @property
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.numbers)
+
+    @property
+    def only_labels(self) -> TargetLabels:
+        """The labels of a frame that has those of one target."""
+        (labels,) = self.labels.values()
+        return labels
+
+    def relabel(self, **changes: Any) -> "LabeledFrame":
+        """Return a copy with other labels of its only target, such as ``energy``."""
+        (name,) = self.labels
+        return replace(self, labels={name: replace(self.only_labels, **changes)})
+
+    def of_target(self, name: str) -> "LabeledFrame":
+        """Return the frame with the labels of one of its targets."""
+        if len(self.labels) == 1:
+            return self
+        own = self.labels[name]
+        others = [other for other in self.labels if other != name]
+        taken = {key for other in others for key in self.labels[other].origins.values()}
+        taken -= set(own.origins.values())
+        starts = tuple(_name_note(other, "") for other in others)
+        return replace(
+            self,
+            labels={name: own},
+            # what is read for another target is not left unread
+            keys=tuple(key for key in self.keys if key not in taken),
+            notes=tuple(
+                note.removeprefix(_name_note(name, ""))
+                for note in self.notes
+                if not note.startswith(starts)
+            ),
+        )
 
     @classmethod
     def from_atoms(
@@ -99,28 +141,52 @@ class LabeledFrame:
     ) -> "LabeledFrame":
         """Build from ASE's atoms, without the checks of ``check_geometry``."""
         factors = factors or DEFAULT_UNITS.compute_factors()
-        frame = cls(
+        return cls.from_table(atoms, {NO_NAME: (keys, factors)}, source)
+
+    @classmethod
+    def from_table(
+        cls,
+        atoms: Atoms,
+        table: Mapping[str, tuple[LabelKeys, UnitFactors]],
+        source: str,
+    ) -> "LabeledFrame":
+        """Build with the labels of several targets.
+
+        Args:
+            atoms: in the file's units.
+            table: of each target, where its labels are and in which units; what is
+                said there of charge, spin, weight and length is the same for all.
+            source: of the frame.
+        """
+        keys, factors = next(iter(table.values()))
+        state = read_state(
+            atoms,
+            charge=keys.charge,
+            spin=keys.spin_multiplicity,
+            weight=keys.weight,
+            source=source,
+        )
+        labels = {}
+        notes: list[str] = []
+        for name, entry in table.items():
+            own: list[str] = []
+            labels[name] = extract_labels(atoms, *entry, source, own)
+            labels[name].origins |= state.origins
+            notes += own if len(table) == 1 else [_name_note(name, n) for n in own]
+        return cls(
             numbers=np.array(atoms.numbers, dtype=np.int64),
             positions=atoms.get_positions() * factors.length,
             cell=np.array(atoms.cell, dtype=np.float64) * factors.length,
             pbc=np.array(atoms.pbc, dtype=bool),
+            labels=labels,
+            charge=state.charge,
+            spin_multiplicity=state.spin_multiplicity,
+            weight=state.weight,
             source=source,
             config_type=str(atoms.info.get("config_type", "")),
+            notes=(*notes, *state.notes),
             keys=tuple(list_keys(atoms)),
         )
-        labels = extract_labels(atoms, keys, factors, source)
-        frame.energy = labels.energy
-        frame.forces = labels.forces
-        frame.stress = labels.stress
-        frame.direct_forces = labels.direct_forces
-        frame.direct_stress = labels.direct_stress
-        frame.charge = labels.charge
-        frame.spin_multiplicity = labels.spin_multiplicity
-        frame.weight = labels.weight
-        frame.extras = labels.extras
-        frame.origins = labels.origins
-        frame.notes = tuple(labels.notes)
-        return frame
 
     def to_atoms(self) -> Atoms:
         """Return ASE's atoms, with the labels as a ``SinglePointCalculator``."""
@@ -141,11 +207,15 @@ class LabeledFrame:
         return atoms
 
 
+def _name_note(target: str, note: str) -> str:
+    """Return a note on the labels of one of several targets."""
+    return f"{target}: {note}"
+
+
 def iterate_frames(
     paths: Paths,
+    labels: Mapping[str, LabelSource],
     *,
-    keys: LabelKeys = AUTOMATIC_KEYS,
-    units: LabelUnits = DEFAULT_UNITS,
     index: str = ":",
     weight: float = 1.0,
     keeps_atoms: bool = False,
@@ -154,8 +224,7 @@ def iterate_frames(
 
     Args:
         paths: files, globs, or ASE's ``file.xyz@0:10``, in the order given.
-        keys: where the labels are.
-        units: the files' units.
+        labels: of each target, where its labels are.
         index: which frames of each file, as ASE writes it.
         weight: multiplies the weight of every frame.
         keeps_atoms: give each frame what the file has, see ``LabeledFrame.atoms``.
@@ -165,17 +234,16 @@ def iterate_frames(
             makes no sense; names file and frame. After the last frame, a configured
             key that was in no frame.
     """
-    factors = units.compute_factors()
+    table = {
+        name: (source.keys, source.units.compute_factors())
+        for name, source in labels.items()
+    }
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-    origins: dict[str, set[str]] = {}
+    origins: dict[str, dict[str, set[str]]] = {name: {} for name in table}
     n_frames = 0
     for read in iterate_atoms(paths, index):
-        frame = LabeledFrame.from_atoms(
-            read.atoms,
-            keys=keys,
-            factors=factors,
-            source=name_source(read.file, read.number),
-        )
+        source = name_source(read.file, read.number)
+        frame = LabeledFrame.from_table(read.atoms, table, source)
         frame.notes += read.notes
         if keeps_atoms:
             frame.atoms = read.atoms
@@ -183,15 +251,17 @@ def iterate_frames(
         frame.weight *= weight
         # the same few key lists for all frames: share them
         frame.keys = shared.setdefault(frame.keys, frame.keys)
-        for label, origin in frame.origins.items():
-            origins.setdefault(label, set()).add(origin)
+        for name, found in frame.labels.items():
+            for label, origin in found.origins.items():
+                origins[name].setdefault(label, set()).add(origin)
         n_frames += 1
         yield frame
     if n_frames == 0:
         raise DataError(f"no frames in {describe_paths(paths)} with index {index!r}")
     present = sorted({key for key_list in shared for key in key_list})
-    _check_configured_keys(present, keys, describe_paths(paths))
-    _warn_of_mixed_origins(origins)
+    for name, source_of_labels in labels.items():
+        check_configured_keys(present, source_of_labels.keys, describe_paths(paths))
+        warn_of_mixed_origins(origins[name])
 
 
 def read_frames(
@@ -205,7 +275,7 @@ def read_frames(
 ) -> list[LabeledFrame]:
     """Return what ``iterate_frames`` yields; ``progress`` wraps the iteration."""
     frames: Iterable[LabeledFrame] = iterate_frames(
-        paths, keys=keys, units=units, index=index, weight=weight
+        paths, {NO_NAME: LabelSource(keys, units)}, index=index, weight=weight
     )
     return list(progress(frames) if progress else frames)
 
@@ -283,39 +353,3 @@ def check_elements(frames: Iterable[LabeledFrame], atomic_types: Sequence[int]) 
             f"elements that the model does not know: {listed}; it knows "
             f"{', '.join(chemical_symbols[number] for number in sorted(known))}"
         )
-
-
-def _check_configured_keys(present: list[str], keys: LabelKeys, files: str) -> None:
-    wanted = {
-        "energy": keys.energy,
-        "forces": keys.forces,
-        "stress": keys.stress,
-        "virial": keys.virial,
-        "direct forces": keys.direct_forces,
-        "direct stress": keys.direct_stress,
-        "charge": keys.charge,
-        "spin_multiplicity": keys.spin_multiplicity,
-        "weight": keys.weight,
-        **keys.extras,
-    }
-    names = sorted({key[key.index("[") + 2 : -2] for key in present})
-    for label, key in wanted.items():
-        if key and not any(entry.endswith(f"[{key!r}]") for entry in present):
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise DataError(
-                f"no frame of {files} has {key!r}, the key for {label}{hint}; keys "
-                f"there are: {', '.join(present) or 'none'}"
-            )
-
-
-def _warn_of_mixed_origins(origins: dict[str, set[str]]) -> None:
-    for label in ("energy", "forces", "stress"):
-        found = sorted(origins.get(label, ()))
-        if len(found) > 1:
-            logger.warning(
-                "%s comes from %s in different frames; set its key if these are not "
-                "the same level of theory",
-                label,
-                " and ".join(found),
-            )

@@ -15,7 +15,7 @@ from pet_calc.data.advice import advise
 from pet_calc.data.near_names import PREDICTED_PREFIX
 from pet_calc.data.notes import NOT_FINITE, NOT_SYMMETRIC, PREDICTED
 from pet_calc.data.places import Array, Found, Key, find, list_keys, name_of, to_floats
-from pet_calc.data.state import read_charge_and_spin, read_state
+from pet_calc.data.state import read_charge_and_spin
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.units import energy_factor, force_factor, length_factor, stress_factor
 
@@ -25,10 +25,11 @@ __all__ = [
     "NO_LABELS",
     "PREDICTED_BY",
     "Array",
-    "FrameLabels",
     "Key",
     "LabelKeys",
+    "LabelSource",
     "LabelUnits",
+    "TargetLabels",
     "UnitFactors",
     "extract_labels",
     "list_keys",
@@ -159,81 +160,85 @@ class UnitFactors(NamedTuple):
 
 
 @dataclass
-class FrameLabels:
-    """The labels of one frame, in eV, Å, eV/Å and eV/Å^3."""
+class TargetLabels:
+    """What a frame is labelled with for one target, in eV, Å, eV/Å and eV/Å^3."""
 
     energy: float | None = None
+    """Total energy."""
     forces: Array | None = None
+    """[n_atoms, 3]."""
     stress: Array | None = None
+    """[3, 3], positive in tension."""
     direct_forces: Array | None = None
+    """[n_atoms, 3], of a direct head that has labels of its own."""
     direct_stress: Array | None = None
-    charge: int = 0
-    spin_multiplicity: int = 1
-    weight: float = 1.0
+    """[3, 3], likewise."""
     extras: dict[str, Array] = field(default_factory=dict)
+    """Further labels by name, in the file's units."""
     origins: dict[str, str] = field(default_factory=dict)
     """Where each label was found, such as ``info['REF_energy']``."""
-    notes: list[str] = field(default_factory=list)
-    """What was there but not used, and why."""
+
+
+class LabelSource(NamedTuple):
+    """Where a file has the labels of a target, and in which units."""
+
+    keys: LabelKeys = AUTOMATIC_KEYS
+    units: LabelUnits = DEFAULT_UNITS
 
 
 def extract_labels(
-    atoms: Atoms, keys: LabelKeys, factors: UnitFactors, source: str
-) -> FrameLabels:
+    atoms: Atoms, keys: LabelKeys, factors: UnitFactors, source: str, notes: list[str]
+) -> TargetLabels:
     """Return what ``atoms`` is labelled with.
 
-    A label that is absent, NaN or infinite is None (the latter two with a note). A
-    label of the wrong shape, or a stress and a virial that contradict each other,
-    raise ``DataError`` naming ``source``. ``atoms`` is still in the file's units.
+    A label that is absent, NaN or infinite is None. A label of the wrong shape, or a
+    stress and a virial that contradict each other, raise ``DataError`` naming
+    ``source``. ``atoms`` is still in the file's units.
+
+    Args:
+        atoms: to look at.
+        keys: where the labels are.
+        factors: of the file's units.
+        source: of the frame, for messages.
+        notes: gets what was there but not used, and why.
     """
-    labels = FrameLabels()
+    labels = TargetLabels()
     energy = find(atoms, keys.energy, ENERGY_NAMES, ("results", "info"))
     if energy is not None:
         numbers = to_floats(energy, (1,), source)
-        if _note_if_not_finite(numbers, "energy", labels):
+        if _note_if_not_finite(numbers, "energy", notes):
             labels.energy = float(numbers[0]) * factors.energy
             labels.origins["energy"] = energy.origin
     forces = find(atoms, keys.forces, FORCES_NAMES, ("results", "arrays"))
     if forces is not None:
         numbers = to_floats(forces, (len(atoms), 3), source)
-        if _note_if_not_finite(numbers, "forces", labels):
+        if _note_if_not_finite(numbers, "forces", notes):
             labels.forces = numbers * factors.forces
             labels.origins["forces"] = forces.origin
-    _extract_stress(atoms, keys, factors, source, labels)
-    _extract_direct(atoms, keys, factors, source, labels)
-    state = read_state(
-        atoms,
-        charge=keys.charge,
-        spin=keys.spin_multiplicity,
-        weight=keys.weight,
-        source=source,
-    )
-    labels.charge, labels.weight = state.charge, state.weight
-    labels.spin_multiplicity = state.spin_multiplicity
-    labels.origins |= state.origins
-    labels.notes += state.notes
+    _extract_stress(atoms, keys, factors, source, labels, notes)
+    _extract_direct(atoms, keys, factors, source, labels, notes)
     if keys.weight is not False:
-        _apply_label_weights(atoms, labels)
+        _apply_label_weights(atoms, labels, notes)
     for name, key in keys.extras.items():
         extra = find(atoms, key, (), ())
         if extra is not None:
             numbers = to_floats(extra, None, source)
-            if _note_if_not_finite(numbers, name, labels):
+            if _note_if_not_finite(numbers, name, notes):
                 labels.extras[name] = numbers
                 labels.origins[name] = extra.origin
-    _note_predictions(atoms, labels)
+    _note_predictions(atoms, labels, notes)
     return labels
 
 
-def _note_if_not_finite(numbers: Array, name: str, labels: FrameLabels) -> bool:
+def _note_if_not_finite(numbers: Array, name: str, notes: list[str]) -> bool:
     """Return whether all ``numbers`` are finite, leaving a note if not."""
     is_finite = bool(np.isfinite(numbers).all())
     if not is_finite:
-        labels.notes.append(f"{name} {NOT_FINITE}")
+        notes.append(f"{name} {NOT_FINITE}")
     return is_finite
 
 
-def _apply_label_weights(atoms: Atoms, labels: FrameLabels) -> None:
+def _apply_label_weights(atoms: Atoms, labels: TargetLabels, notes: list[str]) -> None:
     """Leave out labels of weight 0; note other weights, which are not read."""
     for label, names in LABEL_WEIGHTS.items():
         for name in names:
@@ -243,17 +248,17 @@ def _apply_label_weights(atoms: Atoms, labels: FrameLabels) -> None:
             if weight == 0:
                 setattr(labels, label, None)
                 del labels.origins[label]
-                labels.notes.append(
+                notes.append(
                     f"{label} has weight 0 (info[{name!r}]), treated as missing"
                 )
             elif weight != 1:
-                labels.notes.append(
+                notes.append(
                     f"info[{name!r}] not read; weights of labels are set for all "
                     "frames together, in the loss"
                 )
 
 
-def _note_predictions(atoms: Atoms, labels: FrameLabels) -> None:
+def _note_predictions(atoms: Atoms, labels: TargetLabels, notes: list[str]) -> None:
     """Note predictions of ours, and labels that are such."""
     model = atoms.info.get(PREDICTED_BY)
     taken = [
@@ -262,9 +267,9 @@ def _note_predictions(atoms: Atoms, labels: FrameLabels) -> None:
         if f"[{PREDICTED_PREFIX!r}"[:-1] in origin
     ]
     for origin in taken:
-        labels.notes.append(f"{origin} {PREDICTED} (of {model or 'an unknown model'})")
+        notes.append(f"{origin} {PREDICTED} (of {model or 'an unknown model'})")
     if model is not None and not taken:
-        labels.notes.append(
+        notes.append(
             f"predictions of {model} under {PREDICTED_PREFIX}*, which are no labels"
         )
 
@@ -274,23 +279,24 @@ def _extract_stress(
     keys: LabelKeys,
     factors: UnitFactors,
     source: str,
-    labels: FrameLabels,
+    labels: TargetLabels,
+    notes: list[str],
 ) -> None:
     stress, virial = _find_stress_and_virial(atoms, keys)
     if stress is None and virial is None:
         return
     if not all(atoms.pbc):
-        labels.notes.append("stress of a frame not periodic in 3 directions, ignored")
+        notes.append("stress of a frame not periodic in 3 directions, ignored")
         return
     candidates: dict[str, Array] = {}
     if stress is not None:
-        tensor = _to_tensor(stress, source, labels)
-        if _note_if_not_finite(tensor, "stress", labels):
+        tensor = _to_tensor(stress, source, notes)
+        if _note_if_not_finite(tensor, "stress", notes):
             candidates[stress.origin] = tensor * factors.stress
     if virial is not None:
-        tensor = _to_tensor(virial, source, labels)
+        tensor = _to_tensor(virial, source, notes)
         volume = atoms.get_volume() * factors.length**3
-        if volume > 0 and _note_if_not_finite(tensor, "virial", labels):
+        if volume > 0 and _note_if_not_finite(tensor, "virial", notes):
             candidates[virial.origin] = -tensor * factors.virial / volume
     if len(candidates) == 2:
         _check_agreement(candidates, source)
@@ -305,20 +311,21 @@ def _extract_direct(
     keys: LabelKeys,
     factors: UnitFactors,
     source: str,
-    labels: FrameLabels,
+    labels: TargetLabels,
+    notes: list[str],
 ) -> None:
     """Read the labels of direct heads."""
     forces = find(atoms, keys.direct_forces, DIRECT_FORCES_NAMES, ("results", "arrays"))
     if forces is not None:
         numbers = to_floats(forces, (len(atoms), 3), source)
-        if _note_if_not_finite(numbers, "direct forces", labels):
+        if _note_if_not_finite(numbers, "direct forces", notes):
             labels.direct_forces = numbers * factors.direct_forces
             labels.origins["direct_forces"] = forces.origin
     stress = find(atoms, keys.direct_stress, DIRECT_STRESS_NAMES, ("results", "info"))
     # of one that is not periodic in three directions `_extract_stress` has its note
     if stress is not None and all(atoms.pbc):
-        tensor = _to_tensor(stress, source, labels)
-        if _note_if_not_finite(tensor, "direct stress", labels):
+        tensor = _to_tensor(stress, source, notes)
+        if _note_if_not_finite(tensor, "direct stress", notes):
             labels.direct_stress = tensor * factors.direct_stress
             labels.origins["direct_stress"] = stress.origin
 
@@ -340,7 +347,7 @@ def _find_stress_and_virial(
     return None, None
 
 
-def _to_tensor(found: Found, source: str, labels: FrameLabels) -> Array:
+def _to_tensor(found: Found, source: str, notes: list[str]) -> Array:
     """Return [3, 3] from 3x3, 9 or Voigt-6 numbers, symmetrised."""
     size = np.size(found.value)
     if size == 6:
@@ -354,7 +361,7 @@ def _to_tensor(found: Found, source: str, labels: FrameLabels) -> Array:
     tensor = to_floats(found, (3, 3), source)
     symmetric = 0.5 * (tensor + tensor.T)
     if np.abs(tensor - symmetric).max() > ASYMMETRY * np.abs(tensor).max():
-        labels.notes.append(f"{found.origin} {NOT_SYMMETRIC}")
+        notes.append(f"{found.origin} {NOT_SYMMETRIC}")
     return symmetric
 
 

@@ -32,13 +32,13 @@ class MicroBatch(NamedTuple):
     """What goes through the model at once: a part of a step, or all of it."""
 
     batch: Batch
-    labels: Labels
-    target: str
-    """What the labels belong to, as ``LabeledFrame.target``; the same for all."""
+    labels: dict[str, Labels]
+    """By target; the same ones for all frames, as in ``LabeledFrame.labels``."""
     indices: tuple[int, ...]
     """Of the frames in the data set."""
-    direct: Labels | None = None
-    """Of direct heads that have labels of their own; None without any."""
+    direct: dict[str, Labels]
+    """Of direct heads that have labels of their own, by the energy that they go with;
+    empty without any."""
     turns: Tensor | None = None
     """[n_systems, 3, 3], by which each system is turned, where every frame is there in
     two orientations, one after the other."""
@@ -52,6 +52,24 @@ class MicroBatch(NamedTuple):
     def n_tokens(self) -> int:
         """Pairs plus atoms: what it costs."""
         return len(self.batch.centers) + len(self.batch.species)
+
+    def divide(self) -> "list[MicroBatch]":
+        """Return the batch once for each target, with the labels of this one alone."""
+        return [
+            self._replace(
+                labels={name: labels},
+                direct={k: v for k, v in self.direct.items() if k == name},
+            )
+            for name, labels in self.labels.items()
+        ]
+
+    def map_labels(self, change: Callable[[Labels], Labels]) -> "MicroBatch":
+        """Return the batch with all its labels changed, those of direct heads too."""
+        labels, direct = (
+            {name: change(found) for name, found in table.items()}
+            for table in (self.labels, self.direct)
+        )
+        return self._replace(labels=labels, direct=direct)
 
 
 class Step(NamedTuple):
@@ -174,10 +192,11 @@ class BatchLoader:
     def iterate(
         self, epoch: int = 0, *, start: int = 0
     ) -> Iterator[tuple[Batch, Labels]]:
-        """Yield the parts of the steps, as they go through the model."""
+        """Yield the parts of the steps of frames that have labels of one target."""
         for step in self.iterate_steps(epoch, start=start):
             for part in step.parts:
-                yield part.batch, part.labels
+                (labels,) = part.labels.values()
+                yield part.batch, labels
 
     def __iter__(self) -> Iterator[tuple[Batch, Labels]]:
         return self.iterate()
@@ -264,25 +283,36 @@ class _StepMaker(Dataset):
 
     def make(self, epoch: int, indices: Indices) -> Step:
         rank, n_ranks = self.ranks.rank, self.ranks.size
-        by_target: dict[str, list[tuple[int, System]]] = {}
+        # frames that have labels of the same targets go through the model together
+        groups: dict[tuple[str, ...], list[tuple[int, System]]] = {}
         for index in indices[rank::n_ranks].tolist():
             system = self.dataset[index]
-            by_target.setdefault(system.frame.target, []).append((index, system))
+            groups.setdefault(tuple(system.frame.labels), []).append((index, system))
         parts = []
-        for target, entries in by_target.items():
+        for targets, entries in groups.items():
             n_copies = 2 if self.is_paired else 1
             largest = self.most_tokens or sys.maxsize
             for run in pack(entries, largest // n_copies, _count_tokens):
                 chosen = [entry for entry in run for _ in range(n_copies)]
                 systems = [system for _, system in chosen]
+                direct = {
+                    name: collate_direct_labels(systems, target=name, dtype=self.dtype)
+                    for name in targets
+                }
                 part = MicroBatch(
                     # float64 also for a float32 model: only vectors are small
                     # enough to be rounded
                     collate(systems, dtype=torch.float64),
-                    collate_labels(systems, dtype=self.dtype),
-                    target,
+                    {
+                        name: collate_labels(systems, target=name, dtype=self.dtype)
+                        for name in targets
+                    },
                     tuple(index for index, _ in chosen),
-                    collate_direct_labels(systems, dtype=self.dtype),
+                    {
+                        name: found
+                        for name, found in direct.items()
+                        if found is not None
+                    },
                 )
                 parts.append(self._turn(part, epoch))
         totals = self.dataset.measure(indices)
@@ -298,11 +328,10 @@ class _StepMaker(Dataset):
             turns = torch.from_numpy(np.stack(draws, axis=1).reshape(-1, 3, 3))
         else:
             turns = torch.from_numpy(orientation.draw(epoch, part.indices))
-        batch, direct = part.batch, part.direct
+        of_atom = part.batch.system_of_atom
+        part = part.map_labels(lambda labels: turn_labels(labels, turns, of_atom))
         return part._replace(
-            batch=turn_batch(batch, turns),
-            labels=turn_labels(part.labels, turns, batch.system_of_atom),
-            direct=direct and turn_labels(direct, turns, batch.system_of_atom),
+            batch=turn_batch(part.batch, turns),
             turns=turns if self.is_paired else None,
         )
 
@@ -315,11 +344,10 @@ def _move(step: Step, device: torch.device) -> Step:
     if device.type == "cpu":
         return step
     parts = [
-        part._replace(
+        part.map_labels(
+            lambda labels: Labels(*(tensor.to(device) for tensor in labels))
+        )._replace(
             batch=Batch(*(tensor.to(device) for tensor in part.batch)),
-            labels=Labels(*(tensor.to(device) for tensor in part.labels)),
-            direct=part.direct
-            and Labels(*(tensor.to(device) for tensor in part.direct)),
             turns=None if part.turns is None else part.turns.to(device),
         )
         for part in step.parts

@@ -129,10 +129,16 @@ def turn_frame(frame: LabeledFrame, matrix: Matrices) -> LabeledFrame:
         frame,
         positions=frame.positions @ matrix.T,
         cell=frame.cell @ matrix.T,
-        forces=rows(frame.forces),
-        stress=tensor(frame.stress),
-        direct_forces=rows(frame.direct_forces),
-        direct_stress=tensor(frame.direct_stress),
+        labels={
+            name: replace(
+                labels,
+                forces=rows(labels.forces),
+                stress=tensor(labels.stress),
+                direct_forces=rows(labels.direct_forces),
+                direct_stress=tensor(labels.direct_stress),
+            )
+            for name, labels in frame.labels.items()
+        },
     )
 
 

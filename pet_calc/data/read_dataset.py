@@ -1,24 +1,28 @@
 """Read the frames of a data set of the options, into memory or through a store."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from pet_calc.config.data_options import DatasetOptions, TargetOptions
+from pet_calc.config import replace
+from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.census import CensusCounter
 from pet_calc.data.files import expand_paths
-from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames
-from pet_calc.data.label_options import (
-    NO_ENERGY,
-    build_label_keys,
-    build_label_units,
-    first_energy,
+from pet_calc.data.frames import (
+    NO_NAME,
+    Indices,
+    LabeledFrame,
+    Progress,
+    iterate_frames,
 )
-from pet_calc.data.store import ARRAY_BITS, open_or_build_store
+from pet_calc.data.label_options import build_label_source, build_label_sources
+from pet_calc.data.labels import LabelSource
+from pet_calc.data.records import ARRAY_BITS
+from pet_calc.data.store import open_or_build_store
 from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import DataError
 
@@ -69,6 +73,24 @@ def list_files(datasets: Sequence[DatasetOptions]) -> list[str]:
     ]
 
 
+def join_datasets(datasets: Sequence[DatasetOptions]) -> list[DatasetOptions]:
+    """Return the data sets, with one for those that differ in their targets only.
+
+    These are the same frames of the same files, with labels of several targets.
+    """
+    joined: list[DatasetOptions] = []
+    for dataset in datasets:
+        place = next(
+            (i for i, other in enumerate(joined) if _is_same_set(other, dataset)), None
+        )
+        if place is None:
+            joined.append(dataset)
+            continue
+        other = joined[place]
+        joined[place] = replace(other, targets=(*other.targets, *dataset.targets))
+    return joined
+
+
 def read_dataset(
     dataset: DatasetOptions,
     rule: StoreRule,
@@ -76,14 +98,12 @@ def read_dataset(
     main_target: str = "",
     progress: Progress | None = None,
 ) -> Frames:
-    """Return the frames of a data set, once for each of its energies.
-
-    Labels of direct heads come with the frames of the main target.
+    """Return the frames of a data set, with the labels of all of its energies.
 
     Args:
         dataset: what to read.
         rule: when frames are stored and not kept.
-        main_target: with whose frames the labels of direct heads come; empty is the
+        main_target: energy with which the labels of direct heads go; empty is the
             first one.
         progress: wraps the iteration over frames.
 
@@ -91,24 +111,14 @@ def read_dataset(
         DataError: see ``iterate_frames``; also for a label that was asked for and is
             in no frame, and for frames that are not there.
     """
-    is_stored = rule.settle(list_files([dataset])).when == "always"
-    parts: list[Frames] = []
-    for target in dataset.energy_targets or (NO_ENERGY,):
-        is_main = target.name == main_target or not main_target or target is NO_ENERGY
-        reading = Reading(
-            dataset,
-            target,
-            main_target if target is NO_ENERGY else target.name,
-            dataset.direct_targets if is_main else (),
-        )
-        if is_stored:
-            frames = _read_stored(reading, rule, progress)
-        else:
-            frames = _read_into_memory(reading, progress)
-        frames = _drop_weightless(_choose(frames, dataset), dataset)
-        _check_required(reading, frames)
-        parts.append(frames)
-    return join_frames(parts)
+    labels = build_label_sources(dataset, main_target)
+    if rule.settle(list_files([dataset])).when == "always":
+        frames = _read_stored(dataset, labels, rule, progress)
+    else:
+        frames = list(_iterate(dataset, labels, dataset.weight, progress))
+    frames = _drop_weightless(_choose(frames, dataset), dataset)
+    _check_required(dataset, frames)
+    return frames
 
 
 def read_for_check(
@@ -124,8 +134,8 @@ def read_for_check(
         counter: counts all frames on the way.
     """
     size = sum(Path(file).stat().st_size for file in list_files([dataset])) / 1e9
-    reading = Reading(dataset, first_energy(dataset))
-    frames = _iterate(reading, dataset.weight, None)
+    labels = {NO_NAME: build_label_source(dataset)}
+    frames = _iterate(dataset, labels, dataset.weight, None)
     if counter is not None:
         frames = counter.watch(frames)
     frames = (frame for frame in frames if frame.weight > 0)
@@ -186,65 +196,98 @@ def sample_stored(frames: Frames, n_frames: int) -> Frames:
     return [frames[i] for i in sorted({*spread.tolist(), *first.values()})]
 
 
+def list_targets(frames: Frames) -> list[str]:
+    """Return the targets that frames have labels of, in the order of the frames."""
+    if isinstance(frames, StoredFrames):
+        return frames.names
+    return list(dict.fromkeys(name for frame in frames for name in frame.labels))
+
+
+def find_of_target(frames: Frames, name: str) -> Indices:
+    """Return the indices of the frames that have labels of a target."""
+    if isinstance(frames, StoredFrames):
+        return np.flatnonzero(frames.has_target(name))
+    return np.flatnonzero([name in frame.labels for frame in frames])
+
+
+def select_target(frames: Frames, name: str) -> Frames:
+    """Return the frames that have labels of a target, with these labels alone."""
+    if isinstance(frames, StoredFrames):
+        return frames.of_target(name)
+    return [frame.of_target(name) for frame in frames if name in frame.labels]
+
+
 def has_label(frames: Frames, label: str) -> bool:
     """Return whether any frame has forces, stress, direct_forces or direct_stress."""
     if isinstance(frames, StoredFrames):
-        return bool((frames.read_column("flags") & ARRAY_BITS[label]).any())
-    return any(getattr(frame, label) is not None for frame in frames)
+        return any(
+            bool((frames.read_flags(name) & ARRAY_BITS[label]).any())
+            for name in frames.names
+        )
+    return any(
+        getattr(labels, label) is not None
+        for frame in frames
+        for labels in frame.labels.values()
+    )
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What is read of a data set at a time."""
+def _is_same_set(one: DatasetOptions, other: DatasetOptions) -> bool:
+    """Return whether data sets differ in their targets only, and have none in common.
 
-    dataset: DatasetOptions
-    target: TargetOptions
-    """The energy."""
-    name: str = ""
-    """``LabeledFrame.target`` of the frames."""
-    direct: tuple[TargetOptions, ...] = ()
-    """Direct heads whose labels come along."""
-
-
-def _read_into_memory(reading: Reading, progress: Progress | None) -> Frames:
-    frames = list(_iterate(reading, reading.dataset.weight, progress))
-    for frame in frames:
-        frame.target = reading.name
-    return frames
+    Two keys for one target are two sets of labels, each with frames of its own.
+    """
+    if {t.name for t in one.targets} & {t.name for t in other.targets}:
+        return False
+    same = (*DatasetOptions.model_fields.keys() - {"systems", "targets"}, "length_unit")
+    if any(getattr(one, name) != getattr(other, name) for name in same):
+        return False
+    files = [
+        [(Path(file).resolve(), index) for file, index in found]
+        for found in (
+            expand_paths(list(dataset.read_from), dataset.index)
+            for dataset in (one, other)
+        )
+    ]
+    return files[0] == files[1]
 
 
 def _read_stored(
-    reading: Reading, rule: StoreRule, progress: Progress | None
+    dataset: DatasetOptions,
+    labels: Mapping[str, LabelSource],
+    rule: StoreRule,
+    progress: Progress | None,
 ) -> Frames:
-    dataset, target, direct = reading.dataset, reading.target, reading.direct
     files = expand_paths(list(dataset.read_from), dataset.index)
-    keys = build_label_keys(dataset, target, direct=direct)
-    units = build_label_units(dataset, target, direct=direct)
+    first, *others = (
+        {
+            "keys": {**asdict(source.keys), "extras": {}},
+            "units": asdict(source.units),
+        }
+        for source in labels.values()
+    )
+    # without an entry for others where there are none: so stores of one target keep
+    # their names
+    made_from = {"files": files, **first, **({"others": others} if others else {})}
     store = open_or_build_store(
         rule.root,
         Path(files[0][0]).stem,
-        {
-            "files": files,
-            "keys": {**asdict(keys), "extras": {}},
-            "units": asdict(units),
-        },
+        made_from,
         [file for file, _ in files],
         # the weight is no part of the store, which serves runs of other weights too
-        lambda: _iterate(reading, 1.0, progress),
+        lambda: _iterate(dataset, labels, 1.0, progress),
+        n_targets=len(labels),
     )
-    return StoredFrames.of_store(store, weight=dataset.weight, target=reading.name)
+    return StoredFrames.of_store(store, weight=dataset.weight, targets=list(labels))
 
 
 def _iterate(
-    reading: Reading, weight: float, progress: Progress | None
+    dataset: DatasetOptions,
+    labels: Mapping[str, LabelSource],
+    weight: float,
+    progress: Progress | None,
 ) -> Iterator[LabeledFrame]:
-    dataset, target, direct = reading.dataset, reading.target, reading.direct
     frames = iterate_frames(
-        list(dataset.read_from),
-        keys=build_label_keys(dataset, target, direct=direct),
-        units=build_label_units(dataset, target, direct=direct),
-        index=dataset.index,
-        weight=weight,
+        list(dataset.read_from), labels, index=dataset.index, weight=weight
     )
     yield from progress(frames) if progress else frames
 
@@ -286,25 +329,26 @@ def _drop_weightless(frames: Frames, dataset: DatasetOptions) -> Frames:
     return take_frames(frames, counted)
 
 
-def _check_required(reading: Reading, frames: Frames) -> None:
+def _check_required(dataset: DatasetOptions, frames: Frames) -> None:
     """Raise if a label that was asked for is in no frame."""
-    dataset, target = reading.dataset, reading.target
-    for other in reading.direct:
+    files = ", ".join(dataset.read_from)
+    for other in dataset.direct_targets:
         name = "direct_forces" if other.kind == "force" else "direct_stress"
         if not has_label(frames, name):
             raise DataError(
-                f"{', '.join(dataset.read_from)}: no frame has labels for "
-                f"{other.name}; set its key, or remove the target"
+                f"{files}: no frame has labels for {other.name}; set its key, or "
+                "remove the target"
             )
-    has_stress = has_label(frames, "stress")
-    asked = {
-        "forces": (target.forces, has_label(frames, "forces")),
-        "stress": (target.stress, has_stress),
-        "virial": (target.virial, has_stress),
-    }
-    for name, (asked_for, is_there) in asked.items():
-        if asked_for.mode == "required" and not is_there:
-            raise DataError(
-                f"{', '.join(dataset.read_from)}: {name} were asked for, but no frame "
-                f"has any; set the key, or `{name}: off`"
-            )
+    for target in dataset.energy_targets:
+        own = select_target(frames, target.name)
+        asked = {
+            "forces": (target.forces, "forces"),
+            "stress": (target.stress, "stress"),
+            "virial": (target.virial, "stress"),
+        }
+        for name, (asked_for, label) in asked.items():
+            if asked_for.mode == "required" and not has_label(own, label):
+                raise DataError(
+                    f"{files}: {name} were asked for, but no frame has any; set the "
+                    f"key, or `{name}: off`"
+                )

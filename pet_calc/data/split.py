@@ -34,8 +34,9 @@ def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
     pair_start, pair_end = torch.searchsorted(batch.centers, bounds).tolist()
     atoms, pairs = slice(atom_start, atom_end), slice(pair_start, pair_end)
     frames = slice(first, end)
-    return MicroBatch(
-        Batch(
+    part = part.map_labels(lambda labels: _take_labels(labels, frames, atoms))
+    return part._replace(
+        batch=Batch(
             species=batch.species[atoms],
             positions=batch.positions[atoms],
             cells=batch.cells[frames],
@@ -47,11 +48,8 @@ def _take(part: MicroBatch, first: int, end: int) -> MicroBatch:
             charges=batch.charges[frames],
             spin_multiplicities=batch.spin_multiplicities[frames],
         ),
-        _take_labels(part.labels, frames, atoms),
-        part.target,
-        part.indices[first:end],
-        None if part.direct is None else _take_labels(part.direct, frames, atoms),
-        None if part.turns is None else part.turns[frames],
+        indices=part.indices[first:end],
+        turns=None if part.turns is None else part.turns[frames],
     )
 
 

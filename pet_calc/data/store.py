@@ -3,7 +3,7 @@
 A store is written once, from a stream, and then only read. Its folder holds
 
 - ``frames.bin``: the arrays of one frame after the other;
-- ``index.bin``: a row for each frame, of the columns in ``ROW``;
+- ``index.bin``: a row for each frame, see ``records.py``;
 - ``header.json``: where the data come from, texts that frames share, checksums.
 
 It is made under another name and renamed when it is whole, under a lock, so that a
@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pet_calc.data.files import name_source, split_source
-from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.frames import NO_NAME, LabeledFrame
+from pet_calc.data.labels import TargetLabels
+from pet_calc.data.records import (
+    HAS_ENERGY,
+    PBC,
+    count_reals,
+    cut_labels,
+    describe_kind,
+    describe_row,
+    name_column,
+    pack_frame,
+)
 from pet_calc.errors import DataError
 from pet_calc.system.atomic import write_atomically, write_text_atomically
 from pet_calc.system.hashing import hash_file
@@ -36,35 +47,6 @@ logger = logging.getLogger(__name__)
 # 2: weights of frames are read, and charges that are nearly whole
 FORMAT_VERSION = 2
 FRAMES_NAME, INDEX_NAME, HEADER_NAME = "frames.bin", "index.bin", "header.json"
-
-HAS_ENERGY, HAS_FORCES, HAS_STRESS = 1, 2, 4
-HAS_DIRECT_FORCES, HAS_DIRECT_STRESS = 64, 128
-# bits of the periodic directions
-_PBC = (8, 16, 32)
-# labels that are arrays, in the order in which they are stored after the cell
-ARRAY_BITS = {
-    "forces": HAS_FORCES,
-    "stress": HAS_STRESS,
-    "direct_forces": HAS_DIRECT_FORCES,
-    "direct_stress": HAS_DIRECT_STRESS,
-}
-
-ROW = np.dtype(
-    [
-        ("start", "<u8"),  # byte in frames.bin
-        ("energy", "<f8"),
-        ("weight", "<f8"),
-        ("number", "<u8"),  # of the frame in its file
-        ("n_atoms", "<u4"),
-        ("file", "<u4"),  # in the header's table
-        ("kind", "<u4"),  # likewise: elements and texts that frames share
-        ("charge", "<i4"),
-        ("spin_multiplicity", "<i4"),
-        ("flags", "<u4"),
-        ("crc", "<u4"),  # of the bytes in frames.bin
-    ]
-)
-_COLUMNS = ROW.names or ()
 
 
 class FrameStore:
@@ -92,7 +74,10 @@ class FrameStore:
                 f"{n_bytes} bytes instead of {self._header['n_bytes']}",
             )
         # plain arrays of the mapped memory: a memmap takes several times as long
-        self.index = np.asarray(np.memmap(index_path, dtype=ROW, mode="r"))
+        self.n_targets: int = self._header.get("n_targets", 1)
+        row = describe_row(self.n_targets)
+        self._columns = row.names or ()
+        self.index = np.asarray(np.memmap(index_path, dtype=row, mode="r"))
         self._bytes = np.asarray(np.memmap(frames_path, dtype=np.uint8, mode="r"))
         self.kinds: list[dict[str, Any]] = self._header["kinds"]
         for kind in self.kinds:
@@ -105,16 +90,21 @@ class FrameStore:
         # other processes map the files themselves
         return FrameStore, (self.folder,)
 
-    def read(self, number: int) -> LabeledFrame:
+    def read(self, number: int, targets: Sequence[str] = (NO_NAME,)) -> LabeledFrame:
         """Return a frame.
+
+        Args:
+            number: of the frame.
+            targets: names to give to the targets, in the store's order.
 
         Raises:
             DataError: if its bytes are not those that were written.
         """
-        row = dict(zip(_COLUMNS, self.index[number].item(), strict=True))
-        n_atoms, flags, start = row["n_atoms"], row["flags"], row["start"]
+        row = dict(zip(self._columns, self.index[number].item(), strict=True))
+        n_atoms, start = row["n_atoms"], row["start"]
         source = name_source(self._header["files"][row["file"]], row["number"])
-        n_reals = _count_reals(n_atoms, flags)
+        flags = [row[name_column("flags", k)] for k in range(self.n_targets)]
+        n_reals = count_reals(n_atoms, flags)
         record = self._bytes[start : start + 8 * n_reals + n_atoms].tobytes()
         if zlib.crc32(record) != row["crc"]:
             raise _damaged(self.folder / FRAMES_NAME, f"at {source}")
@@ -122,19 +112,28 @@ class FrameStore:
         # a copy: what NumPy makes of bytes cannot be written to
         reals = np.frombuffer(record, "<f8", n_reals).copy().reshape(-1, 3)
         numbers = np.frombuffer(record, np.uint8, n_atoms, 8 * n_reals)
+        labels = cut_labels(reals[n_atoms + 3 :], n_atoms, flags)
+        origins = [kind["origins"], *kind.get("further_origins", [])]
         return LabeledFrame(
             numbers=numbers.astype(np.int64),
             positions=reals[:n_atoms],
             cell=reals[n_atoms : n_atoms + 3],
-            pbc=np.array([bool(flags & bit) for bit in _PBC]),
-            energy=row["energy"] if flags & HAS_ENERGY else None,
-            **_cut_labels(reals[n_atoms + 3 :], n_atoms, flags),
+            pbc=np.array([bool(flags[0] & bit) for bit in PBC]),
+            labels={
+                name: TargetLabels(
+                    energy=row[name_column("energy", k)]
+                    if flags[k] & HAS_ENERGY
+                    else None,
+                    **labels[k],
+                    origins=dict(origins[k]),
+                )
+                for k, name in enumerate(targets)
+            },
             charge=row["charge"],
             spin_multiplicity=row["spin_multiplicity"],
             weight=row["weight"],
             source=source,
             config_type=kind["config_type"],
-            origins=dict(kind["origins"]),
             notes=kind["notes"],
             keys=kind["keys"],
         )
@@ -146,6 +145,8 @@ def open_or_build_store(
     made_from: dict[str, Any],
     files: Iterable[str],
     read: Callable[[], Iterable[LabeledFrame]],
+    *,
+    n_targets: int = 1,
 ) -> FrameStore:
     """Return the store of some files, made now if it is not there.
 
@@ -156,6 +157,7 @@ def open_or_build_store(
             JSON has it.
         files: that the frames are read from.
         read: returns the frames, in their order, one by one.
+        n_targets: that each frame has labels of.
 
     Raises:
         DataError: if the store is damaged, a file changes while it is read, or the
@@ -172,7 +174,7 @@ def open_or_build_store(
         with hold_lock(root / f"{folder.name}.lock", message=waiting):
             if not folder.exists():
                 _report_outdated(root, folder, files)
-                _build(folder, read(), made_from, before)
+                _build(folder, read(), n_targets, made_from, before)
                 return FrameStore(folder)
     store = FrameStore(folder)
     logger.info("%s: %d frames, from an earlier run", folder, len(store))
@@ -187,6 +189,7 @@ def write_array(path: Path, values: npt.NDArray[Any]) -> None:
 def _build(
     folder: Path,
     frames: Iterable[LabeledFrame],
+    n_targets: int,
     made_from: dict[str, Any],
     sources: list[dict[str, Any]],
 ) -> None:
@@ -195,7 +198,7 @@ def _build(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        header = _write_frames(temporary, frames)
+        header = _write_frames(temporary, frames, n_targets)
         if _describe_files([source["path"] for source in sources]) != sources:
             raise DataError(
                 f"{', '.join(s['path'] for s in sources)}: changed while being read; "
@@ -208,17 +211,20 @@ def _build(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    size = header["n_bytes"] + header["n_frames"] * ROW.itemsize
+    size = header["n_bytes"] + header["n_frames"] * describe_row(n_targets).itemsize
     logger.info("%s: stored %d frames, %.3f GB", folder, header["n_frames"], size / 1e9)
 
 
-def _write_frames(folder: Path, frames: Iterable[LabeledFrame]) -> dict[str, Any]:
+def _write_frames(
+    folder: Path, frames: Iterable[LabeledFrame], n_targets: int
+) -> dict[str, Any]:
     """Write both tables; return what the header has to say about them."""
     tables: dict[str, dict[str, int]] = {"files": {}, "kinds": {}}
 
     def number(table: str, text: str) -> int:
         return tables[table].setdefault(text, len(tables[table]))
 
+    columns = describe_row(n_targets)
     start = n_frames = 0
     digest = hashlib.sha256()
     with (
@@ -226,17 +232,18 @@ def _write_frames(folder: Path, frames: Iterable[LabeledFrame]) -> dict[str, Any
         (folder / INDEX_NAME).open("wb") as index,
     ):
         for frame in frames:
-            record, flags = _pack(frame)
+            record, flags = pack_frame(frame)
             file, in_file = split_source(frame.source)
-            row = np.zeros(1, ROW)
+            row = np.zeros(1, columns)
             row["start"], row["crc"] = start, zlib.crc32(record)
-            row["energy"] = 0.0 if frame.energy is None else frame.energy
+            for k, labels in enumerate(frame.labels.values()):
+                row[name_column("energy", k)] = labels.energy or 0.0
+                row[name_column("flags", k)] = flags[k]
             row["weight"], row["n_atoms"] = frame.weight, frame.n_atoms
             row["file"], row["number"] = number("files", file), int(in_file)
-            row["kind"] = number("kinds", _describe_kind(frame))
+            row["kind"] = number("kinds", describe_kind(frame))
             row["charge"] = frame.charge
             row["spin_multiplicity"] = frame.spin_multiplicity
-            row["flags"] = flags
             data.write(record)
             index.write(row.tobytes())
             digest.update(row.tobytes())
@@ -245,66 +252,13 @@ def _write_frames(folder: Path, frames: Iterable[LabeledFrame]) -> dict[str, Any
         _sync(data)
         _sync(index)
     return {
+        "n_targets": n_targets,
         "n_frames": n_frames,
         "n_bytes": start,
         "index_sha256": digest.hexdigest(),
         "files": list(tables["files"]),
         "kinds": [json.loads(kind) for kind in tables["kinds"]],
     }
-
-
-def _pack(frame: LabeledFrame) -> tuple[bytes, int]:
-    """Return the bytes of a frame (real numbers, then elements) and its flags."""
-    if frame.extras:
-        raise DataError(f"{frame.source}: further labels cannot be stored")
-    flags = sum(bit for bit, on in zip(_PBC, frame.pbc, strict=True) if on)
-    parts: list[npt.NDArray[np.float64]] = [frame.positions, frame.cell]
-    flags |= HAS_ENERGY * (frame.energy is not None)
-    for name, bit in ARRAY_BITS.items():
-        label = getattr(frame, name)
-        if label is not None:
-            flags |= bit
-            parts.append(label)
-    reals = np.concatenate([np.asarray(part, "<f8").ravel() for part in parts])
-    return reals.tobytes() + frame.numbers.astype(np.uint8).tobytes(), flags
-
-
-def _count_reals(n_atoms: int, flags: int) -> int:
-    """Return how many real numbers are stored of a frame."""
-    n_rows = n_atoms + 3
-    for name, bit in ARRAY_BITS.items():
-        n_rows += _count_rows(name, n_atoms) if flags & bit else 0
-    return 3 * n_rows
-
-
-def _count_rows(label: str, n_atoms: int) -> int:
-    """Return how many rows of three numbers a label has."""
-    return n_atoms if label.endswith("forces") else 3
-
-
-def _cut_labels(
-    rows: npt.NDArray[np.float64], n_atoms: int, flags: int
-) -> dict[str, Any]:
-    """Return the labels that there are by name, from what follows the cell."""
-    labels, start = {}, 0
-    for name, bit in ARRAY_BITS.items():
-        if flags & bit:
-            end = start + _count_rows(name, n_atoms)
-            labels[name], start = rows[start:end], end
-    return labels
-
-
-def _describe_kind(frame: LabeledFrame) -> str:
-    """Return what many frames share, as text."""
-    return json.dumps(
-        {
-            "elements": np.unique(frame.numbers).tolist(),
-            "config_type": frame.config_type,
-            "origins": frame.origins,
-            "notes": frame.notes,
-            "keys": frame.keys,
-        }
-    )
 
 
 def _describe_files(files: list[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from ase import Atoms
 from torch import Tensor
 
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.labels import NO_LABELS, Array
+from pet_calc.data.labels import NO_LABELS, Array, TargetLabels
 from pet_calc.data.neighbors import compute_pairs, find_reverse, mask_cell
 from pet_calc.data.notes import NOT_WHOLE
 from pet_calc.errors import DataError
@@ -144,21 +144,29 @@ def collate(
 def collate_labels(
     systems: Sequence[System],
     *,
+    target: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Labels:
-    """Return the systems' labels, zeros where a frame has none.
+    """Return the systems' labels of a target, zeros where a frame has none.
 
     Those of a frame of weight 0 are masked like missing ones.
 
     The energy stays float64 whatever ``dtype``: totals reach 1e5 eV.
+
+    Args:
+        systems: whose labels they are.
+        target: that each has labels of; None is the only one of each.
+        dtype: of the result, but for energies.
+        device: of the result.
     """
     frames = [system.frame for system in systems]
+    found = _pick_labels(frames, target)
     return _collate_labels(
         frames,
-        [frame.energy for frame in frames],
-        [frame.forces for frame in frames],
-        [frame.stress for frame in frames],
+        [labels.energy for labels in found],
+        [labels.forces for labels in found],
+        [labels.stress for labels in found],
         dtype,
         device,
     )
@@ -167,20 +175,30 @@ def collate_labels(
 def collate_direct_labels(
     systems: Sequence[System],
     *,
+    target: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Labels | None:
     """Return the labels of direct heads that have their own, None if there are none.
 
-    They have no energies.
+    They have no energies. The arguments are those of ``collate_labels``.
     """
     frames = [system.frame for system in systems]
-    forces = [frame.direct_forces for frame in frames]
-    stress = [frame.direct_stress for frame in frames]
+    found = _pick_labels(frames, target)
+    forces = [labels.direct_forces for labels in found]
+    stress = [labels.direct_stress for labels in found]
     if all(label is None for label in (*forces, *stress)):
         return None
     energies = [None] * len(frames)
     return _collate_labels(frames, energies, forces, stress, dtype, device)
+
+
+def _pick_labels(
+    frames: Sequence[LabeledFrame], target: str | None
+) -> list[TargetLabels]:
+    if target is None:
+        return [frame.only_labels for frame in frames]
+    return [frame.labels[target] for frame in frames]
 
 
 def _collate_labels(

@@ -15,8 +15,8 @@ from pet_calc.checkpoint.open import choose_device, load_merged_model
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.census import CensusCounter, LabelCensus
 from pet_calc.data.files import expand_paths
-from pet_calc.data.frames import LabeledFrame, Progress, iterate_frames
-from pet_calc.data.label_options import build_label_keys, build_label_units
+from pet_calc.data.frames import NO_NAME, LabeledFrame, Progress, iterate_frames
+from pet_calc.data.label_options import build_label_source
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import PetCalcError
 from pet_calc.evaluate.in_parallel import FAILED, predict_shared, tell_all
@@ -99,8 +99,7 @@ def run_evaluation(
     target = choose_energy_target(model.targets, options.target)
     frames = iterate_frames(
         list(dataset.read_from),
-        keys=build_label_keys(dataset),
-        units=build_label_units(dataset),
+        {NO_NAME: build_label_source(dataset)},
         index=dataset.index,
         keeps_atoms=output is not None,
     )
@@ -163,6 +162,7 @@ def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, 
     """Return what the predictions and their errors depend on, by checksums."""
     dataset = options.dataset
     files = expand_paths(list(dataset.read_from), dataset.index)
+    source = build_label_source(dataset)
     return {
         "model": hash_file(options.model),
         "adapter": options.adapter and hash_file(options.adapter),
@@ -171,6 +171,6 @@ def _identify(options: EvaluationOptions, target: str, dtype: str) -> dict[str, 
         "precision": options.precision,
         "n_orientations": options.n_orientations,
         "data": [[hash_file(file), index] for file, index in files],
-        "keys": asdict(build_label_keys(dataset)),
-        "units": asdict(build_label_units(dataset)),
+        "keys": asdict(source.keys),
+        "units": asdict(source.units),
     }

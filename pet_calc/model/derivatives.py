@@ -4,6 +4,7 @@ Forces and stress come from one gradient with respect to the edge vectors: movin
 j pulls every edge that ends in j, and a strain stretches every edge.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,22 @@ class Prediction(NamedTuple):
     """[n_atoms, 3] in the model's dtype."""
     stress: Tensor | None
     """[n_systems, 3, 3], symmetric; zero where a system has no volume."""
+
+
+class Outputs(NamedTuple):
+    """What one pass through the network gives."""
+
+    energies: dict[str, Prediction]
+    """By target."""
+    direct: dict[str, Tensor]
+    """Of other outputs, by name: per atom [n_atoms, n_values], without composition."""
+
+
+class Derived(NamedTuple):
+    """What to derive from an energy."""
+
+    forces: bool
+    stress: bool
 
 
 def predict(
@@ -49,32 +66,73 @@ def predict(
             leaves it out, to compare small numbers.
         is_training: keep the graph of the results, to differentiate once more.
     """
+    outputs = predict_outputs(
+        model,
+        batch,
+        {target: Derived(with_forces, with_stress)},
+        with_composition=with_composition,
+        is_training=is_training,
+    )
+    return outputs.energies[target]
+
+
+def predict_outputs(
+    model: PET,
+    batch: Batch,
+    energies: Mapping[str, Derived],
+    direct: Sequence[str] = (),
+    *,
+    with_composition: bool = True,
+    is_training: bool = False,
+) -> Outputs:
+    """Return several outputs from one pass through the network.
+
+    The gradient of each energy is a pass back of its own.
+
+    Args:
+        model: on the device of ``batch``.
+        batch: the systems.
+        energies: what to derive from each, by the name of the output.
+        direct: names of other outputs.
+        with_composition: whether energies include the composition part.
+        is_training: keep the graph of the results.
+    """
+    if not energies and not direct:
+        return Outputs({}, {})
     # positions may be float64 for a float32 model: differences lose nothing then
     vectors = compute_edge_vectors(batch).to(model.edge_embedder.weight.dtype)
-    needs_gradient = with_forces or with_stress
-    if needs_gradient:
+    with_gradient = [name for name, derived in energies.items() if any(derived)]
+    if with_gradient:
         vectors = vectors.detach().requires_grad_(True)
-    with torch.set_grad_enabled(needs_gradient or is_training):
-        values = model(batch, vectors, [target], is_training and needs_gradient)
-        network_energies = values[target].squeeze(1)
-        gradient = None
-        if needs_gradient and vectors.shape[0] > 0:
-            (gradient,) = torch.autograd.grad(
-                network_energies.sum(), vectors, create_graph=is_training
+    gradients: dict[str, Tensor] = {}
+    with torch.set_grad_enabled(bool(with_gradient) or is_training):
+        values = model(
+            batch,
+            vectors,
+            [*energies, *direct],
+            is_training and bool(with_gradient),
+        )
+        for name in with_gradient if vectors.shape[0] > 0 else ():
+            (gradients[name],) = torch.autograd.grad(
+                values[name].sum(),
+                vectors,
+                create_graph=is_training,
+                retain_graph=is_training or name != with_gradient[-1],
             )
-    if gradient is None:
-        gradient = torch.zeros_like(vectors)
     if not is_training:
-        network_energies = network_energies.detach()
-    return assemble_prediction(
-        compute_composition(model, batch, target) if with_composition else None,
-        batch,
-        network_energies,
-        vectors.detach(),
-        gradient,
-        with_forces=with_forces,
-        with_stress=with_stress,
-    )
+        values = {name: value.detach() for name, value in values.items()}
+    found = {}
+    for name, derived in energies.items():
+        found[name] = assemble_prediction(
+            compute_composition(model, batch, name) if with_composition else None,
+            batch,
+            values[name].squeeze(1),
+            vectors.detach(),
+            gradients.get(name, torch.zeros_like(vectors)),
+            with_forces=derived.forces,
+            with_stress=derived.stress,
+        )
+    return Outputs(found, {name: values[name] for name in direct})
 
 
 def compute_composition(model: PET, batch: Batch, target: str) -> Tensor:

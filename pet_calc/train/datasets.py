@@ -14,17 +14,19 @@ from pet_calc.config import RunOptions, TargetOptions
 from pet_calc.config.options import IN_MEMORY
 from pet_calc.data.advice import explain_no_energy
 from pet_calc.data.census import LabelCensus
-from pet_calc.data.frames import Indices, LabeledFrame, Progress, split_indices
+from pet_calc.data.frames import LabeledFrame, Progress, split_indices
 from pet_calc.data.isolated import find_isolated
 from pet_calc.data.read_dataset import (
     Frames,
     StoreRule,
+    join_datasets,
     join_frames,
     list_files,
+    list_targets,
     read_dataset,
+    select_target,
     take_frames,
 )
-from pet_calc.data.stored import StoredFrames
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.system.paths import expand_path
 
@@ -78,7 +80,7 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
     train: list[Frames] = []
     # isolated atoms that train too: never drawn for validation or test
     trained: list[Frames] = []
-    for dataset in options.training_set:
+    for dataset in join_datasets(options.training_set):
         atoms, others = _take_isolated(read(dataset))
         if dataset.use_isolated_atoms:
             trained += [atoms] if atoms else []
@@ -102,7 +104,9 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
     frames.train = join_frames([part for part in (frames.train, *trained) if part])
     for name, value in held_out.items():
         if not isinstance(value, float):
-            parts_read = [_take_isolated(read(dataset)) for dataset in value]
+            parts_read = [
+                _take_isolated(read(dataset)) for dataset in join_datasets(value)
+            ]
             n_atoms = sum(len(atoms) for atoms, _ in parts_read)
             if n_atoms:
                 logger.info("%s set: %d isolated atoms left out", name, n_atoms)
@@ -110,9 +114,11 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
     _check_energies(frames, options)
     for name in ("train", *held_out):
         part = getattr(frames, name)
-        if part:
-            census = LabelCensus.from_frames(part).to_text()
-            logger.info("%s set:\n%s", name, _indent(census))
+        targets = list_targets(part)
+        for target in targets:
+            census = LabelCensus.from_frames(select_target(part, target)).to_text()
+            of_target = f", {target}" if len(targets) > 1 else ""
+            logger.info("%s set%s:\n%s", name, of_target, _indent(census))
     if frames.isolated:
         logger.info(
             "isolated atoms: %d, for energies per element only "
@@ -163,14 +169,6 @@ def choose_target(options: RunOptions) -> TargetOptions:
     return main
 
 
-def find_of_target(frames: Frames, name: str) -> Indices:
-    """Return the indices of the frames that have labels of a target."""
-    if isinstance(frames, StoredFrames):
-        is_wanted = np.array([target == name for target in frames.targets])
-        return np.flatnonzero(is_wanted[frames.which])
-    return np.flatnonzero([frame.target == name for frame in frames])
-
-
 def _build_progress(is_shown: bool) -> Progress:
     # tqdm's None: hidden where the output is no terminal
     hide = None if is_shown else True
@@ -205,8 +203,9 @@ def _check_energies(frames: RunFrames, options: RunOptions) -> None:
             if not missing:
                 break
             keys.update(frame.keys)
-            if frame.energy is not None:
-                missing.discard(frame.target)
+            for target, labels in frame.labels.items():
+                if labels.energy is not None:
+                    missing.discard(target)
         for target in sorted(missing):
             what, advice = explain_no_energy(keys)
             raise DataError(

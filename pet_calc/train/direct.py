@@ -1,10 +1,11 @@
 """Training and measuring of direct force and stress heads.
 
-They answer without a derivative, from one more pass through the network a step, which
-costs about a third of the pass that forces are derived in.
+They answer without a derivative. A step by PyTorch has them from the pass through the
+network that it makes for the energies. Beside the engine it is a pass more, about a
+third of one that forces are derived in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,13 +18,11 @@ from pet_calc.data.loader import BatchLoader, MicroBatch
 from pet_calc.data.systems import Labels
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction
-from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.derivatives import Outputs, Prediction, predict_outputs
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_loss, compute_share
 from pet_calc.train.objective import Outcome
 from pet_calc.train.start.direct_heads import DirectHeads
-from pet_calc.train.steps import StepPredictor
 
 
 def build_direct_loss(options: RunOptions, energy_loss: LossOptions) -> LossOptions:
@@ -41,13 +40,14 @@ class DirectObjective:
     """Direct heads, on the energy's forces and stress or on labels of their own."""
 
     prefix = "direct_"
+    task = None
 
     def __init__(
         self,
         heads: DirectHeads,
         loss: LossOptions,
         *,
-        target: str = "",
+        target: str,
         weight: float = 1.0,
     ) -> None:
         """Say what is learned.
@@ -55,7 +55,7 @@ class DirectObjective:
         Args:
             heads: that train.
             loss: of ``build_direct_loss``.
-            target: energy whose frames they learn from; empty is all.
+            target: energy with whose labels they go.
             weight: factor of the loss.
         """
         self.heads = heads
@@ -65,15 +65,16 @@ class DirectObjective:
         self.quantities = tuple(
             quantity for quantity, name in kinds.items() if name in heads.own_labels
         )
+        self.direct = heads.names
         self._weight = weight
 
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether the frames go with the energy that the heads go with."""
-        return not self.name or part.target == self.name
+        return self.name in part.labels
 
     def compute(
         self,
-        predictor: StepPredictor,
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -82,9 +83,7 @@ class DirectObjective:
         is_training: bool,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss, in float64."""
-        prediction = predict_direct(
-            model, part.batch, self.heads, is_training=is_training
-        )
+        prediction = _assemble(model, part.batch, self.heads, outputs.direct)
         labels = self._choose_labels(part)
         parts = compute_loss(prediction, labels, volumes, self.loss)
         share = compute_share(parts, labels, self._choose_totals(totals), self.loss)
@@ -92,7 +91,7 @@ class DirectObjective:
 
     def _choose_labels(self, part: MicroBatch) -> Labels:
         """Return each head's labels: its own, or the energy's forces and stress."""
-        labels, own = part.labels, part.direct
+        labels, own = part.labels[self.name], part.direct.get(self.name)
         labels = labels._replace(has_energy=torch.zeros_like(labels.has_energy))
         kinds = (("forces", self.heads.forces), ("stress", self.heads.stress))
         for kind, head in kinds:
@@ -119,21 +118,27 @@ def predict_direct(
     model: PET, batch: Batch, heads: DirectHeads, *, is_training: bool = False
 ) -> Prediction:
     """Return what the direct heads say, energies zero; no mean force is taken off."""
-    with torch.set_grad_enabled(is_training):
-        vectors = compute_edge_vectors(batch).to(model.edge_embedder.weight.dtype)
-        values = {
-            name: per_atom + model.composition(batch, name).to(per_atom.dtype)
-            for name, per_atom in model(batch, vectors, heads.names).items()
-        }
-        forces = stress = None
-        if heads.forces is not None:
-            forces = values[heads.forces].view(-1, 3)
-        n_systems = batch.cells.shape[0]
-        if heads.stress is not None:
-            per_atom = values[heads.stress]
-            stress = per_atom.new_zeros((n_systems, 9))
-            stress = stress.index_add(0, batch.system_of_atom, per_atom)
-            stress = stress.view(-1, 3, 3)
+    outputs = predict_outputs(model, batch, {}, heads.names, is_training=is_training)
+    return _assemble(model, batch, heads, outputs.direct)
+
+
+def _assemble(
+    model: PET, batch: Batch, heads: DirectHeads, per_atom: Mapping[str, Tensor]
+) -> Prediction:
+    """Return forces and stress from the outputs of direct heads."""
+    values = {
+        name: per_atom[name] + model.composition(batch, name).to(per_atom[name].dtype)
+        for name in heads.names
+    }
+    forces = stress = None
+    if heads.forces is not None:
+        forces = values[heads.forces].view(-1, 3)
+    n_systems = batch.cells.shape[0]
+    if heads.stress is not None:
+        of_atoms = values[heads.stress]
+        stress = of_atoms.new_zeros((n_systems, 9))
+        stress = stress.index_add(0, batch.system_of_atom, of_atoms)
+        stress = stress.view(-1, 3, 3)
     zeros = batch.positions.new_zeros(n_systems, dtype=torch.float64)
     return Prediction(zeros, zeros, forces, stress)
 
@@ -161,7 +166,7 @@ def label_direct(
     for step in loader.iterate_steps():
         for part in step.parts:
             prediction = predict_direct(model, part.batch, heads)
-            sizes = part.labels.n_atoms.tolist()
+            sizes = torch.bincount(part.batch.system_of_atom).tolist()
             if prediction.forces is not None:
                 forces = _to_numpy(prediction.forces)
                 ends = np.cumsum(sizes)[:-1]

@@ -97,6 +97,7 @@ def compute_share(
 
 def compute_consistency(
     prediction: Prediction,
+    labels: Labels,
     part: MicroBatch,
     volumes: Tensor,
     totals: LabelTotals,
@@ -109,13 +110,14 @@ def compute_consistency(
 
     Args:
         prediction: for ``part``, with the graph attached.
+        labels: of the same target; their weights and sizes count.
         part: each frame twice, see ``MicroBatch.turns``.
         volumes: [n_systems] in Å^3, zero without a cell.
         totals: of the step, each frame twice.
         options: weights of the terms.
     """
     assert part.turns is not None
-    labels, back = part.labels, part.turns.transpose(1, 2)
+    back = part.turns.transpose(1, 2)
     n_atoms = labels.n_atoms[::2].to(torch.float64)
     weights = labels.weights[::2].to(torch.float64)
     squares = (_subtract_pairs(prediction.energy) / n_atoms).pow(2)

@@ -9,10 +9,9 @@ from torch import Tensor
 from pet_calc.data.dataset import LabelTotals
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.data.systems import Labels
-from pet_calc.model.derivatives import Prediction
+from pet_calc.model.derivatives import Outputs, Prediction
 from pet_calc.model.pet import PET
 from pet_calc.train.loss import compute_consistency, compute_loss, compute_share
-from pet_calc.train.steps import StepPredictor
 from pet_calc.train.task import Task
 
 
@@ -36,13 +35,23 @@ class Objective(Protocol):
     quantities: tuple[str, ...]
     """What it predicts, such as ``energy``, ``forces``."""
 
+    @property
+    def task(self) -> Task | None:
+        """The energy that it compares; None if it needs none."""
+        ...
+
+    @property
+    def direct(self) -> Sequence[str]:
+        """Names of other outputs that it compares."""
+        ...
+
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether it learns from these frames."""
         ...
 
     def compute(
         self,
-        predictor: StepPredictor,
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -53,7 +62,8 @@ class Objective(Protocol):
         """Return what a part of a step contributes to the step's loss.
 
         Args:
-            predictor: of the run's energies.
+            outputs: of the model for the part: what all objectives compare that it
+                concerns.
             model: as it is at the time.
             part: some frames of the step.
             volumes: [n_systems] in Å^3, zero without a cell.
@@ -83,6 +93,7 @@ class EnergyObjective:
     """An energy with its forces and stress, as labels have them."""
 
     prefix = ""
+    direct = ()
 
     def __init__(
         self,
@@ -91,7 +102,6 @@ class EnergyObjective:
         consistency: float = 0.0,
         composition: Tensor | None = None,
         weight: float = 1.0,
-        is_for_all: bool = False,
     ) -> None:
         """Say what is learned.
 
@@ -101,8 +111,6 @@ class EnergyObjective:
             composition: [n_species] float64 in eV, energies per element to take off
                 the labels; None takes the model's own.
             weight: factor of the loss.
-            is_for_all: whether it learns from all frames of its set, and not only from
-                those of its target.
         """
         self.task = task
         self.name = task.target
@@ -111,15 +119,14 @@ class EnergyObjective:
         self._consistency = consistency
         self._composition = composition
         self._weight = weight
-        self._is_for_all = is_for_all
 
     def concerns(self, part: MicroBatch) -> bool:
         """Return whether the frames have labels of this target."""
-        return self._is_for_all or part.target == self.name
+        return self.name in part.labels
 
     def compute(
         self,
-        predictor: StepPredictor,
+        outputs: Outputs,
         model: PET,
         part: MicroBatch,
         volumes: Tensor,
@@ -128,13 +135,14 @@ class EnergyObjective:
         is_training: bool,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss."""
-        task = self.task
-        prediction = predictor.predict(model, part.batch, task, is_training=is_training)
+        task, prediction = self.task, outputs.energies[self.name]
         labels = self._subtract_composition(model, part)
         parts = compute_loss(prediction, labels, volumes, task.loss)
         share = compute_share(parts, labels, totals, task.loss)
         if part.turns is not None:
-            apart = compute_consistency(prediction, part, volumes, totals, task.loss)
+            apart = compute_consistency(
+                prediction, labels, part, volumes, totals, task.loss
+            )
             share = share + self._consistency * apart
         return Outcome(self._weight * share, prediction, labels)
 
@@ -146,6 +154,6 @@ class EnergyObjective:
         else:
             species = model.species_to_species_index.index_select(0, batch.species)
             per_atom = self._composition.to(species.device).index_select(0, species)
-        labels = part.labels
+        labels = part.labels[self.name]
         energy = labels.energy.index_add(0, batch.system_of_atom, -per_atom)
         return labels._replace(energy=energy)

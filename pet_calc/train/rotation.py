@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pet_calc.data.frames import LabeledFrame
+from pet_calc.data.read_dataset import select_target
 from pet_calc.data.systems import build_system
 from pet_calc.evaluate.metrics import (
     DISPLAY_UNITS,
@@ -15,7 +16,7 @@ from pet_calc.evaluate.metrics import (
 )
 from pet_calc.evaluate.predict import BatchPredictor, Errors
 from pet_calc.model.pet import PET
-from pet_calc.train.datasets import RunFrames, find_of_target
+from pet_calc.train.datasets import RunFrames
 
 N_ORIENTATIONS = 4
 # enough frames for a mean, and no more pairs and atoms than take some seconds
@@ -116,12 +117,11 @@ def choose_sample(frames: RunFrames, target: str, cutoff: float) -> Sample:
     As many as are worth their time.
     """
     part = "test" if frames.test else "validation"
-    found = getattr(frames, part)
-    own = find_of_target(found, target)
+    own = select_target(getattr(frames, part), target)
     if not len(own):
         return Sample(part, [])
     spaced = np.linspace(0, len(own) - 1, min(len(own), MOST_FRAMES)).astype(int)
-    few = [found[i] for i in own[spaced]]
+    few = [own[i] for i in spaced.tolist()]
     system = build_system(max(few, key=lambda frame: frame.n_atoms), cutoff)
     each = (1 + N_ORIENTATIONS) * system.n_tokens
     return Sample(part, few[:: -(-len(few) // max(4, MOST_TOKENS // each))])

@@ -113,7 +113,8 @@ class StepRunner:
             def compute(part: MicroBatch, step: Step = step) -> list[Outcome | None]:
                 return self._compute(model, part, step, objectives, is_training=False)
 
-            for outcomes in self.bound.run(step, compute, name_frame):
+            parts = self.predictor.divide(step)
+            for outcomes in self.bound.run(parts, compute, name_frame):
                 for sums, outcome in zip(metrics, outcomes, strict=True):
                     if outcome is not None:
                         sums.add(outcome.prediction, outcome.labels)
@@ -179,7 +180,8 @@ class StepRunner:
             return float(total.detach())
 
         name_frame = describe_frame(trained.loader.dataset)
-        return sum(self.bound.run(step, compute, name_frame))
+        parts = self.predictor.divide(step)
+        return sum(self.bound.run(parts, compute, name_frame))
 
     def _compute(
         self,
@@ -192,15 +194,21 @@ class StepRunner:
     ) -> list[Outcome | None]:
         """Return what a part gives for each objective, None where it is not for it."""
         volumes = compute_volumes(part.batch)
+        concerned = [o for o in objectives if o.concerns(part)]
+        tasks = [o.task for o in concerned if o.task is not None]
+        direct = list(dict.fromkeys(name for o in concerned for name in o.direct))
+        # one pass through the network for all
+        outputs = self.predictor.predict(
+            model, part.batch, tasks, direct, is_training=is_training
+        )
         return [
             objective.compute(
-                self.predictor, model, part, volumes, step.totals,
-                is_training=is_training,
+                outputs, model, part, volumes, step.totals, is_training=is_training
             )
-            if objective.concerns(part)
+            if objective in concerned
             else None
             for objective in objectives
-        ]  # fmt: skip
+        ]
 
 
 def _name_errors(

@@ -1,18 +1,19 @@
 """Who computes a training step: the compiled engine, or PyTorch."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
 import torch
 
+from pet_calc.data.loader import Step
 from pet_calc.engine.build import TRAINER, find_build_obstacle, is_built
 from pet_calc.engine.switch import find_mixed_obstacle
 from pet_calc.engine.training import TrainingEngine, find_training_obstacle
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction, predict
+from pet_calc.model.derivatives import Derived, Outputs, Prediction, predict_outputs
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
 from pet_calc.train.task import Task
@@ -34,34 +35,64 @@ class StepPredictor:
         self._is_mixed = is_mixed
 
     def predict(
-        self, model: PET, batch: Batch, task: Task, *, is_training: bool
-    ) -> Prediction:
-        """Return energies without composition, and forces and stress as in the task.
+        self,
+        model: PET,
+        batch: Batch,
+        tasks: Sequence[Task],
+        direct: Sequence[str] = (),
+        *,
+        is_training: bool,
+    ) -> Outputs:
+        """Return energies without composition, and forces and stress as in the tasks.
+
+        PyTorch goes through the network once for all. The engine goes through it for
+        each energy.
 
         Args:
             model: as it is at the time.
             batch: the systems.
-            task: which target, and what is derived from it.
+            tasks: which energies, and what is derived from each.
+            direct: names of other targets.
             is_training: attach the results to the graph of the weights.
         """
-        if self._engine is None or not (task.has_forces or task.has_stress):
-            # errors are those of the model as it will be used
-            is_mixed = self._is_mixed and is_training
-            with Bfloat16Products() if is_mixed else nullcontext():
-                return predict(
-                    model,
-                    batch,
-                    task.target,
-                    with_forces=task.has_forces,
-                    with_stress=task.has_stress,
-                    with_composition=False,
-                    is_training=is_training,
+        engine = self._engine
+        found: dict[str, Prediction] = {}
+        rest: dict[str, Derived] = {}
+        for task in tasks:
+            derived = Derived(task.has_forces, task.has_stress)
+            if engine is None or not any(derived):
+                rest[task.target] = derived
+                continue
+            with torch.set_grad_enabled(is_training):
+                prediction = engine.predict(
+                    model, batch, task.target, with_stress=derived.stress
                 )
-        with torch.set_grad_enabled(is_training):
-            prediction = self._engine.predict(
-                model, batch, task.target, with_stress=task.has_stress
+            if not derived.forces:
+                prediction = prediction._replace(forces=None)
+            found[task.target] = prediction
+        # errors are those of the model as it will be used
+        is_mixed = self._is_mixed and is_training
+        with Bfloat16Products() if is_mixed else nullcontext():
+            outputs = predict_outputs(
+                model,
+                batch,
+                rest,
+                direct,
+                with_composition=False,
+                is_training=is_training,
             )
-        return prediction if task.has_forces else prediction._replace(forces=None)
+        return outputs._replace(energies=found | outputs.energies)
+
+    def divide(self, step: Step) -> Step:
+        """Return the step in parts that it pays to predict and differentiate at once.
+
+        The engine's passes for several energies would share the first of at least four
+        products with each weight, and keep the numbers of all in memory.
+        """
+        if self._engine is None:
+            return step
+        parts = [target for part in step.parts for target in part.divide()]
+        return step._replace(parts=parts)
 
     @property
     def is_compiled(self) -> bool:

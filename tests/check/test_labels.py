@@ -20,9 +20,9 @@ CLEAN = [
 ]
 
 
-def change(frames, index, **labels):
+def change(frames, index, *, notes=(), **labels):
     frames = list(frames)
-    frames[index] = replace(frames[index], **labels)
+    frames[index] = replace(frames[index].relabel(**labels), notes=notes)
     return frames
 
 

@@ -17,7 +17,7 @@ def give_keys(frames, *keys):
 
 
 def test_a_virial_leads_to_the_key_of_the_virial():
-    frames = [replace(f, stress=None, origins={}) for f in build_labelled(4)]
+    frames = [f.relabel(stress=None, origins={}) for f in build_labelled(4)]
     findings = check_origins(give_keys(frames, "info['Virial']"))
     finding = find(findings, "other-keys")
     assert finding.what == "no stress; there is also info['Virial']"
@@ -27,7 +27,7 @@ def test_a_virial_leads_to_the_key_of_the_virial():
 
 
 def test_forces_under_another_name_are_a_warning_if_there_are_none():
-    frames = [replace(f, forces=None, origins={}) for f in build_labelled(4)]
+    frames = [f.relabel(forces=None, origins={}) for f in build_labelled(4)]
     finding = find(
         check_origins(give_keys(frames, "arrays['dft_forces']")), "other-keys"
     )
@@ -43,7 +43,7 @@ def test_forces_under_another_name_are_a_warning_if_there_are_none():
 
 
 def test_predictions_are_no_energies_to_suggest():
-    frames = [replace(f, energy=None) for f in build_labelled(3)]
+    frames = [f.relabel(energy=None) for f in build_labelled(3)]
     findings = check_labels(give_keys(frames, "info['pet_energy']", "info['note']"))
     advice = find(findings, "no-energy").advice
     assert "pet_energy" not in advice
@@ -62,7 +62,7 @@ def test_labels_of_an_older_file_of_predictions_are_the_base_s_own():
     frames = build_labelled(8)
     predictions = predict_as(frames)
     rounded = [
-        p._replace(frame=replace(p.frame, forces=np.round(p.forces, 8)))
+        p._replace(frame=p.frame.relabel(forces=np.round(p.forces, 8)))
         for p in predictions
     ]
     finding = find(compare_with_base(rounded)[1], "predicted-labels")
@@ -119,7 +119,7 @@ def test_a_charge_that_is_no_number_stops_a_conditioned_model_only():
 
 def test_frames_of_weight_0_are_not_checked():
     frames = build_labelled(30)
-    frames[4] = replace(frames[4], energy=1e6, weight=0.0)
+    frames[4] = replace(frames[4].relabel(energy=1e6), weight=0.0)
     frames[5] = replace(frames[5], positions=frames[6].positions, weight=0.0)
     assert (
         check_frames(frames).findings

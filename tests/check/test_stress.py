@@ -1,7 +1,6 @@
 """Stress against a base: sign, unit, and the order of the shear components."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,7 +36,7 @@ def reorder(frames, order):
         stress = frame.stress.copy()
         for place, source in zip(PLACES, order, strict=True):
             stress[place] = stress[place[::-1]] = frame.stress[PLACES[source]]
-        changed.append(replace(frame, stress=stress))
+        changed.append(frame.relabel(stress=stress))
     return changed
 
 
@@ -70,7 +69,7 @@ def test_a_virial_in_the_place_of_stress_is_named(frames):
     labels = []
     for frame in frames:
         volume = abs(np.linalg.det(frame.cell))
-        labels.append(replace(frame, stress=-frame.stress * volume))
+        labels.append(frame.relabel(stress=-frame.stress * volume))
     finding = find(compare(labels, frames, noise=0.1), "stress-unit")
     assert "eV, a virial" in finding.what
 
@@ -147,7 +146,7 @@ def test_a_stress_far_too_large_is_an_error_whatever_the_forces_say(
 ):
     # forces of another sign and scale: the base cannot be trusted by them
     labels = [
-        replace(f, stress=factor * f.stress, forces=-0.05 * f.forces) for f in frames
+        f.relabel(stress=factor * f.stress, forces=-0.05 * f.forces) for f in frames
     ]
     finding = find(compare(labels, frames, noise), "stress-unit")
     assert finding.severity == "error"
@@ -159,7 +158,7 @@ def test_a_stress_far_too_large_is_an_error_whatever_the_forces_say(
 def test_a_sign_that_is_clear_is_said_beside_forces_that_are_not(frames):
     rng = np.random.default_rng(0)
     labels = [
-        replace(f, stress=-f.stress, forces=f.forces + rng.normal(0, 5, f.forces.shape))
+        f.relabel(stress=-f.stress, forces=f.forces + rng.normal(0, 5, f.forces.shape))
         for f in frames
     ]
     found = compare(labels, frames, 0.1)
@@ -171,7 +170,7 @@ def test_small_stresses_of_relaxed_structures_are_no_alarm(frames):
     labels = []
     for frame in frames:
         noise = 1e-3 * rng.standard_normal((3, 3))
-        labels.append(replace(frame, stress=noise + noise.T))
+        labels.append(frame.relabel(stress=noise + noise.T))
     codes = get_codes(compare(labels, frames, 0.2))
     assert not {code for code in codes if code.startswith("stress")}
 

@@ -38,7 +38,7 @@ def test_copies_are_found_up_to_the_digits_of_a_file():
 
 def test_copies_with_two_energies_are_reported():
     frames = build_labelled(3)
-    other = replace(frames[0], energy=frames[0].energy + 1.0)
+    other = frames[0].relabel(energy=frames[0].energy + 1.0)
     finding = find(check_duplicates([*frames, other]), "contradicting-duplicates")
     assert "250 meV/atom" in finding.what
 

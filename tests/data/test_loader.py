@@ -148,7 +148,7 @@ def test_workers_make_the_same_steps_in_the_same_order(dataset, n_workers):
                 assert part.indices == found.indices
                 for a, b in zip(part.batch, found.batch, strict=True):
                     assert torch.equal(a, b)
-                for a, b in zip(part.labels, found.labels, strict=True):
+                for a, b in zip(part.labels[""], found.labels[""], strict=True):
                     assert torch.equal(a, b)
 
 
@@ -163,11 +163,11 @@ def test_an_error_in_a_worker_is_that_of_the_frame(dataset):
 
 def test_frames_of_several_targets_are_parts_of_their_own(dataset):
     for i, frame in enumerate(dataset.frames):
-        frame.target = "" if i % 2 else "energy/b"
+        frame.labels = {"" if i % 2 else "energy/b": frame.only_labels}
     (step,) = BatchLoader(dataset, 9).iterate_steps()
-    assert {part.target: part.indices for part in step.parts} == {
-        "energy/b": (0, 2, 4, 6, 8),
-        "": (1, 3, 5, 7),
+    assert {tuple(part.labels): part.indices for part in step.parts} == {
+        ("energy/b",): (0, 2, 4, 6, 8),
+        ("",): (1, 3, 5, 7),
     }
 
 

@@ -1,6 +1,5 @@
 """How frames are turned: uniformly, by (seed, epoch, frame) alone, labels and all."""
 
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -36,8 +35,7 @@ def frames(structures):
         frame = LabeledFrame.from_atoms(atoms)
         n_atoms = frame.n_atoms
         made.append(
-            replace(
-                frame,
+            frame.relabel(
                 energy=1.0,
                 forces=rng.normal(size=(n_atoms, 3)),
                 stress=rng.normal(size=(3, 3)),
@@ -163,11 +161,11 @@ def test_a_loader_turns_frames_the_same_in_parts_ranks_and_workers(frames, n_wor
                 atol=1e-12,
             )
             np.testing.assert_allclose(
-                part.labels.forces,
+                part.labels[""].forces,
                 np.concatenate([f.forces for f in chosen]),
                 atol=1e-12,
             )
             np.testing.assert_allclose(
-                part.direct.stress, [f.direct_stress for f in chosen], atol=1e-12
+                part.direct[""].stress, [f.direct_stress for f in chosen], atol=1e-12
             )
     assert sorted(seen) == sorted(3 * list(range(len(frames))))

@@ -26,7 +26,7 @@ def test_the_halves_are_what_collating_their_frames_gives(frames):
         expected = make_part(frames, part.indices)
         for found, wanted in zip(part.batch, expected.batch, strict=True):
             assert torch.equal(found, wanted)
-        for found, wanted in zip(part.labels, expected.labels, strict=True):
+        for found, wanted in zip(part.labels[""], expected.labels[""], strict=True):
             assert torch.equal(found, wanted)
 
 

@@ -162,7 +162,7 @@ def test_near_names_are_found_for_each_label():
 def test_a_frame_of_weight_0_is_counted_but_gives_no_range():
     frames = [read(atoms) for atoms in build_frames(4)]
     expected = LabelCensus.from_frames(frames)
-    frames.append(replace(frames[0], energy=1e6, weight=0.0))
+    frames.append(replace(frames[0].relabel(energy=1e6), weight=0.0))
     found = LabelCensus.from_frames(frames)
     assert found.n_labeled["energy"] == 5
     assert found.energy_per_atom_range == expected.energy_per_atom_range

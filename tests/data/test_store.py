@@ -1,5 +1,6 @@
 """Stores of frames: exact, checked, reused, safe against crashes and other writers."""
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -13,7 +14,7 @@ from ase.build import bulk, molecule
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.data import store as store_module
 from pet_calc.data.dataset import SystemDataset, count_stored_tokens, make_dataset
-from pet_calc.data.frames import LabeledFrame, read_frames
+from pet_calc.data.frames import read_frames
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.read_dataset import StoreRule, draw_frames, read_dataset
 from pet_calc.data.store import FrameStore, open_or_build_store
@@ -58,13 +59,20 @@ def build(folder, names, read=None, made_from="plain"):
 def assert_same_frames(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        for field in fields(LabeledFrame):
-            a, b = getattr(one, field.name), getattr(other, field.name)
-            if isinstance(b, np.ndarray):
-                assert a.dtype == b.dtype
-                np.testing.assert_array_equal(a, b)
-            else:
-                assert a == b, field.name
+        assert_same_fields(one, other, "labels")
+        assert list(one.labels) == list(other.labels)
+        for name in other.labels:
+            assert_same_fields(one.labels[name], other.labels[name])
+
+
+def assert_same_fields(one, other, but=""):
+    for field in fields(other):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(b, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        elif field.name != but:
+            assert a == b, field.name
 
 
 def fail():
@@ -186,14 +194,36 @@ def test_a_store_of_another_version_is_refused(tmp_path):
         FrameStore(folder)
 
 
+def test_a_store_that_says_nothing_of_targets_has_those_of_one(tmp_path):
+    """As those from before did."""
+    names = write_files(tmp_path)
+    folder = build(tmp_path, names).folder
+    header = json.loads((folder / "header.json").read_text())
+    del header["n_targets"]
+    (folder / "header.json").write_text(json.dumps(header))
+    assert_same_frames(StoredFrames.of_store(FrameStore(folder)), read_frames(names))
+
+
+def test_a_store_of_one_target_has_the_name_that_it_had(tmp_path):
+    names = write_files(tmp_path)
+    options = DatasetOptions(systems=names)
+    frames = read_dataset(options, StoreRule(tmp_path, "always"))
+    header = json.loads((frames.stores[0].folder / "header.json").read_text())
+    assert sorted(header["made_from"]) == ["files", "keys", "units"]
+    text = json.dumps([2, header["made_from"], header["sources"]], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert frames.stores[0].folder.name == f"one-{digest}"
+
+
 def test_joined_and_chosen_frames_keep_their_weights_and_targets(tmp_path):
     names = write_files(tmp_path)
     store = build(tmp_path, names)
     one = StoredFrames.of_store(store, weight=0.5)
-    two = StoredFrames.of_store(store, weight=2.0, target="energy/b").take([7, 1])
+    two = StoredFrames.of_store(store, weight=2.0, targets=["energy/b"]).take([7, 1])
     joined = StoredFrames.join([one, two])
     assert len(joined) == 12
-    assert [joined[i].target for i in (0, 10, 11)] == ["", "energy/b", "energy/b"]
+    names = [name for i in (0, 10, 11) for name in joined[i].labels]
+    assert names == ["", "energy/b", "energy/b"]
     assert [joined[i].weight for i in (0, 10, 11)] == [0.5, 2.0, 2.0]
     assert joined[11].source == joined[1].source
     for name in ("n_atoms", "flags"):
@@ -236,7 +266,7 @@ def test_a_streamed_data_set_is_one_in_memory(tmp_path, n_workers):
             for part, found in zip(one.parts, other.parts, strict=True):
                 for a, b in zip(part.batch, found.batch, strict=True):
                     np.testing.assert_array_equal(a, b)
-                for a, b in zip(part.labels, found.labels, strict=True):
+                for a, b in zip(part.labels[""], found.labels[""], strict=True):
                     np.testing.assert_array_equal(a, b)
 
 
@@ -265,9 +295,9 @@ def test_a_data_set_is_the_same_from_memory_and_from_a_store(tmp_path):
     )
     assert isinstance(stored, StoredFrames)
     assert_same_frames(stored, kept)
-    assert [frame.target for frame in kept] == ["energy"] * 3 + ["energy/b"] * 3
-    assert kept[1].stress is not None
-    assert kept[4].stress is None
+    assert [list(frame.labels) for frame in kept] == [["energy", "energy/b"]] * 3
+    assert kept[1].labels["energy"].stress is not None
+    assert kept[1].labels["energy/b"].stress is None
 
 
 def test_only_large_files_are_stored_by_themselves(tmp_path, monkeypatch, caplog):

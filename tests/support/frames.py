@@ -1,6 +1,5 @@
 """Small labelled sets, and stand-ins for a base, that many tests share."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import ase.build
@@ -36,8 +35,7 @@ def build_labelled(n_frames=16, *, seed=0, strain=0.03, name="al.xyz"):
         atoms.positions += rng.uniform(0.01, 0.1) * rng.standard_normal((4, 3))
         atoms.calc = EMT()
         frames.append(
-            replace(
-                LabeledFrame.from_atoms(atoms, source=f"{name}, frame {i}"),
+            LabeledFrame.from_atoms(atoms, source=f"{name}, frame {i}").relabel(
                 energy=atoms.get_potential_energy(),
                 forces=atoms.get_forces(),
                 stress=atoms.get_stress(voigt=False),
@@ -76,8 +74,7 @@ def predict_as(frames, truth=None, *, noise=0.0, soft=1.0, seed=1):
 def scale(frames, *, energy=1.0, forces=1.0, stress=1.0):
     """The frames with labels multiplied."""
     return [
-        replace(
-            f,
+        f.relabel(
             energy=None if f.energy is None else energy * f.energy,
             forces=None if f.forces is None else forces * f.forces,
             stress=None if f.stress is None else stress * f.stress,

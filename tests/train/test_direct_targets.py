@@ -1,6 +1,7 @@
 """Direct heads with labels of their own, as metatrain's options describe them."""
 
 import logging
+import shutil
 
 import ase.io
 import numpy as np
@@ -264,6 +265,10 @@ def test_a_set_with_direct_labels_only_adds_to_one_with_energies(tmp_path):
             options.training_set[0].direct_targets,
         )
     )
+    # of a file of their own: of the same one they are labels of the same frames
+    direct = replace(
+        direct, read_from=(str(shutil.copy(direct.read_from[0], tmp_path / "own.xyz")),)
+    )
     apart = replace(options, training_set=(direct, energies))
     report = run(apart)
     assert report.target == "non_conservative_force, non_conservative_stress, energy"
@@ -273,7 +278,9 @@ def test_a_set_with_direct_labels_only_adds_to_one_with_energies(tmp_path):
 
 def compute_share(objective, model, part, step):
     volumes = compute_volumes(part.batch)
-    arguments = (StepPredictor(), model, part, volumes, step.totals)
+    heads = objective.direct
+    outputs = StepPredictor().predict(model, part.batch, [], heads, is_training=True)
+    arguments = (outputs, model, part, volumes, step.totals)
     return objective.compute(*arguments, is_training=True).share.detach()
 
 
@@ -282,7 +289,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
     base = write_base(tmp_path, targets=BASE)
     model = load_checkpoint(base).build_model(dtype=torch.float64)
     options = build_options(tmp_path, base)
-    task = DirectObjective(HEADS, options.train.loss_of("energy"))
+    task = DirectObjective(HEADS, options.train.loss_of("energy"), target="")
     frames = read(tmp_path / "train.xyz")
     for frame in frames:
         # what the heads must not look at
@@ -305,7 +312,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
         found = predict_direct(model, batch, HEADS).forces.detach().numpy()
         squares.append(((found - frame.direct_forces) ** 2).mean(axis=1))
     no_stress = replace(task.loss, stress=replace(task.loss.stress, weight=0.0))
-    forces_only = DirectObjective(HEADS, no_stress)
+    forces_only = DirectObjective(HEADS, no_stress, target="")
     (step,) = BatchLoader(dataset, 12, dtype=torch.float64).iterate_steps()
     (part,) = step.parts
     share = compute_share(forces_only, model, part, step).item()

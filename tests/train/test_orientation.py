@@ -39,7 +39,7 @@ def load_steps(frames, orientation):
 def turn_back(prediction, matrices, part):
     """Predictions of turned systems as they are for the systems as they were."""
     undone = matrices.transpose(1, 2)
-    empty = part.labels._replace(forces=prediction.forces, stress=prediction.stress)
+    empty = part.labels[""]._replace(forces=prediction.forces, stress=prediction.stress)
     turned = turn_labels(empty, undone, part.batch.system_of_atom)
     return prediction._replace(forces=turned.forces, stress=turned.stress)
 
@@ -65,8 +65,8 @@ def test_a_turned_step_is_the_step_with_the_turn_undone(tmp_path, kind):
         found = predict(model, turned.batch, with_stress=True)
         direct = predict_direct(model, turned.batch, heads)
         for prediction, labels, undone_labels in (
-            (found, turned.labels, plain.labels),
-            (direct, turned.direct, plain.direct),
+            (found, turned.labels[""], plain.labels[""]),
+            (direct, turned.direct[""], plain.direct[""]),
         ):
             undone = turn_back(prediction, matrices, turned)
             one = compute_loss(prediction, labels, volumes, MSE)
@@ -157,7 +157,9 @@ def compute_step(model, step, with_stress=True):
             model, part.batch, with_stress=with_stress, is_training=True
         )
         volumes = torch.det(part.batch.cells).abs()
-        total = total + compute_consistency(prediction, part, volumes, step.totals, MSE)
+        total = total + compute_consistency(
+            prediction, part.labels[""], part, volumes, step.totals, MSE
+        )
     return total
 
 

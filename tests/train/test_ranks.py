@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from support.frames import write_frames
+from support.levels import write_levels
 from support.runs import write_base
 
 from pet_calc.checkpoint import load_checkpoint
@@ -134,6 +135,25 @@ def test_two_processes_replay_and_train_direct_heads_as_one_does(tmp_path):
     ]
     one, two = (report["outputs"]["energy"]["ratio"] for report in reports)
     assert one == pytest.approx(two, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_train_two_targets_of_a_frame_as_one_does(tmp_path):
+    options = write_options(tmp_path)
+    values = yaml.safe_load(options.read_text())
+    write_levels(tmp_path)
+    targets = {
+        f"energy/{name}": {"key": f"e_{name}", "forces": {"key": f"f_{name}"}}
+        for name in "ab"
+    }
+    both = {"systems": str(tmp_path / "both.xyz"), "targets": targets}
+    del values["test_set"]
+    values |= {"training_set": both, "validation_set": both}
+    options.write_text(yaml.safe_dump(values))
+    run([*TRAIN, options, "-o", tmp_path / "one", "--quiet"])
+    run([*TORCHRUN, *TRAIN, options, "-o", tmp_path / "two", "--quiet"])
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert "val_energy/b.energy_mae" in read_log(tmp_path / "one")[0]
 
 
 def test_two_processes_of_torchrun_train_as_one_does(tmp_path):

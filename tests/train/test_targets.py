@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.frames import build_frames
+from support.levels import read_both, write_levels
 from support.runs import check_resume, stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
@@ -17,25 +17,6 @@ from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import predict_frames
 from pet_calc.train.run import run_training
-
-SHIFT = 7.0  # eV an atom between the levels
-
-
-def write_levels(folder):
-    """Three files: one level each, and one whose frames have both."""
-    for name, seed, levels in (("a", 0, "a"), ("b", 1, "b"), ("both", 2, "ab")):
-        frames = []
-        for atoms in build_frames(9, seed=seed):
-            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-            atoms.calc = None
-            if "a" in levels:
-                atoms.info["e_a"] = energy
-                atoms.arrays["f_a"] = forces
-            if "b" in levels:
-                atoms.info["e_b"] = 1.5 * energy + SHIFT * len(atoms)
-                atoms.arrays["f_b"] = 1.5 * forces
-            frames.append(atoms)
-        ase.io.write(folder / f"{name}.xyz", frames)
 
 
 def write_options(folder, base=None, **training):
@@ -154,23 +135,15 @@ def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):
     found = read_dataset(
         read_both(tmp_path), StoreRule(tmp_path, "never"), main_target="energy/a"
     )
-    assert [f.target for f in found] == ["energy/a"] * 9 + ["energy/b"] * 9
-    missing = [f.source.rpartition(" ")[2] for f in found if f.energy is None]
-    assert missing == ["2", "0"]
-    assert [i for i, f in enumerate(found) if f.forces is None] == [10]
+    assert [list(frame.labels) for frame in found] == [["energy/a", "energy/b"]] * 9
 
+    def find_missing(target, label):
+        return [
+            i for i, f in enumerate(found) if getattr(f.labels[target], label) is None
+        ]
 
-def read_both(folder):
-    """The data set with both levels, without writing its file again."""
-    values = {
-        "systems": str(folder / "both.xyz"),
-        "targets": {
-            f"energy/{n}": {"key": f"e_{n}", "forces": {"key": f"f_{n}"}} for n in "ab"
-        },
-    }
-    options = {"training_set": values}
-    (folder / "both.yaml").write_text(yaml.safe_dump(options))
-    return read_options(folder / "both.yaml").training_set[0]
+    assert [find_missing(t, "energy") for t in ("energy/a", "energy/b")] == [[2], [0]]
+    assert [find_missing(t, "forces") for t in ("energy/a", "energy/b")] == [[], [1]]
 
 
 def test_a_level_without_labels_is_named(tmp_path):

@@ -15,13 +15,14 @@ from pet_calc.check.run import check_set
 from pet_calc.check.structures import check_leakage
 from pet_calc.config import DatasetOptions, RunOptions
 from pet_calc.data.census import LabelCensus
-from pet_calc.data.frames import LabeledFrame, Progress, check_elements
-from pet_calc.data.label_options import build_label_units
+from pet_calc.data.frames import NO_NAME, LabeledFrame, Progress, check_elements
+from pet_calc.data.label_options import build_label_source
+from pet_calc.data.labels import TargetLabels
 from pet_calc.data.orientation import turn_as_judged
 from pet_calc.data.read_dataset import StoreRule, read_dataset
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.evaluate.metrics import format_errors
-from pet_calc.evaluate.predict import BatchPredictor
+from pet_calc.evaluate.predict import BatchPredictor, FramePrediction
 from pet_calc.model.hypers import ENERGY
 from pet_calc.model.pet import PET
 from pet_calc.train.direct import label_direct
@@ -188,18 +189,25 @@ def label_by_model(
                 positions=frame.positions,
                 cell=frame.cell,
                 pbc=frame.pbc,
-                energy=prediction.energy,
-                forces=prediction.forces.copy(),
-                stress=None if prediction.stress is None else prediction.stress.copy(),
+                labels={NO_NAME: _label(prediction)},
                 charge=frame.charge,
                 spin_multiplicity=frame.spin_multiplicity,
                 weight=frame.weight,
                 source=frame.source,
                 config_type=frame.config_type,
-                origins=dict.fromkeys(("energy", "forces"), "the base's prediction"),
             )
         )
     return labelled
+
+
+def _label(prediction: FramePrediction) -> TargetLabels:
+    stress = prediction.stress
+    return TargetLabels(
+        prediction.energy,
+        prediction.forces.copy(),
+        None if stress is None else stress.copy(),
+        origins=dict.fromkeys(("energy", "forces"), "the base's prediction"),
+    )
 
 
 def _find_trained_heads(prepared: Prepared) -> DirectHeads:
@@ -230,7 +238,7 @@ def _check_labels(
         frames,
         model=prepared.model,
         target=prepared.base_target,
-        units=build_label_units(datasets[0]),
+        units=build_label_source(datasets[0]).units,
     )
     # one level of theory has one zero of energy: no composition is fitted to these
     wrong = [f for f in report.findings if f.code == "energy-offset"] + report.errors

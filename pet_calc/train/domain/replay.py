@@ -52,7 +52,6 @@ def build_replay(
     if not frames:
         return []
     model, weight = prepared.model, options.train.replay.weight
-    datasets = {"train": SystemDataset(frames, model.pair_cutoff)}
     device = model.edge_embedder.weight.device
     # method heads: the base's own head would not move, nor what it says
     is_shared = prepared.keeps_source and options.finetune.method != "heads"
@@ -67,14 +66,19 @@ def build_replay(
         task.loss.stress.weight > 0 and has_label(frames, "stress"),
         task.loss,
     )
+    # whatever their files call it
+    frames = [
+        replace(frame, labels={own.target: frame.only_labels}) for frame in frames
+    ]
     objectives: list[Objective] = [
-        EnergyObjective(
-            own, composition=prepared.base_composition, weight=weight, is_for_all=True
-        )
+        EnergyObjective(own, composition=prepared.base_composition, weight=weight)
     ]
     if heads.names:
         loss = build_direct_loss(options, task.loss)
-        objectives.append(DirectObjective(heads, loss, weight=weight))
+        objectives.append(
+            DirectObjective(heads, loss, target=own.target, weight=weight)
+        )
+    datasets = {"train": SystemDataset(frames, model.pair_cutoff)}
     loader = build_loaders(
         datasets, _set_batch_size(options), device, ranks, stream=REPLAY
     )["train"]

@@ -141,12 +141,13 @@ def predict_energies(
         device=weight.device,
         orientation=AS_JUDGED,
     )
-    with torch.no_grad():
-        parts = [
-            predict(model, batch, target, with_forces=False).energy.cpu().numpy()
-            for batch, _ in loader
-        ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    energies = np.zeros(len(frames))
+    for part in (part for step in loader.iterate_steps() for part in step.parts):
+        with torch.no_grad():
+            found = predict(model, part.batch, target, with_forces=False).energy
+        # frames that have labels of other targets too come apart
+        energies[list(part.indices)] = found.cpu().numpy()
+    return energies
 
 
 def _choose_scale(

@@ -5,8 +5,12 @@ from pathlib import Path
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import RunOptions
 from pet_calc.data.dataset import SystemDataset
-from pet_calc.data.read_dataset import sample_stored, take_frames
-from pet_calc.train.datasets import RunFrames, find_of_target
+from pet_calc.data.read_dataset import (
+    find_of_target,
+    sample_stored,
+    select_target,
+)
+from pet_calc.train.datasets import RunFrames
 from pet_calc.train.start.composition import set_composition
 from pet_calc.train.start.direct_heads import scale_new_heads
 from pet_calc.train.start.model import Prepared, set_trainable
@@ -47,21 +51,23 @@ def _set_composition(
 ) -> None:
     """Set the energies per element of each target from its own frames, in place."""
     for name, target in options.energy_targets.items():
-        indices = find_of_target(frames.train, name)
-        own = take_frames(frames.train, indices)
+        own = select_target(frames.train, name)
         few = sample_stored(own, MOST_COMPOSITION_FRAMES)
         set_composition(
             prepared.model,
             target,
             options.train.composition,
             few,
-            [frame for frame in frames.isolated if frame.target == name],
+            select_target(frames.isolated, name),
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
-            systems=systems.select(indices.tolist()) if few is own else None,
+            systems=systems.select(find_of_target(frames.train, name).tolist())
+            if few is own
+            else None,
             new_elements=prepared.new_numbers if name == prepared.target else [],
         )
     if options.train.scale_targets and prepared.direct.new:
-        few = sample_stored(frames.train, MOST_COMPOSITION_FRAMES)
+        own = select_target(frames.train, prepared.target)
+        few = sample_stored(own, MOST_COMPOSITION_FRAMES)
         scale_new_heads(prepared.model, prepared.direct, few)

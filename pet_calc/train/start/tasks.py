@@ -8,8 +8,8 @@ from pet_calc.config import (
     default_num_epochs,
     replace,
 )
-from pet_calc.data.read_dataset import has_label, take_frames
-from pet_calc.train.datasets import RunFrames, find_of_target
+from pet_calc.data.read_dataset import has_label, select_target
+from pet_calc.train.datasets import RunFrames
 from pet_calc.train.direct import DirectObjective, build_direct_loss
 from pet_calc.train.objective import EnergyObjective, Objective
 from pet_calc.train.start.direct_heads import DirectHeads
@@ -41,7 +41,7 @@ def choose_tasks(options: RunOptions, frames: RunFrames) -> list[Task]:
     tasks = []
     for name, target in options.energy_targets.items():
         loss = options.train.loss_of(target.name)
-        own = take_frames(frames.train, find_of_target(frames.train, name))
+        own = select_target(frames.train, name)
         has_forces = loss.forces.weight > 0 and has_label(own, "forces")
         has_stress = loss.stress.weight > 0 and has_label(own, "stress")
         tasks.append(Task(target.name, has_forces, has_stress, loss))
