@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include "pool.h"
 #include "weights.h"
 
 #include <ATen/core/ivalue.h>
@@ -21,9 +22,9 @@ class Engine : public torch::CustomClassHolder {
     Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers);
 
     // Energies per atom, and the gradient of their sum, from edges and their factors.
-    // Arguments: see Input in frame.h.
+    // Arguments: see Input in input.h.
     std::tuple<Tensor, Tensor, Tensor> run_edges(
-        const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,
+        const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first_edge,
         const Tensor &geometry, const Tensor &factors, const Tensor &scale,
         const c10::optional<Tensor> &addition);
 

@@ -1,7 +1,7 @@
 // Energies and their gradient with the gradient of both in the weights, as a class for
 // PyTorch: for one training step each.
 
-#include "pairs.h"
+#include "edges.h"
 #include "training.h"
 
 #include <torch/library.h>
@@ -41,7 +41,7 @@ class Step {
   public:
     virtual ~Step() = default;
     virtual std::tuple<Tensor, Tensor> evaluate() = 0;
-    virtual void differentiate(const Tensor &of_energies, const Tensor &vectors_dot,
+    virtual void differentiate(const Tensor &grad_energies, const Tensor &vectors_dot,
                                Gradients &gradients) = 0;
 };
 
@@ -51,22 +51,22 @@ class TypedStep : public Step {
     template <typename... Arguments>
     TypedStep(const Network &network, const Trained &trained, Pool &pool,
               Arguments &&...arguments)
-        : pairs_(network, std::forward<Arguments>(arguments)...),
-          pass_(network, trained, pairs_.input(), pool) {}
+        : edges_(network, std::forward<Arguments>(arguments)...),
+          pass_(network, trained, edges_.input(), pool) {}
 
     std::tuple<Tensor, Tensor> evaluate() override {
         Output out = pass_.evaluate();
-        return {out.energies, pairs_.turn_back(out)};
+        return {out.energies, edges_.backward(out)};
     }
 
-    void differentiate(const Tensor &of_energies, const Tensor &vectors_dot,
+    void differentiate(const Tensor &grad_energies, const Tensor &vectors_dot,
                        Gradients &gradients) override {
-        auto [geometry_dot, factors_dot] = pairs_.turn_dot(vectors_dot);
-        pass_.differentiate(of_energies, geometry_dot, factors_dot, gradients);
+        auto [geometry_dot, factors_dot] = edges_.forward_dot(vectors_dot);
+        pass_.differentiate(grad_energies, geometry_dot, factors_dot, gradients);
     }
 
   private:
-    Pairs<A> pairs_;
+    Edges<A> edges_;
     TrainingPass<A> pass_;
 };
 
@@ -103,11 +103,11 @@ class TrainingStep : public torch::CustomClassHolder {
 
     // A loss's gradient in the tensors of these names, which are among `trained`, from that in the energies
     // [n_atoms] and in their gradient [n_pairs, 3].
-    Tensors differentiate(const Tensor &of_energies, const Tensor &of_gradient,
+    Tensors differentiate(const Tensor &grad_energies, const Tensor &grad_gradient,
                           const std::vector<std::string> &names) {
         at::NoGradGuard no_grad;
         Gradients gradients(tensors_, names, addition_);
-        step_->differentiate(of_energies, of_gradient, gradients);
+        step_->differentiate(grad_energies, grad_gradient, gradients);
         return gradients.by_name;
     }
 

@@ -1,9 +1,9 @@
-// The folded weights of a PET, as pet_calc/model/fold.py names them, and its shape.
+// The folded weights of a PET and its shape. pet_calc/model/fold.py has the names.
 
 #pragma once
 
-#include "products.h"
-#include "selection.h"
+#include "cutoff.h"
+#include "linear.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/Dict.h>
@@ -11,21 +11,12 @@
 
 #include <limits>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 namespace pet_calc::engine {
 
-struct Linear {
-    Tensor weight;               // [out, in]
-    Tensor turned;               // [in, out]: the same
-    Tensor panels, back_panels;  // of `turned` and of `weight`, where they pay
-    Tensor bias;                 // [out], added by the kernel that reads the product
-    Tensor lora_a, lora_b;       // [r, in], [r, out]: where the gradient goes by these
-};
-
 struct TransformerWeights {
-    Linear mixed, out, mlp_in, mlp_out;
+    Linear qkv, out, mlp_in, mlp_out;
     Linear contract, expand, center_in, center_out;  // where nodes are wider than edges
 };
 
@@ -39,38 +30,6 @@ struct GnnWeights {
 struct HeadWeights {
     Linear first, second;
     Tensor last, last_bias;
-};
-
-// Panels of weights that stay the same from network to network, laid out once.
-class Layouts : public torch::CustomClassHolder {
-  public:
-    explicit Layouts(const std::vector<Tensor> &weights) {
-        for (const Tensor &weight : weights)
-            known_.emplace(weight.unsafeGetTensorImpl(), Linear{weight});
-    }
-
-    // lays out a layer's matrix, or takes what is there
-    void lay_out(Linear &layer) {
-        auto found = known_.find(layer.weight.unsafeGetTensorImpl());
-        Linear &kept = found == known_.end() ? layer : found->second;
-        if (!kept.panels.defined()) {
-            kept.panels = lay_out_panels(layer.weight.t());
-            kept.back_panels = lay_out_panels(layer.weight);
-        }
-        layer.panels = kept.panels;
-        layer.back_panels = kept.back_panels;
-    }
-
-    int64_t count_bytes() const {
-        int64_t total = 0;
-        for (const auto &[key, layer] : known_)
-            if (layer.panels.defined())
-                total += layer.panels.nbytes() + layer.back_panels.nbytes();
-        return total;
-    }
-
-  private:
-    std::unordered_map<const void *, Linear> known_;
 };
 
 // With fewer rows than this a matrix that is used in four products only is not laid out.
@@ -174,7 +133,7 @@ struct Network {
         for (int64_t t = 0; t < n_transformers; t++) {
             std::string inner = std::to_string(t) + ".";
             TransformerWeights weights;
-            weights.mixed = linear(inner + "mixed");
+            weights.qkv = linear(inner + "mixed");
             weights.out = linear(inner + "out");
             weights.mlp_in = linear(inner + "mlp_in");
             weights.mlp_out = linear(inner + "mlp_out");
@@ -198,33 +157,6 @@ struct Network {
         head.last_bias = tensors.at(name + ".last_bias");
         return head;
     }
-};
-
-// Buffers that are kept between calls: new memory would have to be cleared by the
-// system each time, which costs as much as the arithmetic.
-class Pool {
-  public:
-    void rewind() { next_ = 0; }
-
-    Tensor take(int64_t n_rows, int64_t n_columns, at::ScalarType dtype) {
-        if (next_ == buffers_.size()) buffers_.emplace_back();
-        Tensor &buffer = buffers_[next_++];
-        int64_t needed = n_rows * n_columns;
-        if (!buffer.defined() || buffer.numel() < needed || buffer.scalar_type() != dtype)
-            buffer = at::empty({needed + needed / 8}, at::TensorOptions().dtype(dtype));
-        return buffer.narrow(0, 0, needed).view({n_rows, n_columns});
-    }
-
-    int64_t count_bytes() const {
-        int64_t total = 0;
-        for (const Tensor &buffer : buffers_)
-            if (buffer.defined()) total += buffer.nbytes();
-        return total;
-    }
-
-  private:
-    std::vector<Tensor> buffers_;
-    size_t next_ = 0;
 };
 
 }  // namespace pet_calc::engine

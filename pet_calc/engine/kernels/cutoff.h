@@ -31,7 +31,7 @@ inline void bump(A s, A *value, A *slope) {
 
 template <typename A>
 struct Selection {
-    std::vector<int64_t> kept, reverse, first;
+    std::vector<int64_t> kept, reverse, first_edge;
     std::vector<A> distances;  // [n_pairs]
     std::vector<A> slopes;     // [n_edges], of the factor in the distance
     std::vector<A> trial_radii, count_slopes, radii;
@@ -122,7 +122,7 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
     if (cutoff.is_adaptive) solve_radii(cutoff, starts, n_atoms, selection);
     std::vector<int64_t> new_index(n_pairs, -1);
     selection.kept.clear();
-    selection.first.assign(n_atoms + 1, 0);
+    selection.first_edge.assign(n_atoms + 1, 0);
     for (int64_t i = 0; i < n_atoms; i++) {
         for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
             // the sum is the same seen from i and from j, so edges stay paired
@@ -140,7 +140,7 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
             new_index[p] = selection.kept.size();
             selection.kept.push_back(p);
         }
-        selection.first[i + 1] = selection.kept.size();
+        selection.first_edge[i + 1] = selection.kept.size();
     }
     selection.reverse.resize(selection.kept.size());
     for (size_t e = 0; e < selection.kept.size(); e++) {
@@ -156,7 +156,7 @@ void measure(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors, i
     selection.slopes.resize(selection.kept.size());
     for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t p = selection.kept[e];
                 A distance = selection.distances[p];
                 for (int64_t k = 0; k < 3; k++) geometry[4 * e + k] = vectors[3 * p + k];
@@ -182,47 +182,47 @@ void measure(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors, i
 // gradient [n_pairs, 3] of the vectors from those of geometry and factors
 template <typename A>
 void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *starts,
-                     int64_t n_atoms, const Selection<A> &selection, const A *of_geometry,
-                     const A *of_factors, A *gradient) {
+                     int64_t n_atoms, const Selection<A> &selection, const A *grad_geometry,
+                     const A *grad_factors, A *gradient) {
     int64_t n_pairs = starts[n_atoms];
-    std::vector<A> of_distances(n_pairs, A(0));
+    std::vector<A> grad_distances(n_pairs, A(0));
     for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++)
-                of_distances[selection.kept[e]] =
-                    of_geometry[4 * e + 3] + of_factors[e] * selection.slopes[e];
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++)
+                grad_distances[selection.kept[e]] =
+                    grad_geometry[4 * e + 3] + grad_factors[e] * selection.slopes[e];
             if (!cutoff.is_adaptive || selection.is_clamped[i]) continue;
             // a larger radius i moves the cutoff of the edges i->j and j->i outwards
-            A of_radius = 0;
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            A grad_radius = 0;
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t r = selection.reverse[e];
-                of_radius -= A(0.5) * (of_factors[e] * selection.slopes[e] +
-                                       of_factors[r] * selection.slopes[r]);
+                grad_radius -= A(0.5) * (grad_factors[e] * selection.slopes[e] +
+                                       grad_factors[r] * selection.slopes[r]);
             }
-            A width = cutoff.adaptive_width, factor = -of_radius / selection.count_slopes[i];
+            A width = cutoff.adaptive_width, factor = -grad_radius / selection.count_slopes[i];
             for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
                 A s = (selection.distances[p] - (selection.trial_radii[i] - width)) / width;
                 if (s <= A(0) || s >= A(1)) continue;
                 A value, slope;
                 bump(s, &value, &slope);
-                of_distances[p] += factor * slope / width;
+                grad_distances[p] += factor * slope / width;
             }
         }
     });
     for_rows(n_pairs, 3, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; p++) {
-            A factor = of_distances[p] / selection.distances[p];
+            A factor = grad_distances[p] / selection.distances[p];
             for (int64_t k = 0; k < 3; k++) gradient[3 * p + k] = factor * vectors[3 * p + k];
         }
     });
     for (size_t e = 0; e < selection.kept.size(); e++)
         for (int64_t k = 0; k < 3; k++)
-            gradient[3 * selection.kept[e] + k] += of_geometry[4 * e + k];
+            gradient[3 * selection.kept[e] + k] += grad_geometry[4 * e + k];
 }
 
 // How geometry and factors change when the vectors change by vectors_dot [n_pairs, 3]
 template <typename A>
-void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
+void select_forward_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
                 const int64_t *neighbors, const int64_t *starts, int64_t n_atoms,
                 const Selection<A> &selection, A *geometry_dot, A *factors_dot) {
     int64_t n_pairs = starts[n_atoms];
@@ -250,7 +250,7 @@ void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
     });
     for_rows(n_atoms, 64, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t p = selection.kept[e];
                 for (int64_t k = 0; k < 3; k++)
                     geometry_dot[4 * e + k] = vectors_dot[3 * p + k];
