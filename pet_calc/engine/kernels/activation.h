@@ -60,8 +60,8 @@ struct Silu {
     }
 
     // grad_x = grad_out * silu'(x + bias); it may be either of them
-    static void backward(const S *grad_out, const S *x, const A *bias, S *grad_x,
-                         int64_t n_rows, int64_t d) {
+    static void backward(const S *grad_out, const S *x, const A *bias, S *grad_x, int64_t n_rows,
+                         int64_t d) {
         for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; row++) {
                 const S *in = x + row * d;
@@ -75,8 +75,8 @@ struct Silu {
     }
 
     // out_dot = silu'(x + bias) * x_dot
-    static void forward_dot(const A *x, const A *bias, const A *x_dot, A *out_dot,
-                            int64_t n_rows, int64_t d) {
+    static void forward_dot(const A *x, const A *bias, const A *x_dot, A *out_dot, int64_t n_rows,
+                            int64_t d) {
         for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; row++)
 #pragma GCC ivdep
@@ -121,8 +121,8 @@ struct Gate {
     }
 
     // grad_x [n, 2 d] may be x
-    static void backward(const S *grad_out, const S *x, const A *bias, S *grad_x,
-                         int64_t n_rows, int64_t d) {
+    static void backward(const S *grad_out, const S *x, const A *bias, S *grad_x, int64_t n_rows,
+                         int64_t d) {
         for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; row++) {
                 const S *value = x + 2 * row * d, *gate = value + d;
@@ -140,8 +140,8 @@ struct Gate {
         });
     }
 
-    static void forward_dot(const A *x, const A *bias, const A *x_dot, A *out_dot,
-                            int64_t n_rows, int64_t d) {
+    static void forward_dot(const A *x, const A *bias, const A *x_dot, A *out_dot, int64_t n_rows,
+                            int64_t d) {
         for_rows(n_rows, 4 * d, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; row++) {
                 const A *value = x + 2 * row * d, *gate = value + d;

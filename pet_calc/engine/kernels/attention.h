@@ -21,8 +21,8 @@ struct Blocks {
     int64_t d_head;
     A scale;
     const int64_t *first_edge;     // [n_atoms + 1], first edge of each atom
-    const int64_t *weight_starts;   // [n_atoms + 1], where each block's weights start
-    const A *log_factors;     // [n_edges]
+    const int64_t *weight_starts;  // [n_atoms + 1], where each block's weights start
+    const A *log_factors;          // [n_edges]
 
     int64_t size(int64_t atom) const { return first_edge[atom + 1] - first_edge[atom] + 1; }
     int64_t row(int64_t atom, int64_t token) const {
@@ -39,6 +39,7 @@ template <typename F>
 void with_head_width(int64_t width, F work) {
     switch (width) {
         case 4: return work(std::integral_constant<int64_t, 4>());
+#ifndef PET_CALC_ONE_HEAD_WIDTH  // which tests with sanitizers ask for
         case 8: return work(std::integral_constant<int64_t, 8>());
         case 12: return work(std::integral_constant<int64_t, 12>());
         case 16: return work(std::integral_constant<int64_t, 16>());
@@ -49,6 +50,7 @@ void with_head_width(int64_t width, F work) {
         case 80: return work(std::integral_constant<int64_t, 80>());
         case 96: return work(std::integral_constant<int64_t, 96>());
         case 128: return work(std::integral_constant<int64_t, 128>());
+#endif
     }
     TORCH_CHECK(false, "no kernel for attention heads of width ", width);
 }
@@ -84,8 +86,7 @@ inline void load_block(const Blocks<A> &blocks, int64_t atom, int64_t n_parts, c
                 for (int64_t k = 0; k < D; k++) to[k] = widen(row[part * D + k]);
             if (bias == nullptr) continue;
             for (int64_t k = 0; k < D; k += W)
-                *reinterpret_cast<V *>(to + k) +=
-                    *reinterpret_cast<const V *>(bias + part * D + k);
+                *reinterpret_cast<V *>(to + k) += *reinterpret_cast<const V *>(bias + part * D + k);
         }
     }
 }
@@ -198,7 +199,8 @@ void attend_backward(const Blocks<A> &blocks, const S *grad_out, const S *qkv, c
             scratch.resize((4 * n_heads + 1) * part + (D + size + 1) * padded);
             A *loaded = scratch.data(), *loaded_grad = loaded + 3 * n_heads * part;
             A *grad_key = loaded_grad + n_heads * part, *turned = grad_key + part;
-            A *grad_logits = turned + D * padded, *__restrict__ grad_mask = grad_logits + size * padded;
+            A *grad_logits = turned + D * padded, *__restrict__ grad_mask =
+                                                      grad_logits + size * padded;
             for (int64_t t = 0; t < padded; t++) grad_mask[t] = 0;
             load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
             load_block<D, A>(blocks, atom, n_heads, grad_out, nullptr, loaded_grad);

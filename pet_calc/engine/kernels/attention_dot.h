@@ -9,7 +9,7 @@ namespace pet_calc::engine {
 // weights_dot and out_dot; logs_dot [n_edges] is how the log factors change
 template <int64_t D, typename A>
 void attend_forward_dot(const Blocks<A> &blocks, const A *qkv, const A *bias, const A *qkv_dot,
-                const A *logs_dot, const A *weights, A *weights_dot, A *out_dot) {
+                        const A *logs_dot, const A *weights, A *weights_dot, A *out_dot) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
@@ -55,8 +55,8 @@ void attend_forward_dot(const Blocks<A> &blocks, const A *qkv, const A *bias, co
 // grad_qkv_dot from grad_out and grad_out_dot
 template <int64_t D, typename A>
 void attend_backward_dot(const Blocks<A> &blocks, const A *grad_out, const A *grad_out_dot,
-                     const A *qkv, const A *bias, const A *qkv_dot, const A *weights,
-                     const A *weights_dot, A *grad_qkv_dot) {
+                         const A *qkv, const A *bias, const A *qkv_dot, const A *weights,
+                         const A *weights_dot, A *grad_qkv_dot) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
@@ -68,7 +68,8 @@ void attend_backward_dot(const Blocks<A> &blocks, const A *grad_out, const A *gr
             A *loaded_grad_dot = loaded_grad + n_heads * part;
             A *grad_key_dot = loaded_grad_dot + n_heads * part;
             A *turned = grad_key_dot + part, *turned_dot = turned + D * padded;
-            A *grad_logits = turned_dot + D * padded, *grad_logits_dot = grad_logits + size * padded;
+            A *grad_logits = turned_dot + D * padded,
+              *grad_logits_dot = grad_logits + size * padded;
             load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
             load_block<D, A>(blocks, atom, 3 * n_heads, qkv_dot, nullptr, loaded_dot);
             load_block<D, A>(blocks, atom, n_heads, grad_out, nullptr, loaded_grad);
@@ -99,9 +100,9 @@ void attend_backward_dot(const Blocks<A> &blocks, const A *grad_out, const A *gr
                     }
                     for (int64_t b = 0; b < padded; b++) {
                         A excess = grad_logit[b] - along;
-                        grad_logit_dot[b] = (weight_dot[b] * excess +
-                                     weight[b] * (grad_logit_dot[b] - along_dot)) *
-                                    blocks.scale;
+                        grad_logit_dot[b] =
+                            (weight_dot[b] * excess + weight[b] * (grad_logit_dot[b] - along_dot)) *
+                            blocks.scale;
                         grad_logit[b] = weight[b] * excess * blocks.scale;
                     }
                 }

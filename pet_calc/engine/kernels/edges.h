@@ -2,8 +2,8 @@
 
 #pragma once
 
-#include "input.h"
 #include "cutoff.h"
+#include "input.h"
 
 namespace pet_calc::engine {
 
@@ -16,30 +16,39 @@ class Edges {
           const Tensor &neighbors, const Tensor &reverse, const Tensor &vectors,
           const Tensor &scale, const c10::optional<Tensor> &addition)
         : cutoff_(network.cutoff),
-          n_atoms_(species.size(0)),
+          n_atoms_(species.numel()),
           neighbors_(neighbors),
           vectors_(vectors),
           starts_(n_atoms_ + 1, 0) {
+        check_atoms(network, species, scale, addition);
+        check_pairs(network, n_atoms_, centers, neighbors, reverse, vectors);
         const int64_t *center = centers.data_ptr<int64_t>();
         const int64_t *neighbor = neighbors.data_ptr<int64_t>();
         for (int64_t p = 0; p < centers.size(0); p++) starts_[center[p] + 1]++;
         for (int64_t i = 0; i < n_atoms_; i++) starts_[i + 1] += starts_[i];
         select<A>(cutoff_, vectors.data_ptr<A>(), neighbor, reverse.data_ptr<int64_t>(),
                   starts_.data(), n_atoms_, selection_);
-        const int64_t e = selection_.kept.size();
+        const int64_t n_edges = selection_.kept.size();
         auto whole = at::TensorOptions().dtype(at::kLong);
-        Tensor geometry = at::empty({e, 4}, vectors.options());
-        Tensor factors = at::empty({e}, vectors.options()), kinds = at::empty({e}, whole);
+        Tensor geometry = at::empty({n_edges, 4}, vectors.options());
+        Tensor factors = at::empty({n_edges}, vectors.options()),
+               kinds = at::empty({n_edges}, whole);
         measure<A>(cutoff_, vectors.data_ptr<A>(), neighbor, n_atoms_, selection_,
                    geometry.data_ptr<A>(), factors.data_ptr<A>());
         const int64_t *kind = species.data_ptr<int64_t>();
-        for (int64_t k = 0; k < e; k++)
+        for (int64_t k = 0; k < n_edges; k++)
             kinds.data_ptr<int64_t>()[k] = kind[neighbor[selection_.kept[k]]];
         auto view = [&](std::vector<int64_t> &values) {
             return at::from_blob(values.data(), {int64_t(values.size())}, whole);
         };
-        input_ = Input{species, kinds, view(selection_.reverse), view(selection_.first_edge),
-                       geometry, factors, scale, addition};
+        input_ = Input{species,
+                       kinds,
+                       view(selection_.reverse),
+                       view(selection_.first_edge),
+                       geometry,
+                       factors,
+                       scale,
+                       addition};
     }
 
     Edges(const Edges &) = delete;
@@ -57,11 +66,13 @@ class Edges {
 
     // how geometry and factors change when the vectors do
     std::tuple<Tensor, Tensor> forward_dot(const Tensor &vectors_dot) const {
+        check_tensor("gradient of the vectors' gradient", vectors_dot, vectors_.sizes(),
+                     vectors_.scalar_type());
         Tensor geometry_dot = at::empty_like(input_.geometry);
         Tensor factors_dot = at::empty_like(input_.factors);
         select_forward_dot<A>(cutoff_, vectors_.data_ptr<A>(), vectors_dot.data_ptr<A>(),
-                      neighbors_.data_ptr<int64_t>(), starts_.data(), n_atoms_, selection_,
-                      geometry_dot.data_ptr<A>(), factors_dot.data_ptr<A>());
+                              neighbors_.data_ptr<int64_t>(), starts_.data(), n_atoms_, selection_,
+                              geometry_dot.data_ptr<A>(), factors_dot.data_ptr<A>());
         return {geometry_dot, factors_dot};
     }
 

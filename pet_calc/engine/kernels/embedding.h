@@ -20,8 +20,8 @@ struct EdgeKernels {
                   g3 = geometry[4 * e + 3];
 #pragma GCC ivdep
                 for (int64_t k = 0; k < d; k++) {
-                    A value = row[k] + g0 * basis[k] + g1 * basis[d + k] +
-                              g2 * basis[2 * d + k] + g3 * basis[3 * d + k];
+                    A value = row[k] + g0 * basis[k] + g1 * basis[d + k] + g2 * basis[2 * d + k] +
+                              g3 * basis[3 * d + k];
                     if (product) value += widen(product[e * d + k]);
                     x[e * d + k] = narrow<S>(value);
                     out[e * d + k] = narrow<S>(value * sigmoid(value));
@@ -32,8 +32,8 @@ struct EdgeKernels {
 
     // grad_x = grad_out * silu'(x), and grad_geometry += grad_x @ basis^T; grad_x may be
     // grad_out
-    static void backward(const S *grad_out, const S *x, const A *basis, S *grad_x,
-                         A *grad_geometry, int64_t n_edges, int64_t d) {
+    static void backward(const S *grad_out, const S *x, const A *basis, S *grad_x, A *grad_geometry,
+                         int64_t n_edges, int64_t d) {
         for_rows(n_edges, 8 * d, [&](int64_t begin, int64_t end) {
             for (int64_t e = begin; e < end; e++) {
                 A g0 = 0, g1 = 0, g2 = 0, g3 = 0;
@@ -81,7 +81,8 @@ class EdgeEmbedding {
     using S = typename M::S;
 
   public:
-    explicit EdgeEmbedding(const GnnWeights &weights) : weights_(weights) {}
+    explicit EdgeEmbedding(const GnnWeights &weights)
+        : weights_(weights) {}
 
     void forward(Run<M> &run) {
         const int64_t n = run.n_edges, d = run.d_pet;
@@ -95,11 +96,11 @@ class EdgeEmbedding {
         active_ = run.take_input(weights_.compress, n);
         EdgeKernels<A, S>::forward(data<A>(weights_.table), data<int64_t>(run.input.kinds),
                                    data<A>(run.input.geometry), data<A>(weights_.basis),
-                                   from_message, data<S>(embedded_.value),
-                                   data<S>(active_.value), n, d);
+                                   from_message, data<S>(embedded_.value), data<S>(active_.value),
+                                   n, d);
         multiply(active_.value, weights_.compress, run.edge_rows);
-        set_update<A, S>(data<A>(run.edge), data<S>(run.edge_rows),
-                         data<A>(weights_.compress.bias), n, d);
+        set_update<A, S>(data<A>(run.edge), data<S>(run.edge_rows), data<A>(weights_.compress.bias),
+                         n, d);
     }
 
     void backward(Run<M> &run) {
@@ -139,8 +140,8 @@ class EdgeEmbedding {
         Tensor grad_x = run.borrow(HIDDEN, n, d), grad_x_dot = run.borrow(HIDDEN_DOT, n, d);
         Silu<A, A>::backward_dot(data<A>(embedded_.value), data<A>(run.no_bias),
                                  data<A>(embedded_.dot), data<A>(grad_active_),
-                                 data<A>(grad_active_dot), data<A>(grad_x), data<A>(grad_x_dot),
-                                 n, d);
+                                 data<A>(grad_active_dot), data<A>(grad_x), data<A>(grad_x_dot), n,
+                                 d);
         run.gradients->add_to_rows(weights_.table, run.input.kinds, grad_x_dot);
         if (Tensor *basis = run.gradients->find(weights_.basis)) {
             basis->addmm_(run.input.geometry.t(), grad_x_dot);

@@ -38,8 +38,8 @@ class FeedForward {
         });
         multiply(norm_.out.value, in_, hidden_.value);
         with_activation([&](auto activation) {
-            activation.forward(data<S>(hidden_.value), data<A>(in_.bias), data<S>(active_.value),
-                               n, out_.n_in());
+            activation.forward(data<S>(hidden_.value), data<A>(in_.bias), data<S>(active_.value), n,
+                               out_.n_in());
         });
         multiply(active_.value, out_, rows);
         add_update<A, S>(data<A>(target), data<S>(rows), data<A>(out_.bias), n, target.size(1));
@@ -59,13 +59,12 @@ class FeedForward {
         norm_.grad_out = run.take_gradient(n, in_.n_in());
         multiply_backward(grad_hidden, in_, norm_.grad_out);
         with_norm(run, [&](const auto &norm) {
-            norm.backward(data<S>(norm_.grad_out), data<S>(norm_.out.value),
-                          data<A>(norm_.inverse), data<A>(stream), n, d);
+            norm.backward(data<S>(norm_.grad_out), data<S>(norm_.out.value), data<A>(norm_.inverse),
+                          data<A>(stream), n, d);
         });
     }
 
-    void forward_dot(Run<M> &run, const Tensor &stream, const Tensor &rows,
-                     const Tensor &target) {
+    void forward_dot(Run<M> &run, const Tensor &stream, const Tensor &rows, const Tensor &target) {
         const int64_t n = stream.size(0), d = stream.size(1);
         with_norm(run, [&](const auto &norm) {
             norm.forward_dot(data<A>(stream), data<A>(norm_.out.value), data<A>(norm_.inverse),
@@ -73,8 +72,8 @@ class FeedForward {
         });
         multiply(norm_.out.dot, in_, hidden_.dot);
         with_activation([&](auto activation) {
-            activation.forward_dot(data<A>(hidden_.value), data<A>(in_.bias),
-                                   data<A>(hidden_.dot), data<A>(active_.dot), n, out_.n_in());
+            activation.forward_dot(data<A>(hidden_.value), data<A>(in_.bias), data<A>(hidden_.dot),
+                                   data<A>(active_.dot), n, out_.n_in());
         });
         multiply(active_.dot, out_, rows);
         add_rows<A, A>(data<A>(target), data<A>(rows), n, target.size(1));
@@ -88,10 +87,9 @@ class FeedForward {
         Tensor grad_hidden = run.borrow(HIDDEN, n, in_.n_out());
         Tensor grad_hidden_dot = run.borrow(HIDDEN_DOT, n, in_.n_out());
         with_activation([&](auto activation) {
-            activation.backward_dot(data<A>(hidden_.value), data<A>(in_.bias),
-                                    data<A>(hidden_.dot), data<A>(grad_active_),
-                                    data<A>(grad_active_dot), data<A>(grad_hidden),
-                                    data<A>(grad_hidden_dot), n, out_.n_in());
+            activation.backward_dot(data<A>(hidden_.value), data<A>(in_.bias), data<A>(hidden_.dot),
+                                    data<A>(grad_active_), data<A>(grad_active_dot),
+                                    data<A>(grad_hidden), data<A>(grad_hidden_dot), n, out_.n_in());
         });
         run.add_gradient(in_, norm_.out, grad_hidden, grad_hidden_dot);
         Tensor grad_norm_dot = run.borrow(ACTIVE, n, in_.n_in());

@@ -24,9 +24,7 @@ class Trained {
     }
 
   private:
-    bool has(const Tensor &tensor) const {
-        return known_.count(tensor.unsafeGetTensorImpl()) > 0;
-    }
+    bool has(const Tensor &tensor) const { return known_.count(tensor.unsafeGetTensorImpl()) > 0; }
     std::unordered_set<const void *> known_;
 };
 
@@ -106,9 +104,8 @@ class Gradients {
     }
 
     static bool is_of_inputs(const std::string &name) {
-        for (const char *start :
-             {"addition", "message_table", "node_table.", "gnn.0.basis", "gnn.0.table",
-              "gnn.0.compress.", "gnn.0.0.contract."})
+        for (const char *start : {"addition", "message_table", "node_table.", "gnn.0.basis",
+                                  "gnn.0.table", "gnn.0.compress.", "gnn.0.0.contract."})
             if (name.rfind(start, 0) == 0) return true;
         return false;
     }

@@ -45,8 +45,7 @@ class Layouts : public torch::CustomClassHolder {
     int64_t count_bytes() const {
         int64_t total = 0;
         for (const auto &[key, layer] : known_)
-            if (layer.panels.defined())
-                total += layer.panels.nbytes() + layer.back_panels.nbytes();
+            if (layer.panels.defined()) total += layer.panels.nbytes() + layer.back_panels.nbytes();
         return total;
     }
 
@@ -54,8 +53,7 @@ class Layouts : public torch::CustomClassHolder {
     std::unordered_map<const void *, Linear> known_;
 };
 
-inline void multiply(const Tensor &x, const Tensor &matrix, const Tensor &panels,
-                     Tensor out) {
+inline void multiply(const Tensor &x, const Tensor &matrix, const Tensor &panels, Tensor out) {
     if (x.size(0) == 0) return;
     if (!panels.defined())
         at::mm_out(out, x, matrix);

@@ -60,8 +60,8 @@ struct Norm {
 
     // gradient += derivative of the norm, applied to the gradient of `out`
     template <typename S>
-    void backward(const S *grad_out, const S *out, const A *inverse, A *gradient,
-                  int64_t n_rows, int64_t d) const {
+    void backward(const S *grad_out, const S *out, const A *inverse, A *gradient, int64_t n_rows,
+                  int64_t d) const {
         for_rows(n_rows, d, [&](int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; r++)
                 backward_row(grad_out + r * d, out + r * d, inverse[r], gradient + r * d, d);
@@ -81,8 +81,7 @@ struct Norm {
         for (int64_t k = 0; k < d; k++) sum += out[k] * (x_dot[k] - mean);
         sum /= d;
 #pragma GCC ivdep
-        for (int64_t k = 0; k < d; k++)
-            out_dot[k] = inverse * (x_dot[k] - mean - out[k] * sum);
+        for (int64_t k = 0; k < d; k++) out_dot[k] = inverse * (x_dot[k] - mean - out[k] * sum);
         *along = sum;
     }
 
@@ -154,8 +153,8 @@ struct PairNorm {
 
     // grad_edge += what both rows of each edge get
     template <typename S>
-    void backward(const S *grad_out, const S *out, const A *inverse, A *grad_edge,
-                  int64_t n_edges, int64_t d) const {
+    void backward(const S *grad_out, const S *out, const A *inverse, A *grad_edge, int64_t n_edges,
+                  int64_t d) const {
         for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
             clear(begin, end, d);
             for (int64_t e = begin; e < end; e++)
@@ -185,8 +184,7 @@ struct PairNorm {
             for (int64_t e = begin; e < end; e++) {
                 int64_t start = 2 * e * d;
                 norm.backward_row_dot(grad_out + start, grad_out_dot + start, out + start,
-                                      out_dot + start, inverse[e], along[e], both + start,
-                                      2 * d);
+                                      out_dot + start, inverse[e], along[e], both + start, 2 * d);
             }
         });
         add_both_ways(grad_edge, n_edges, d);

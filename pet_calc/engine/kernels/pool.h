@@ -48,8 +48,7 @@ class Pool {
     }
 
     // of the buffer, which is made larger if it is too small
-    static Tensor view(Tensor &buffer, int64_t n_rows, int64_t n_columns,
-                       at::ScalarType dtype) {
+    static Tensor view(Tensor &buffer, int64_t n_rows, int64_t n_columns, at::ScalarType dtype) {
         int64_t needed = n_rows * n_columns;
         if (!buffer.defined() || buffer.numel() < needed || buffer.scalar_type() != dtype)
             buffer = at::empty({needed + needed / 8}, at::TensorOptions().dtype(dtype));

@@ -85,7 +85,8 @@ class Head {
     using S = typename M::S;
 
   public:
-    explicit Head(const HeadWeights &weights) : weights_(weights) {}
+    explicit Head(const HeadWeights &weights)
+        : weights_(weights) {}
 
     Tensor forward(Run<M> &run, const Tensor &stream) {
         const int64_t n = stream.size(0), width = weights_.last.size(0);
@@ -134,11 +135,11 @@ class Head {
         if (n == 0) return;
         Tensor grad_x = run.borrow(HIDDEN, n, width), grad_x_dot = run.borrow(HIDDEN_DOT, n, width);
         Twin active{run.borrow(ACTIVE, n, width), run.borrow(ACTIVE_DOT, n, width)};
-        LastLayer<A, A>::backward_dot(
-            data<A>(grad_values), data<A>(grad_values_dot), data<A>(second_.value),
-            data<A>(weights_.second.bias), data<A>(weights_.last), data<A>(second_.dot),
-            data<A>(grad_x), data<A>(grad_x_dot), data<A>(active.value), data<A>(active.dot), n,
-            width);
+        LastLayer<A, A>::backward_dot(data<A>(grad_values), data<A>(grad_values_dot),
+                                      data<A>(second_.value), data<A>(weights_.second.bias),
+                                      data<A>(weights_.last), data<A>(second_.dot), data<A>(grad_x),
+                                      data<A>(grad_x_dot), data<A>(active.value),
+                                      data<A>(active.dot), n, width);
         if (Tensor *last = run.gradients->find(weights_.last)) {
             last->addmv_(active.value.t(), grad_values_dot);
             last->addmv_(active.dot.t(), grad_values);
@@ -150,8 +151,8 @@ class Head {
         multiply_backward(grad_x_dot, weights_.second, grad_hidden_dot);
         Silu<A, A>::backward_dot(data<A>(first_.value), data<A>(weights_.first.bias),
                                  data<A>(first_.dot), data<A>(grad_hidden_),
-                                 data<A>(grad_hidden_dot), data<A>(grad_x), data<A>(grad_x_dot),
-                                 n, width);
+                                 data<A>(grad_hidden_dot), data<A>(grad_x), data<A>(grad_x_dot), n,
+                                 width);
         run.add_gradient(weights_.first, in_, grad_x, grad_x_dot);
         if (!run.gradients->has_trunk()) return;
         Tensor product = run.borrow(ACTIVE, n, stream.size(1));

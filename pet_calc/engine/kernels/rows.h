@@ -72,8 +72,7 @@ void apply_update(A *stream, const S *update, const A *bias, int64_t n_rows, int
             A *s = stream + row * d;
             const S *u = update + row * d;
 #pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++)
-                s[k] = (adds ? s[k] : A(0)) + widen(u[k]) + bias[k];
+            for (int64_t k = 0; k < d; k++) s[k] = (adds ? s[k] : A(0)) + widen(u[k]) + bias[k];
         }
     });
 }

@@ -49,8 +49,7 @@ template <typename A>
 class TypedStep : public Step {
   public:
     template <typename... Arguments>
-    TypedStep(const Network &network, const Trained &trained, Pool &pool,
-              Arguments &&...arguments)
+    TypedStep(const Network &network, const Trained &trained, Pool &pool, Arguments &&...arguments)
         : edges_(network, std::forward<Arguments>(arguments)...),
           pass_(network, trained, edges_.input(), pool) {}
 
@@ -74,10 +73,10 @@ class TrainingStep : public torch::CustomClassHolder {
   public:
     TrainingStep(const c10::intrusive_ptr<Workspace> &workspace,
                  const c10::intrusive_ptr<Layouts> &layouts, const Tensors &tensors,
-                 const std::vector<std::string> &trained, const Integers &shape, const Numbers &numbers, const Tensor &species,
-                 const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
-                 const Tensor &vectors, const Tensor &scale,
-                 const c10::optional<Tensor> &addition)
+                 const std::vector<std::string> &trained, const Integers &shape,
+                 const Numbers &numbers, const Tensor &species, const Tensor &centers,
+                 const Tensor &neighbors, const Tensor &reverse, const Tensor &vectors,
+                 const Tensor &scale, const c10::optional<Tensor> &addition)
         : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
           trained_(tensors, trained),
@@ -85,9 +84,9 @@ class TrainingStep : public torch::CustomClassHolder {
           addition_(addition) {
         at::NoGradGuard no_grad;
         auto make = [&](auto real) {
-            step_ = std::make_unique<TypedStep<decltype(real)>>(
-                network_, trained_, *pool_, species, centers, neighbors, reverse, vectors, scale,
-                addition_);
+            step_ = std::make_unique<TypedStep<decltype(real)>>(network_, trained_, *pool_, species,
+                                                                centers, neighbors, reverse,
+                                                                vectors, scale, addition_);
         };
         if (network_.real == at::kDouble)
             make(double());
@@ -101,8 +100,8 @@ class TrainingStep : public torch::CustomClassHolder {
         return step_->evaluate();
     }
 
-    // A loss's gradient in the tensors of these names, which are among `trained`, from that in the energies
-    // [n_atoms] and in their gradient [n_pairs, 3].
+    // A loss's gradient in the tensors of these names, which are among `trained`, from that in the
+    // energies [n_atoms] and in their gradient [n_pairs, 3].
     Tensors differentiate(const Tensor &grad_energies, const Tensor &grad_gradient,
                           const std::vector<std::string> &names) {
         at::NoGradGuard no_grad;
@@ -133,9 +132,10 @@ TORCH_LIBRARY(pet_calc_training, library) {
         .def(torch::init<const c10::intrusive_ptr<pet_calc::engine::Workspace> &,
                          const c10::intrusive_ptr<pet_calc::engine::Layouts> &,
                          const pet_calc::engine::Tensors &, const std::vector<std::string> &,
-                         const pet_calc::engine::Integers &, const pet_calc::engine::Numbers &, const at::Tensor &, const at::Tensor &,
+                         const pet_calc::engine::Integers &, const pet_calc::engine::Numbers &,
                          const at::Tensor &, const at::Tensor &, const at::Tensor &,
-                         const at::Tensor &, const c10::optional<at::Tensor> &>())
+                         const at::Tensor &, const at::Tensor &, const at::Tensor &,
+                         const c10::optional<at::Tensor> &>())
         .def("evaluate", &pet_calc::engine::TrainingStep::evaluate)
         .def("differentiate", &pet_calc::engine::TrainingStep::differentiate);
 }

@@ -36,6 +36,7 @@ class TrainingPass : public Pass<Mode<A, A, true>> {
     //   loss's gradient in the energy's gradient
     void differentiate(const Tensor &grad_energies, const Tensor &geometry_dot,
                        const Tensor &factors_dot, Gradients &gradients) {
+        check_tensor("gradient of the energies", grad_energies, {run_.n_atoms}, network_.real);
         run_.gradients = &gradients;
         run_.geometry_dot = geometry_dot;
         run_.factors_dot = factors_dot;

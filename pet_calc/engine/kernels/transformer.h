@@ -65,8 +65,8 @@ class Transformer {
         norm_.grad_out = run.take_gradient(n, d);
         multiply_backward(grad_qkv_, weights_.qkv, norm_.grad_out);
         run.node_tokens.zero_();
-        run.norm.backward(data<S>(norm_.grad_out), data<S>(norm_.out.value),
-                          data<A>(norm_.inverse), data<A>(run.tokens), n, d);
+        run.norm.backward(data<S>(norm_.grad_out), data<S>(norm_.out.value), data<A>(norm_.inverse),
+                          data<A>(run.tokens), n, d);
         contract_backward(run);
     }
 
@@ -78,9 +78,8 @@ class Transformer {
         } else {
             run.node_tokens.copy_(run.node);
         }
-        run.norm.forward_dot(data<A>(run.tokens), data<A>(norm_.out.value),
-                             data<A>(norm_.inverse), data<A>(norm_.out.dot),
-                             data<A>(norm_.along), n, d);
+        run.norm.forward_dot(data<A>(run.tokens), data<A>(norm_.out.value), data<A>(norm_.inverse),
+                             data<A>(norm_.out.dot), data<A>(norm_.along), n, d);
         multiply(norm_.out.dot, weights_.qkv, qkv_.dot);
         run.with_head_width([&](auto width) {
             attend_forward_dot<decltype(width)::value, A>(
@@ -130,8 +129,8 @@ class Transformer {
         run.node_tokens.zero_();
         run.norm.backward_dot(data<A>(norm_.grad_out), data<A>(grad_norm_dot),
                               data<A>(norm_.out.value), data<A>(norm_.out.dot),
-                              data<A>(norm_.inverse), data<A>(norm_.along), data<A>(run.tokens),
-                              n, d);
+                              data<A>(norm_.inverse), data<A>(norm_.along), data<A>(run.tokens), n,
+                              d);
         if (has_wide_node_) {
             run.add_gradient(weights_.contract, wide_, grad_contracted_, run.node_tokens);
             multiply_backward(run.node_tokens, weights_.contract, run.wide_rows);
