@@ -1,4 +1,4 @@
-"""One structure in, results in ASE's names out: what the calculator's engines share."""
+"""One structure in, results in ASE's names out: what the calculator's routes share."""
 
 from typing import Any
 
