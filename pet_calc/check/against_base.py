@@ -33,7 +33,7 @@ from pet_calc.check.units import (
     find_force_units,
 )
 from pet_calc.data.advice import advise
-from pet_calc.data.baseline_fit import count_species
+from pet_calc.data.composition_fit import count_species
 from pet_calc.data.labels import DEFAULT_UNITS, Array, LabelUnits
 from pet_calc.evaluate.predict import FramePrediction
 
