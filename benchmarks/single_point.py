@@ -4,10 +4,11 @@
     python benchmarks/single_point.py --shape S --cases "64 Si" "216 Si" --md
 
 One PET with random weights is built by metatrain and read by pet-calc, so that both
-compute the same numbers, which is checked. Engines take turns, round by round, on
-positions that differ each time as in MD; the table has medians of the rounds. The last
-column is the time of the bare matrix products, which no engine can beat: those of the
-folded network, forward and backward, in one dtype. Needs metatrain (the dev extra).
+compute the same numbers, which is checked. Programs take turns, round by round, on
+positions that differ each time as in MD; the table has medians of the rounds. Two more
+columns are the time of the bare matrix products, those of the folded network, forward
+and backward, in one dtype: by PyTorch (MKL or oneDNN), and by the engine's own code,
+which stays only while it is the faster one. Needs metatrain (the dev extra).
 """
 
 import argparse
@@ -34,6 +35,7 @@ from metatrain.utils.data.target_info import get_energy_target_info
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.systems import build_batch
+from pet_calc.engine.build import PROBE, load_engine
 from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.system.compiler import multiplies_bfloat16
@@ -133,8 +135,8 @@ def write_models(shape, dtype, folder):
     export_model(model, folder / "ours.pt", check=False)
 
 
-def list_engines(dtype, device):
-    """Names of the engines that can run."""
+def list_programs(dtype, device):
+    """Names of the calculators that can run."""
     names = ["metatrain", "model"]
     if device == "cpu":
         names.append("engine")
@@ -143,7 +145,7 @@ def list_engines(dtype, device):
     return [*names, "our export"]
 
 
-def build_engine(name, folder, device):
+def build_calculator(name, folder, device):
     """A calculator of the network that ``write_models`` has left in a folder."""
     checkpoint = folder / CHECKPOINT
     if name in ("metatrain", "our export"):
@@ -154,15 +156,15 @@ def build_engine(name, folder, device):
     return PETCalculator(checkpoint, device=device, compile=name == "engine")
 
 
-def build_engines(arguments, folder):
+def build_calculators(arguments, folder):
     """Calculators by name, all with the same weights, and the bare model."""
     device = arguments.device
     write_models(arguments.shape, arguments.dtype, folder)
-    names = list_engines(arguments.dtype, device)
+    names = list_programs(arguments.dtype, device)
     if not arguments.export:
         names.remove("our export")
-    engines = {name: build_engine(name, folder, device) for name in names}
-    return engines, engines["model"].model
+    calculators = {name: build_calculator(name, folder, device) for name in names}
+    return calculators, calculators["model"].model
 
 
 def evaluate(atoms):
@@ -173,10 +175,10 @@ def evaluate(atoms):
     return forces
 
 
-def check(engines, atoms, dtype):
-    """Stop unless all engines agree; return the force error of bfloat16, relative."""
+def check(calculators, atoms, dtype):
+    """Stop unless all of them agree; return the force error of bfloat16, relative."""
     results = {}
-    for name, engine in engines.items():
+    for name, engine in calculators.items():
         copied = atoms.copy()
         copied.calc = engine
         results[name] = evaluate(copied)
@@ -208,9 +210,9 @@ def prepare_calculator(calculator, atoms):
     return run
 
 
-def time_engines(engines, atoms, rounds):
+def time_calculators(calculators, atoms, rounds):
     """Median seconds per evaluation of each engine."""
-    programs = {name: prepare_calculator(e, atoms) for name, e in engines.items()}
+    programs = {name: prepare_calculator(e, atoms) for name, e in calculators.items()}
     # results are NumPy's: no device has anything left to do
     return time_programs(programs, rounds, "cpu")
 
@@ -232,10 +234,10 @@ def time_programs(programs, rounds, device):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def time_dynamics(engines, atoms, steps):
+def time_dynamics(calculators, atoms, steps):
     """Median seconds per step of velocity Verlet at 300 K."""
     seconds = {}
-    for name, engine in engines.items():
+    for name, engine in calculators.items():
         copied = atoms.copy()
         spread = np.sqrt(copied.get_masses()[:, None] * units.kB * 300)
         random = np.random.default_rng(0).standard_normal((len(copied), 3))
@@ -252,29 +254,39 @@ def time_dynamics(engines, atoms, steps):
     return seconds
 
 
-def time_products(model, systems, rounds):
+def time_products(model, systems, rounds, *, has_own=False):
     """Median seconds of the products of the folded network, forward and backward.
 
-    Those of a model on the CPU, for one system or a batch of several.
+    Those of a model on the CPU, for one system or a batch of several: by PyTorch, or
+    by it and by the engine, which take turns.
     """
+    work = build_products(model, systems)
+    programs = {"torch": lambda: [torch.mm(x, w, out=out) for x, w, out in work]}
+    if has_own:
+        load_engine(PROBE)
+        probe = torch.ops.pet_calc_probe
+        # as in the engine, which lays its matrices out once
+        laid_out = [(x, probe.lay_out(w), out) for x, w, out in work]
+        programs["own"] = lambda: [
+            probe.multiply(x, panels, out, False) for x, panels, out in laid_out
+        ]
+    seconds = time_programs(programs, rounds, "cpu")
+    return tuple(seconds.values()) if has_own else seconds["torch"]
+
+
+def build_products(model, systems):
+    """Rows, matrix and room for the result of each product of the folded network."""
     dtype = model.edge_embedder.weight.dtype
     batch = build_batch(systems, model.pair_cutoff, dtype=dtype)
     index = model.selector(batch, compute_edge_vectors(batch))
     n_atoms, n_edges = len(batch.species), index.kept.shape[0]
-    shapes = list_products(model.hypers, n_atoms, n_edges)
     work = []
-    for rows, inner, outer in shapes:
+    for rows, inner, outer in list_products(model.hypers, n_atoms, n_edges):
         weight = torch.randn(outer, inner, dtype=dtype)
         for a, b in ((inner, weight.t()), (outer, weight)):
             left = torch.randn(rows, a, dtype=dtype)
             work.append((left, b, torch.empty(rows, b.shape[1], dtype=dtype)))
-    values = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        for left, right, out in work:
-            torch.mm(left, right, out=out)
-        values.append(time.perf_counter() - started)
-    return statistics.median(values)
+    return work
 
 
 def list_products(hypers, n_atoms, n_edges):
@@ -343,26 +355,27 @@ def main():
         "ms, and times metatrain's speed in brackets\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        engines, model = build_engines(arguments, Path(folder))
-        columns = [*engines, "products"]
+        calculators, model = build_calculators(arguments, Path(folder))
+        columns = [*calculators, "products", "own products"]
         print("| system | " + " | ".join(columns) + " | bfloat16 error |")
         print("|---" * (len(columns) + 2) + "|")
         for name in arguments.cases or cases:
             atoms = cases[name]
-            error = check(engines, atoms, arguments.dtype)
+            error = check(calculators, atoms, arguments.dtype)
             rounds = arguments.rounds * (5 if len(atoms) < 50 else 1)
             if arguments.md:
-                seconds = time_dynamics(engines, atoms, arguments.md)
+                seconds = time_dynamics(calculators, atoms, arguments.md)
             else:
-                seconds = time_engines(engines, atoms, rounds)
+                seconds = time_calculators(calculators, atoms, rounds)
             cells = [
                 f"{1e3 * value:.1f} ({seconds['metatrain'] / value:.2f})"
                 for value in seconds.values()
             ]
             if arguments.device == "cpu":
-                cells.append(f"{1e3 * time_products(model, atoms, rounds):.1f}")
+                both = time_products(model, atoms, rounds, has_own=True)
+                cells += [f"{1e3 * value:.1f}" for value in both]
             else:
-                cells.append("")
+                cells += ["", ""]
             cells.append("" if error is None else f"{100 * error:.1f} %")
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from single_point import (
     add_common_options,
-    build_engine,
+    build_calculator,
     describe,
-    list_engines,
-    time_engines,
+    list_programs,
+    time_calculators,
     write_models,
 )
 
@@ -70,7 +70,7 @@ def read_peak(device):
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure(engines, sizes, rounds, device):
+def measure(calculators, sizes, rounds, device):
     """Yield (size, seconds by engine) until memory would run out."""
     start, peak = read_peak(device), 0
     for size in sizes:
@@ -80,18 +80,18 @@ def measure(engines, sizes, rounds, device):
             print(f"\n{size} atoms would not fit in memory", flush=True)
             return
         atoms, seconds = build_silicon(size), {}
-        for name in list(engines):
+        for name in list(calculators):
             try:
-                found = time_engines({name: engines[name]}, atoms, 1)
+                found = time_calculators({name: calculators[name]}, atoms, 1)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 print(f"\n{name}: out of memory at {size} atoms", flush=True)
-                del engines[name]
+                del calculators[name]
                 continue
             seconds[name] = found[name]
-        if rounds > 1 and engines:
-            seconds = time_engines(engines, atoms, rounds)
+        if rounds > 1 and calculators:
+            seconds = time_calculators(calculators, atoms, rounds)
         peak = read_peak(device) - start
         yield size, seconds
 
@@ -123,13 +123,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_options(parser, rounds=5)
     parser.add_argument("--max-atoms", type=int, default=2048)
-    parser.add_argument("--engines", nargs="*", help="names of engines; default all")
+    parser.add_argument(
+        "--programs", nargs="*", help="names of calculators; default all"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture, e.g. PNG")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
-    known = list_engines(arguments.dtype, arguments.device)
-    names = arguments.engines or known
+    known = list_programs(arguments.dtype, arguments.device)
+    names = arguments.programs or known
     if set(names) - set(known):
         parser.error(f"no engine {set(names) - set(known)}; there are {known}")
     if arguments.max_atoms < FIRST:
@@ -140,9 +142,11 @@ def main():
     results = []
     with tempfile.TemporaryDirectory() as folder:
         write_models(arguments.shape, arguments.dtype, Path(folder))
-        engines = {n: build_engine(n, Path(folder), arguments.device) for n in names}
+        calculators = {
+            n: build_calculator(n, Path(folder), arguments.device) for n in names
+        }
         sizes = list_sizes(arguments.max_atoms)
-        for size, seconds in measure(engines, sizes, arguments.rounds, device):
+        for size, seconds in measure(calculators, sizes, arguments.rounds, device):
             cells = [f"{1e3 * seconds[n]:.1f}" if n in seconds else "" for n in names]
             print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
             results.append((size, seconds))

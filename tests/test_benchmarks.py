@@ -89,10 +89,10 @@ def run_script(name, *words, shape="tiny"):
 def test_times_against_size_are_fitted_and_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "scaling.png"
-    engines = ["metatrain", "model"]
+    programs = ["metatrain", "model"]
     _, *rows, fit = run_script(
         *("size_scaling", "--max-atoms", "130", "--rounds", "1"),
-        *("--engines", *engines, "--plot", str(picture)),
+        *("--programs", *programs, "--plot", str(picture)),
     )
     assert [row[0] for row in rows] == ["64", "128"]
     # two sizes: the fit goes through both points, but for the rounding of the table

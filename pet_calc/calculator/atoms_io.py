@@ -1,4 +1,4 @@
-"""One system in, results in ASE's names out: what the calculator's engines share."""
+"""One system in, results in ASE's names out: what the calculator's routes share."""
 
 from typing import Any
 

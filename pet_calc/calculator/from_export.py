@@ -15,7 +15,8 @@ from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
-from pet_calc.engine.exported_network import ExportedNetwork, find_exported_obstacle
+from pet_calc.engine.engine import Engine
+from pet_calc.engine.supported import find_exported_obstacle
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
 from pet_calc.model.hypers import (
@@ -100,7 +101,7 @@ class ExportBackend:
                 direct=self._direct,
             )
 
-    def _decide(self, compile: Compile, direct: bool) -> EngineSwitch[ExportedNetwork]:
+    def _decide(self, compile: Compile, direct: bool) -> EngineSwitch:
         if direct:
             obstacle: str | None = "it derives forces from the energy"
         elif self.device.type != "cpu":
@@ -108,7 +109,7 @@ class ExportBackend:
         else:
             obstacle = find_exported_obstacle(self.model, self.target)
         make = functools.partial(
-            ExportedNetwork, self.model, self.target, dtype=self.dtype
+            Engine.from_file, self.model, self.target, dtype=self.dtype
         )
         return EngineSwitch(obstacle, make, compile=compile)
 

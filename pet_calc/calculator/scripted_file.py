@@ -24,7 +24,7 @@ def find_script_obstacle(exported: Any, output: str) -> str | None:
 
 
 class ScriptedFile:
-    """Outputs of a file from float64 geometry, as ``ExportedNetwork`` gives them.
+    """Outputs of a file from float64 geometry, as ``Engine`` gives them.
 
     Metatomic's interface takes positions in the model's dtype, and gives sums in it.
     Here only the vectors between atoms are rounded, and nothing that is large.

@@ -1,4 +1,4 @@
-"""The verb ``export``: a TorchScript file for LAMMPS and other engines."""
+"""The verb ``export``: a TorchScript file for LAMMPS and other simulation programs."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Export CHECKPOINT, LoRA merged, as a metatomic model.
 
-    The file runs in every engine that speaks metatomic: LAMMPS, ASE, i-PI, GROMACS,
+    The file runs in every program that speaks metatomic: LAMMPS, ASE, i-PI, GROMACS,
     torch-sim. Before it is kept it is loaded again and compared with the model.
 
     \b

@@ -33,7 +33,7 @@ VERBS = {
     "eval": Verb("eval", "Compare a model with labelled frames."),
     "models": Verb("models", "List the models that can be used by name."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
-    "export": Verb("export", "Export a model for LAMMPS and other engines."),
+    "export": Verb("export", "Export a model for LAMMPS and other programs."),
     "lammps": Verb("lammps", "Write and run LAMMPS inputs; compile the plugin."),
     "doctor": Verb("doctor", "Check the chain from a model to LAMMPS and MPI."),
     "merge": Verb("merge", "Merge an adapter into its base."),

@@ -5,7 +5,7 @@ import logging
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -14,8 +14,9 @@ from pet_calc.engine.build import (
     is_built,
     start_build,
 )
+from pet_calc.engine.engine import Engine
 from pet_calc.engine.forks import prepare_for_forks
-from pet_calc.engine.network import FastNetwork, find_obstacle
+from pet_calc.engine.supported import find_obstacle
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
@@ -26,7 +27,6 @@ from pet_calc.system.compiler import multiplies_bfloat16
 logger = logging.getLogger(__name__)
 
 Compile: TypeAlias = bool | Literal["auto"]
-Network = TypeVar("Network")
 PRECISIONS = ("exact", "mixed")
 # a run of this many evaluations is long enough to compile for
 LONG_RUN = 20
@@ -44,13 +44,13 @@ def find_mixed_obstacle(model: PET) -> str | None:
     return None
 
 
-class EngineSwitch(Generic[Network]):
+class EngineSwitch:
     """Serves the compiled engine as soon as it should be used."""
 
     def __init__(
         self,
         obstacle: str | None,
-        make: Callable[[], Network],
+        make: Callable[[], Engine],
         *,
         compile: Compile,
         wish: str = "compile=True",
@@ -69,30 +69,30 @@ class EngineSwitch(Generic[Network]):
         if compile not in (True, False, "auto"):
             raise ConfigError(f"compile: expected True, False or 'auto', got {compile}")
         self._make = make
-        self._network: Network | None = None
+        self._engine: Engine | None = None
         self._n_calls = 0
         self._build: subprocess.Popen[bytes] | None = None
         self._is_undecided = False
         if compile is True:
             if obstacle is not None:
                 raise ConfigError(f"{wish} needs the compiled engine, but {obstacle}")
-            self._network = make()
+            self._engine = make()
         elif compile == "auto" and obstacle is None:
             if is_built():
-                self._network = make()
+                self._engine = make()
             else:
                 self._is_undecided = True
         elif compile == "auto":
             logger.debug("no compiled engine: %s", obstacle)
 
-    def get(self) -> Network | None:
+    def get(self) -> Engine | None:
         """Return the engine, None while the model itself should be evaluated."""
         prepare_for_forks()
         if self._is_undecided:
             self._n_calls += 1
             if self._n_calls >= LONG_RUN:
                 self._try_to_switch()
-        return self._network
+        return self._engine
 
     def _try_to_switch(self) -> None:
         if self._build is None:
@@ -106,7 +106,7 @@ class EngineSwitch(Generic[Network]):
         elif self._build.poll() is not None:
             self._is_undecided = False
             if is_built():
-                self._network = self._make()
+                self._engine = self._make()
                 logger.info("the compiled engine takes over")
             else:
                 logger.warning(
@@ -115,7 +115,7 @@ class EngineSwitch(Generic[Network]):
                 )
 
 
-class ModelSwitch(EngineSwitch[FastNetwork]):
+class ModelSwitch(EngineSwitch):
     """A model that predicts by the engine where it should, else by itself."""
 
     def __init__(
@@ -149,17 +149,17 @@ class ModelSwitch(EngineSwitch[FastNetwork]):
                 compile, self._precision = False, Bfloat16Products
         super().__init__(
             find_obstacle(model, target),
-            functools.partial(FastNetwork, model, target, is_mixed=is_mixed),
+            functools.partial(Engine.from_model, model, target, is_mixed),
             compile=compile,
             wish=wish,
         )
 
     def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
         """Return energies, forces and, if asked for, stress, whoever computes them."""
-        network = self.get()
-        if network is None:
+        engine = self.get()
+        if engine is None:
             with self._precision():
                 return predict(
                     self._model, batch, self._target, with_stress=with_stress
                 )
-        return network.predict(batch, with_stress=with_stress)
+        return engine.predict(batch, with_stress=with_stress)

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from pet_calc.engine.build import TRAINER, load_engine
-from pet_calc.engine.network import (
-    compute_atom_inputs,
-    differentiate_repulsion,
-    find_grid_obstacle,
-    find_obstacle,
-)
+from pet_calc.engine.origin import compute_atom_inputs, differentiate_repulsion
+from pet_calc.engine.supported import find_grid_obstacle, find_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
@@ -192,12 +188,12 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *of_results: Tensor) -> tuple[Tensor | None, ...]:
-        of_energies, of_gradient = (part.contiguous() for part in of_results)
+    def backward(ctx: Any, *grad_results: Tensor) -> tuple[Tensor | None, ...]:
+        grad_energies, grad_gradient = (part.contiguous() for part in grad_results)
         wanted = [
             name
             for name, is_needed in zip(ctx.names, ctx.needs_input_grad[5:], strict=True)
             if is_needed
         ]
-        found = ctx.step.differentiate(of_energies, of_gradient, wanted)
+        found = ctx.step.differentiate(grad_energies, grad_gradient, wanted)
         return (None, None, None, None, None, *map(found.get, ctx.names))

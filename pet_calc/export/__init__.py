@@ -1,4 +1,4 @@
-"""One TorchScript file with a PET model, for every engine that speaks metatomic.
+"""One TorchScript file with a PET model, for every program that speaks metatomic.
 
 The file is a ``metatomic.torch.AtomisticModel``: LAMMPS, i-PI, GROMACS, torch-sim,
 ASE and others load it without pet-calc.

@@ -1,4 +1,4 @@
-"""Composition energies that survive what engines do to a TorchScript file."""
+"""Composition energies that survive what programs do to a TorchScript file."""
 
 import torch
 from torch import Tensor, nn

@@ -10,7 +10,7 @@ from typing import Dict, List, Tuple, cast
 import torch
 from torch import Tensor, nn
 
-from pet_calc.engine.network import find_grid_obstacle, find_obstacle
+from pet_calc.engine.supported import find_grid_obstacle, find_obstacle
 from pet_calc.export.composition import CompositionTable
 from pet_calc.model.batch import Batch
 from pet_calc.model.edges import compute_distances
@@ -19,7 +19,7 @@ from pet_calc.model.pet import PET
 from pet_calc.model.tables import TargetTable
 
 
-class MethodsForEngine(nn.Module):
+class WeightsForEngine(nn.Module):
     """Methods for the compiled engine, which TorchScript keeps in the file.
 
     Outputs go by metatomic's names. Lengths and energies are in the model's units.

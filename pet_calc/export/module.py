@@ -8,7 +8,7 @@ from metatomic.torch import ModelOutput, NeighborListOptions, System
 from torch import Tensor
 
 from pet_calc.checkpoint.layout import build_components, build_properties
-from pet_calc.export.engine import MethodsForEngine
+from pet_calc.export.engine import WeightsForEngine
 from pet_calc.export.pairs import pair_up
 from pet_calc.model.batch import Batch
 from pet_calc.model.hypers import (
@@ -23,7 +23,7 @@ from pet_calc.model.pet import PET
 MARGINS = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
-class ExportedPET(MethodsForEngine):
+class ExportedPET(WeightsForEngine):
     """A PET behind metatomic's interface: systems in, tensor maps out."""
 
     _target_of: Dict[str, str]

@@ -97,7 +97,7 @@ def export_model(
     length_unit: str = "angstrom",
     check: bool = True,
 ) -> Path:
-    """Write the model as a TorchScript file for metatomic engines; return its path.
+    """Write the model as a TorchScript file for metatomic; return its path.
 
     Args:
         model: as for ``build_atomistic_model``.

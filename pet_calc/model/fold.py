@@ -30,7 +30,7 @@ from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
 
 # of the names above and of what `describe_shape` and `describe_numbers` hold; exported
-# files carry it, and weights.h of the engine knows one
+# files carry it, and constants.h of the engine knows one
 FORMAT_VERSION = 1
 LAYER_NORM_EPS = 1e-5
 

@@ -1,4 +1,4 @@
-"""Both engines of the calculator: choice of targets, direct heads, charge and spin."""
+"""Both routes of the calculator: choice of targets, direct heads, charge and spin."""
 
 import numpy as np
 import pytest

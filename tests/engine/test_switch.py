@@ -10,7 +10,7 @@ from support.structures import build_batch, build_structures
 from pet_calc import PETCalculator
 from pet_calc.engine import sources, switch
 from pet_calc.engine.build import build_engine, find_library, is_built
-from pet_calc.engine.network import FastNetwork
+from pet_calc.engine.engine import Engine
 from pet_calc.errors import ConfigError
 from pet_calc.export import export_model
 from pet_calc.system import compiler
@@ -35,8 +35,8 @@ def decide(**options):
 
 def test_the_engine_is_taken_where_it_is_there():
     assert is_built()
-    assert isinstance(decide().get(), FastNetwork)
-    assert isinstance(decide(compile=True).get(), FastNetwork)
+    assert isinstance(decide().get(), Engine)
+    assert isinstance(decide(compile=True).get(), Engine)
     assert decide(compile=False).get() is None
 
 
@@ -69,7 +69,7 @@ def test_a_long_run_compiles_meanwhile_and_switches_over(
     assert started == [True]
     find_library().parent.mkdir(parents=True)
     find_library().write_bytes(engine.read_bytes())
-    assert isinstance(waiting.get(), FastNetwork)
+    assert isinstance(waiting.get(), Engine)
 
 
 def test_a_compiler_that_fails_leaves_the_run_as_it_is(
@@ -160,8 +160,8 @@ def test_the_calculator_gives_the_same_with_and_without():
 def test_the_model_in_memory_may_change_after_the_engine_was_made():
     model = build_model()
     batch = build_batch(build_structures(), model)
-    fast = FastNetwork(model, "energy")
-    before = fast.predict(batch, with_composition=False).energy
+    engine = Engine.from_model(model, "energy")
+    before = engine.predict(batch, with_composition=False).energy
     with torch.no_grad():
         model.gnn_layers[0].compress[0].weight.zero_()
-    assert torch.equal(fast.predict(batch, with_composition=False).energy, before)
+    assert torch.equal(engine.predict(batch, with_composition=False).energy, before)

@@ -4,7 +4,7 @@ import ase.build
 import pytest
 import torch
 from ase import Atoms
-from engine.test_network import VARIANTS
+from engine.test_from_model import VARIANTS
 from support.models import build_model
 from support.structures import build_batch, build_structures
 

@@ -6,7 +6,7 @@ from metatomic.torch import load_atomistic_model
 from support.models import ATOMIC_TYPES, DIRECT, build_model
 from support.structures import build_batch, build_structures
 
-from pet_calc.engine.network import FastNetwork
+from pet_calc.engine.engine import Engine
 from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.fold import (
@@ -82,7 +82,7 @@ def test_charge_and_repulsion_are_those_of_the_model(load):
 def test_an_engine_made_of_the_file_alone_says_what_the_model_says(load):
     model = build_model()
     file = load(model)
-    own = FastNetwork(model, "energy")  # loads the engine's library
+    own = Engine.from_model(model, "energy")  # loads the engine's library
     _, shape, numbers = file.describe_engine("energy")
     folded = file.fold_weights(dict(file.pet.named_parameters()), "energy")
     engine = torch.classes.pet_calc.Engine(folded, shape, numbers)

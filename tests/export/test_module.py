@@ -1,4 +1,4 @@
-"""The module behind metatomic's interface, called as engines call it."""
+"""The module behind metatomic's interface, called as simulation programs call it."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def build_system(exported, model, atoms, inputs=None, *, with_gradient=False):
-    """The system that an engine would send, its pairs in a random order."""
+    """The system that a simulation program would send, its pairs in a random order."""
     batch = build_batch([atoms], model, skin=0.5)
     system = System(
         types=batch.species.to(torch.int32),

@@ -1,6 +1,6 @@
 """The declared interaction range, by experiment.
 
-An engine that splits space gives each rank its own atoms and all others within the
+A program that splits space gives each rank its own atoms and all others within the
 range. The range is right if the energies of a rank's own atoms are then exact; forces
 follow, because each rank's gradient on the foreign atoms is sent back and added.
 """

@@ -128,7 +128,7 @@ def test_both_levels_are_loaded_exported_converted_and_shown(tmp_path, caplog):
         expected = predict(model, target)
         for other in (exported, theirs):
             np.testing.assert_allclose(predict(other, target), expected, atol=1e-9)
-        # an engine that we did not write
+        # a program that we did not write
         calculator = MetatomicCalculator(
             exported, variants={"energy": variant}, check_consistency=False
         )

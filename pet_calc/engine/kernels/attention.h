@@ -1,12 +1,16 @@
 // Attention inside blocks of one atom and its edges, without padding.
 //
-// Rows of `mixed` [n_tokens, 3 d] hold query, key and value of each token: atoms first,
-// then edges sorted by atom. A block is atom i and the edges first[i] to first[i + 1].
+// Rows of `qkv` [n_tokens, 3 d] hold query, key and value of each token: atoms first,
+// then edges sorted by atom. A block is atom i and the edges first_edge[i] to first_edge[i + 1].
 
 #pragma once
 
 #include "rows.h"
 #include "tiles.h"
+
+#include <c10/util/Exception.h>
+
+#include <type_traits>
 
 namespace pet_calc::engine {
 
@@ -16,19 +20,51 @@ struct Blocks {
     int64_t n_heads;
     int64_t d_head;
     A scale;
-    const int64_t *first;     // [n_atoms + 1], first edge of each atom
-    const int64_t *weights;   // [n_atoms + 1], where each block's weights start
-    const A *log_factors;     // [n_edges]
+    const int64_t *first_edge;     // [n_atoms + 1], first edge of each atom
+    const int64_t *weight_starts;  // [n_atoms + 1], where each block's weights start
+    const A *log_factors;          // [n_edges]
 
-    int64_t size(int64_t atom) const { return first[atom + 1] - first[atom] + 1; }
+    int64_t size(int64_t atom) const { return first_edge[atom + 1] - first_edge[atom] + 1; }
     int64_t row(int64_t atom, int64_t token) const {
-        return token == 0 ? atom : n_atoms + first[atom] + token - 1;
+        return token == 0 ? atom : n_atoms + first_edge[atom] + token - 1;
     }
 };
 
 // rows of numbers per key are padded to full registers, so that loops over keys need no tail
 constexpr int64_t LANES = REGISTER_BYTES / sizeof(float);
 inline int64_t pad(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// calls `work` with the width of an attention head as a constant
+template <typename F>
+void with_head_width(int64_t width, F work) {
+    switch (width) {
+        case 4: return work(std::integral_constant<int64_t, 4>());
+#ifndef PET_CALC_ONE_HEAD_WIDTH  // which tests with sanitizers ask for
+        case 8: return work(std::integral_constant<int64_t, 8>());
+        case 12: return work(std::integral_constant<int64_t, 12>());
+        case 16: return work(std::integral_constant<int64_t, 16>());
+        case 24: return work(std::integral_constant<int64_t, 24>());
+        case 32: return work(std::integral_constant<int64_t, 32>());
+        case 48: return work(std::integral_constant<int64_t, 48>());
+        case 64: return work(std::integral_constant<int64_t, 64>());
+        case 80: return work(std::integral_constant<int64_t, 80>());
+        case 96: return work(std::integral_constant<int64_t, 96>());
+        case 128: return work(std::integral_constant<int64_t, 128>());
+#endif
+    }
+    TORCH_CHECK(false, "no kernel for attention heads of width ", width);
+}
+
+// starts [n_atoms + 1] of the attention weights of each atom's block
+inline std::vector<int64_t> find_weight_starts(const int64_t *first_edge, int64_t n_atoms,
+                                               int64_t n_heads) {
+    std::vector<int64_t> starts(n_atoms + 1, 0);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        int64_t size = first_edge[i + 1] - first_edge[i] + 1;
+        starts[i + 1] = starts[i] + size * pad(size) * n_heads;
+    }
+    return starts;
+}
 
 // out [n_parts, size, D] = a block's rows of `from` [n_tokens, n_parts * D], plus a bias
 // [n_parts * D] where there is one. Whole rows at a time: memory is fast in order only.
@@ -50,8 +86,7 @@ inline void load_block(const Blocks<A> &blocks, int64_t atom, int64_t n_parts, c
                 for (int64_t k = 0; k < D; k++) to[k] = widen(row[part * D + k]);
             if (bias == nullptr) continue;
             for (int64_t k = 0; k < D; k += W)
-                *reinterpret_cast<V *>(to + k) +=
-                    *reinterpret_cast<const V *>(bias + part * D + k);
+                *reinterpret_cast<V *>(to + k) += *reinterpret_cast<const V *>(bias + part * D + k);
         }
     }
 }
@@ -109,7 +144,7 @@ inline void combine_down(const A *factors, const A *rows, int64_t size, int64_t 
 
 // weights [n_heads, size, padded] of each block are kept for the backward pass
 template <int64_t D, typename A, typename S>
-void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, S *out) {
+void attend_forward(const Blocks<A> &blocks, const S *qkv, const A *bias, A *weights, S *out) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
@@ -120,14 +155,14 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
             A *__restrict__ mask = turned + D * padded;
             mask[0] = 0;
             for (int64_t t = 1; t < size; t++)
-                mask[t] = blocks.log_factors[blocks.first[atom] + t - 1];
+                mask[t] = blocks.log_factors[blocks.first_edge[atom] + t - 1];
             // finite, so that it survives fast arithmetic; its exponential is next to 0
             for (int64_t t = size; t < padded; t++) mask[t] = A(-1e30);
-            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
+            load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
             for (int64_t head = 0; head < n_heads; head++) {
                 A *query = loaded + head * part, *key = query + n_heads * part;
                 const A *value = key + n_heads * part;
-                A *kept = weights + blocks.weights[atom] + head * size * padded;
+                A *kept = weights + blocks.weight_starts[atom] + head * size * padded;
                 transpose<D>(key, turned, size, padded);
                 multiply_turned<D>(query, turned, size, padded, kept);
                 for (int64_t a = 0; a < size; a++) {
@@ -152,49 +187,50 @@ void attend(const Blocks<A> &blocks, const S *mixed, const A *bias, A *weights, 
     });
 }
 
-// of_mixed = gradient of `mixed`; of_logs [n_edges] += gradient of the log factors
+// grad_qkv = gradient of `qkv`; grad_logs [n_edges] += gradient of the log factors
 template <int64_t D, typename A, typename S>
-void attend_backward(const Blocks<A> &blocks, const S *of_out, const S *mixed, const A *bias,
-                     const A *weights, S *of_mixed, A *of_logs) {
+void attend_backward(const Blocks<A> &blocks, const S *grad_out, const S *qkv, const A *bias,
+                     const A *weights, S *grad_qkv, A *grad_logs) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
         for (int64_t atom = begin; atom < end; atom++) {
             int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
             scratch.resize((4 * n_heads + 1) * part + (D + size + 1) * padded);
-            A *loaded = scratch.data(), *loaded_from = loaded + 3 * n_heads * part;
-            A *of_key = loaded_from + n_heads * part, *turned = of_key + part;
-            A *of_logits = turned + D * padded, *__restrict__ of_mask = of_logits + size * padded;
-            for (int64_t t = 0; t < padded; t++) of_mask[t] = 0;
-            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
-            load_block<D, A>(blocks, atom, n_heads, of_out, nullptr, loaded_from);
+            A *loaded = scratch.data(), *loaded_grad = loaded + 3 * n_heads * part;
+            A *grad_key = loaded_grad + n_heads * part, *turned = grad_key + part;
+            A *grad_logits = turned + D * padded, *__restrict__ grad_mask =
+                                                      grad_logits + size * padded;
+            for (int64_t t = 0; t < padded; t++) grad_mask[t] = 0;
+            load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
+            load_block<D, A>(blocks, atom, n_heads, grad_out, nullptr, loaded_grad);
             for (int64_t head = 0; head < n_heads; head++) {
                 A *query = loaded + head * part, *key = query + n_heads * part;
                 A *value = key + n_heads * part;
-                const A *from = loaded_from + head * part;
-                const A *p = weights + blocks.weights[atom] + head * size * padded;
+                const A *head_grad = loaded_grad + head * part;
+                const A *p = weights + blocks.weight_starts[atom] + head * size * padded;
                 transpose<D>(value, turned, size, padded);
-                multiply_turned<D>(from, turned, size, padded, of_logits);
+                multiply_turned<D>(head_grad, turned, size, padded, grad_logits);
                 for (int64_t a = 0; a < size; a++) {
                     const A *__restrict__ weight = p + a * padded;
-                    A *__restrict__ of_logit = of_logits + a * padded;
+                    A *__restrict__ grad_logit = grad_logits + a * padded;
                     A along = 0;
-                    for (int64_t b = 0; b < padded; b++) along += weight[b] * of_logit[b];
+                    for (int64_t b = 0; b < padded; b++) along += weight[b] * grad_logit[b];
                     for (int64_t b = 0; b < padded; b++) {
-                        A slope = weight[b] * (of_logit[b] - along);
-                        of_mask[b] += slope;
-                        of_logit[b] = slope * blocks.scale;
+                        A slope = weight[b] * (grad_logit[b] - along);
+                        grad_mask[b] += slope;
+                        grad_logit[b] = slope * blocks.scale;
                     }
                 }
                 // gradients take the place of what they are in
-                combine_down<D>(of_logits, query, size, padded, of_key);
-                combine<D>(of_logits, key, size, padded, query);
-                std::copy(of_key, of_key + part, key);
-                combine_down<D>(p, from, size, padded, value);
+                combine_down<D>(grad_logits, query, size, padded, grad_key);
+                combine<D>(grad_logits, key, size, padded, query);
+                std::copy(grad_key, grad_key + part, key);
+                combine_down<D>(p, head_grad, size, padded, value);
             }
-            store_block<D>(blocks, atom, 3 * n_heads, loaded, of_mixed);
+            store_block<D>(blocks, atom, 3 * n_heads, loaded, grad_qkv);
             for (int64_t t = 1; t < size; t++)
-                of_logs[blocks.first[atom] + t - 1] += of_mask[t];
+                grad_logs[blocks.first_edge[atom] + t - 1] += grad_mask[t];
         }
     });
 }

@@ -1,7 +1,7 @@
 #include "engine.h"
 
-#include "pairs.h"
-#include "pass.h"
+#include "edges.h"
+#include "inference.h"
 
 #include <ATen/core/grad_mode.h>
 
@@ -21,29 +21,31 @@ Engine::Engine(const Tensors &tensors, const Integers &shape, const Numbers &num
           return Network(tensors, shape, numbers, {}, none);
       }()) {}
 
-std::tuple<Tensor, Tensor, Tensor> Engine::run_edges(
-    const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,
-    const Tensor &geometry, const Tensor &factors, const Tensor &scale,
-    const c10::optional<Tensor> &addition) {
+std::tuple<Tensor, Tensor, Tensor> Engine::run_edges(const Tensor &species, const Tensor &kinds,
+                                                     const Tensor &reverse,
+                                                     const Tensor &first_edge,
+                                                     const Tensor &geometry, const Tensor &factors,
+                                                     const Tensor &scale,
+                                                     const c10::optional<Tensor> &addition) {
     at::NoGradGuard no_grad;
-    Input input{species, kinds, reverse, first, geometry, factors, scale, addition};
+    Input input{species, kinds, reverse, first_edge, geometry, factors, scale, addition};
+    check_edges(network_, input);
     return dispatch([&](auto real, auto stored) {
-        Output out = Pass<decltype(real), decltype(stored)>(network_, input, pool_).run();
-        return std::make_tuple(out.energies, out.of_geometry, out.of_factors);
+        Output out = evaluate<decltype(real), decltype(stored)>(network_, input, pool_);
+        return std::make_tuple(out.energies, out.grad_geometry, out.grad_factors);
     });
 }
 
-std::tuple<Tensor, Tensor> Engine::run_pairs(
-    const Tensor &species, const Tensor &centers, const Tensor &neighbors,
-    const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
-    const c10::optional<Tensor> &addition) {
+std::tuple<Tensor, Tensor> Engine::run_pairs(const Tensor &species, const Tensor &centers,
+                                             const Tensor &neighbors, const Tensor &reverse,
+                                             const Tensor &vectors, const Tensor &scale,
+                                             const c10::optional<Tensor> &addition) {
     at::NoGradGuard no_grad;
     return dispatch([&](auto real, auto stored) {
-        Pairs<decltype(real)> pairs(network_, species, centers, neighbors, reverse, vectors,
-                                    scale, addition);
-        Pass<decltype(real), decltype(stored)> pass(network_, pairs.input(), pool_);
-        Output out = pass.run();
-        return std::make_tuple(out.energies, pairs.turn_back(out));
+        Edges<decltype(real)> edges(network_, species, centers, neighbors, reverse, vectors, scale,
+                                    addition);
+        Output out = evaluate<decltype(real), decltype(stored)>(network_, edges.input(), pool_);
+        return std::make_tuple(out.energies, edges.backward(out));
     });
 }
 

@@ -1,13 +1,14 @@
 // Energy of a PET and its gradient, written out by hand.
 //
 // There are no weight gradients. Everything between two matrix products is one loop, and
-// the products themselves are those of products.h. Norm weights, the edge embedding and the element tables are
-// folded into the matrices before they come here (pet_calc/model/fold.py).
+// the products themselves are those of products.h. Norm weights, the edge embedding and the element
+// tables are folded into the matrices before they come here (pet_calc/model/fold.py).
 //
 // `library.cpp` makes it a class for Python; the LAMMPS plugin uses it as it is.
 
 #pragma once
 
+#include "pool.h"
 #include "weights.h"
 
 #include <ATen/core/ivalue.h>
@@ -21,18 +22,19 @@ class Engine : public torch::CustomClassHolder {
     Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers);
 
     // Energies per atom, and the gradient of their sum, from edges and their factors.
-    // Arguments: see Input in frame.h.
-    std::tuple<Tensor, Tensor, Tensor> run_edges(
-        const Tensor &species, const Tensor &kinds, const Tensor &reverse, const Tensor &first,
-        const Tensor &geometry, const Tensor &factors, const Tensor &scale,
-        const c10::optional<Tensor> &addition);
+    // Arguments: see Input in input.h.
+    std::tuple<Tensor, Tensor, Tensor> run_edges(const Tensor &species, const Tensor &kinds,
+                                                 const Tensor &reverse, const Tensor &first_edge,
+                                                 const Tensor &geometry, const Tensor &factors,
+                                                 const Tensor &scale,
+                                                 const c10::optional<Tensor> &addition);
 
     // The same from all pairs, sorted by centre, whose edges are found here; the gradient
     // is that of the vectors [n_pairs, 3].
-    std::tuple<Tensor, Tensor> run_pairs(
-        const Tensor &species, const Tensor &centers, const Tensor &neighbors,
-        const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
-        const c10::optional<Tensor> &addition);
+    std::tuple<Tensor, Tensor> run_pairs(const Tensor &species, const Tensor &centers,
+                                         const Tensor &neighbors, const Tensor &reverse,
+                                         const Tensor &vectors, const Tensor &scale,
+                                         const c10::optional<Tensor> &addition);
 
   private:
     template <typename F>

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "pool.h"
 #include "weights.h"
 
 #include <unordered_map>
@@ -23,9 +24,7 @@ class Trained {
     }
 
   private:
-    bool has(const Tensor &tensor) const {
-        return known_.count(tensor.unsafeGetTensorImpl()) > 0;
-    }
+    bool has(const Tensor &tensor) const { return known_.count(tensor.unsafeGetTensorImpl()) > 0; }
     std::unordered_set<const void *> known_;
 };
 
@@ -57,13 +56,56 @@ class Gradients {
     // whether anything is asked for that comes before the first attention
     bool has_inputs() const { return has_inputs_; }
 
+    // of a bias, or of anything that is added to each row
+    void add_sum(const Tensor &bias, const Tensor &grad_rows_dot) {
+        if (!bias.defined()) return;
+        if (Tensor *sum = find(bias)) sum->add_(grad_rows_dot.sum(0));
+    }
+
+    // of a table whose rows `index` were looked up
+    void add_to_rows(const Tensor &table, const Tensor &index, const Tensor &grad_rows_dot) {
+        if (Tensor *sum = find(table)) sum->index_add_(0, index, grad_rows_dot);
+    }
+
+    // of the matrix of a linear layer y = x W^T, or of its factors
+    template <typename A>
+    void add_matrix(const Linear &layer, const Twin &x, const Tensor &grad_y,
+                    const Tensor &grad_y_dot, Pool &pool) {
+        if (layer.lora_a.defined()) add_factors<A>(layer, x, grad_y, grad_y_dot, pool);
+        if (Tensor *weight = find(layer.weight)) {
+            weight->addmm_(grad_y_dot.t(), x.value);
+            weight->addmm_(grad_y.t(), x.dot);
+        }
+    }
+
     Tensors by_name;
 
   private:
+    // of the factors of LoRA: y = x A^T B^T, with B [out, r] as lora_b transposed
+    template <typename A>
+    void add_factors(const Linear &layer, const Twin &x, const Tensor &grad_y,
+                     const Tensor &grad_y_dot, Pool &pool) {
+        int64_t n_rows = grad_y.size(0), rank = layer.lora_a.size(0);
+        auto shrink = [&](const Tensor &from, const Tensor &panels) {
+            Tensor low = pool.borrow(LOW_RANK, n_rows, rank, from.scalar_type());
+            multiply_panels<A>(from, panels, low, false);
+            return low;
+        };
+        if (Tensor *grad_a = find(layer.lora_a)) {
+            Tensor panels = lay_out_panels<A>(layer.lora_b.t());
+            add_product_of_columns<A>(shrink(grad_y_dot, panels), x.value, *grad_a);
+            add_product_of_columns<A>(shrink(grad_y, panels), x.dot, *grad_a);
+        }
+        if (Tensor *grad_b = find(layer.lora_b)) {
+            Tensor panels = lay_out_panels<A>(layer.lora_a.t());
+            add_product_of_columns<A>(shrink(x.value, panels), grad_y_dot, *grad_b);
+            add_product_of_columns<A>(shrink(x.dot, panels), grad_y, *grad_b);
+        }
+    }
+
     static bool is_of_inputs(const std::string &name) {
-        for (const char *start :
-             {"addition", "message_table", "node_table.", "gnn.0.basis", "gnn.0.table",
-              "gnn.0.compress.", "gnn.0.0.contract."})
+        for (const char *start : {"addition", "message_table", "node_table.", "gnn.0.basis",
+                                  "gnn.0.table", "gnn.0.compress.", "gnn.0.0.contract."})
             if (name.rfind(start, 0) == 0) return true;
         return false;
     }

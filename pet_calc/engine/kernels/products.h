@@ -86,6 +86,7 @@ void sum_tile(const A *rows, int64_t row_step, const A *panel, int64_t n_terms, 
 template <typename A>
 void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, bool adds) {
     int64_t n = x.size(0), n_terms = x.size(1), n_columns = out.size(1);
+    if (n == 0) return;
     int64_t x_stride = x.stride(0), out_stride = out.stride(0);
     const A *from = x.data_ptr<A>(), *matrix = panels.data_ptr<A>();
     A *to = out.data_ptr<A>();
@@ -126,6 +127,7 @@ template <typename A>
 void add_product_of_columns(const Tensor &left, const Tensor &right, Tensor &out) {
     constexpr int64_t W = REGISTER_BYTES / sizeof(A), RUN = 64;
     int64_t n = left.size(0), r = left.size(1), n_columns = right.size(1);
+    if (n == 0) return;
     if (n_columns % W != 0) {
         out.addmm_(left.t(), right);
         return;
@@ -135,7 +137,7 @@ void add_product_of_columns(const Tensor &left, const Tensor &right, Tensor &out
     int64_t grain = 1 + THREAD_WORK / (W * n * r);
     at::parallel_for(0, n_columns / W, grain, [&](int64_t begin, int64_t end) {
         for (int64_t k = 0; k < n; k += RUN) {
-            Terms<A> terms{from + k * r,  1, r, with + k * n_columns + begin * W, n_columns,
+            Terms<A> terms{from + k * r,        1, r, with + k * n_columns + begin * W, n_columns,
                            std::min(RUN, n - k)};
             multiply_block<W, true>(terms, r, (end - begin) * W, to + begin * W, n_columns);
         }

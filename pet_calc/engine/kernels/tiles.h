@@ -31,8 +31,7 @@ inline void sum_terms(const Terms<A> &terms, A *out, int64_t stride) {
         const A *right = terms.right + k * terms.right_step;
         V vectors[N];
 #pragma GCC unroll 2
-        for (int64_t v = 0; v < N; v++)
-            vectors[v] = *reinterpret_cast<const V *>(right + v * W);
+        for (int64_t v = 0; v < N; v++) vectors[v] = *reinterpret_cast<const V *>(right + v * W);
 #pragma GCC unroll 12
         for (int64_t r = 0; r < R; r++) {
             A factor = terms.left[r * terms.row_step + k * terms.term_step];

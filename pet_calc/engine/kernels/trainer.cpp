@@ -1,7 +1,7 @@
 // Energies and their gradient with the gradient of both in the weights, as a class for
 // PyTorch: for one training step each.
 
-#include "pairs.h"
+#include "edges.h"
 #include "training.h"
 
 #include <torch/library.h>
@@ -41,7 +41,7 @@ class Step {
   public:
     virtual ~Step() = default;
     virtual std::tuple<Tensor, Tensor> evaluate() = 0;
-    virtual void differentiate(const Tensor &of_energies, const Tensor &vectors_dot,
+    virtual void differentiate(const Tensor &grad_energies, const Tensor &vectors_dot,
                                Gradients &gradients) = 0;
 };
 
@@ -49,24 +49,23 @@ template <typename A>
 class TypedStep : public Step {
   public:
     template <typename... Arguments>
-    TypedStep(const Network &network, const Trained &trained, Pool &pool,
-              Arguments &&...arguments)
-        : pairs_(network, std::forward<Arguments>(arguments)...),
-          pass_(network, trained, pairs_.input(), pool) {}
+    TypedStep(const Network &network, const Trained &trained, Pool &pool, Arguments &&...arguments)
+        : edges_(network, std::forward<Arguments>(arguments)...),
+          pass_(network, trained, edges_.input(), pool) {}
 
     std::tuple<Tensor, Tensor> evaluate() override {
         Output out = pass_.evaluate();
-        return {out.energies, pairs_.turn_back(out)};
+        return {out.energies, edges_.backward(out)};
     }
 
-    void differentiate(const Tensor &of_energies, const Tensor &vectors_dot,
+    void differentiate(const Tensor &grad_energies, const Tensor &vectors_dot,
                        Gradients &gradients) override {
-        auto [geometry_dot, factors_dot] = pairs_.turn_dot(vectors_dot);
-        pass_.differentiate(of_energies, geometry_dot, factors_dot, gradients);
+        auto [geometry_dot, factors_dot] = edges_.forward_dot(vectors_dot);
+        pass_.differentiate(grad_energies, geometry_dot, factors_dot, gradients);
     }
 
   private:
-    Pairs<A> pairs_;
+    Edges<A> edges_;
     TrainingPass<A> pass_;
 };
 
@@ -74,10 +73,10 @@ class TrainingStep : public torch::CustomClassHolder {
   public:
     TrainingStep(const c10::intrusive_ptr<Workspace> &workspace,
                  const c10::intrusive_ptr<Layouts> &layouts, const Tensors &tensors,
-                 const std::vector<std::string> &trained, const Integers &shape, const Numbers &numbers, const Tensor &species,
-                 const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
-                 const Tensor &vectors, const Tensor &scale,
-                 const c10::optional<Tensor> &addition)
+                 const std::vector<std::string> &trained, const Integers &shape,
+                 const Numbers &numbers, const Tensor &species, const Tensor &centers,
+                 const Tensor &neighbors, const Tensor &reverse, const Tensor &vectors,
+                 const Tensor &scale, const c10::optional<Tensor> &addition)
         : pool_(workspace->take(), [workspace](Pool *pool) { workspace->give_back(pool); }),
           tensors_(tensors),
           trained_(tensors, trained),
@@ -85,9 +84,9 @@ class TrainingStep : public torch::CustomClassHolder {
           addition_(addition) {
         at::NoGradGuard no_grad;
         auto make = [&](auto real) {
-            step_ = std::make_unique<TypedStep<decltype(real)>>(
-                network_, trained_, *pool_, species, centers, neighbors, reverse, vectors, scale,
-                addition_);
+            step_ = std::make_unique<TypedStep<decltype(real)>>(network_, trained_, *pool_, species,
+                                                                centers, neighbors, reverse,
+                                                                vectors, scale, addition_);
         };
         if (network_.real == at::kDouble)
             make(double());
@@ -101,13 +100,13 @@ class TrainingStep : public torch::CustomClassHolder {
         return step_->evaluate();
     }
 
-    // A loss's gradient in the tensors of these names, which are among `trained`, from that in the energies
-    // [n_atoms] and in their gradient [n_pairs, 3].
-    Tensors differentiate(const Tensor &of_energies, const Tensor &of_gradient,
+    // A loss's gradient in the tensors of these names, which are among `trained`, from that in the
+    // energies [n_atoms] and in their gradient [n_pairs, 3].
+    Tensors differentiate(const Tensor &grad_energies, const Tensor &grad_gradient,
                           const std::vector<std::string> &names) {
         at::NoGradGuard no_grad;
         Gradients gradients(tensors_, names, addition_);
-        step_->differentiate(of_energies, of_gradient, gradients);
+        step_->differentiate(grad_energies, grad_gradient, gradients);
         return gradients.by_name;
     }
 
@@ -133,9 +132,10 @@ TORCH_LIBRARY(pet_calc_training, library) {
         .def(torch::init<const c10::intrusive_ptr<pet_calc::engine::Workspace> &,
                          const c10::intrusive_ptr<pet_calc::engine::Layouts> &,
                          const pet_calc::engine::Tensors &, const std::vector<std::string> &,
-                         const pet_calc::engine::Integers &, const pet_calc::engine::Numbers &, const at::Tensor &, const at::Tensor &,
+                         const pet_calc::engine::Integers &, const pet_calc::engine::Numbers &,
                          const at::Tensor &, const at::Tensor &, const at::Tensor &,
-                         const at::Tensor &, const c10::optional<at::Tensor> &>())
+                         const at::Tensor &, const at::Tensor &, const at::Tensor &,
+                         const c10::optional<at::Tensor> &>())
         .def("evaluate", &pet_calc::engine::TrainingStep::evaluate)
         .def("differentiate", &pet_calc::engine::TrainingStep::differentiate);
 }

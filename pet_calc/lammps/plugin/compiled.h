@@ -10,7 +10,7 @@
 
 #include <torch/script.h>
 
-#include "engine.h"
+#include "model.h"
 #include "engine/kernels/engine.h"
 #include "neighbors.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright the pet-calc developers
 
-#include "engine.h"
+#include "model.h"
 
 namespace pet_calc {
 

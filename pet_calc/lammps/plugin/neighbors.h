@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine.h"
+#include "model.h"
 
 namespace pet_calc {
 

@@ -153,16 +153,16 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
 }
 
 void PairMetatomic::load(const Settings &settings) {
-  engine_.reset();
+  model_.reset();
   std::string message;
   try {
-    engine_ = std::make_unique<Engine>(settings);
+    model_ = std::make_unique<Model>(settings);
   } catch (const std::exception &failure) {
     message = failure.what();
   }
   stop_all_if_one_failed(message);
   if (comm->me != 0) return;
-  for (const auto &line : {engine_->describe(), engine_->describe_route()})
+  for (const auto &line : {model_->describe(), model_->describe_route()})
     utils::logmesg(lmp, "pair metatomic: " + line + "\n");
 }
 
@@ -185,7 +185,7 @@ void PairMetatomic::read_units() {
 
 void PairMetatomic::coeff(int n_arguments, char **arguments) {
   const int n_types = atom->ntypes;
-  if (!engine_) error->all(FLERR, "pair_coeff comes after pair_style metatomic");
+  if (!model_) error->all(FLERR, "pair_coeff comes after pair_style metatomic");
   if (n_arguments != n_types + 2 || std::strcmp(arguments[0], "*") != 0 ||
       std::strcmp(arguments[1], "*") != 0)
     error->all(FLERR, "pair_coeff of metatomic: expected `* *` and then one element or atomic "
@@ -202,10 +202,10 @@ void PairMetatomic::coeff(int n_arguments, char **arguments) {
     const std::string word = arguments[type + 1];
     const bool is_number = word.find_first_not_of("0123456789") == std::string::npos;
     const int number = is_number ? utils::inumeric(FLERR, word, false, lmp) : number_of(word);
-    if (!engine_->knows(number))
+    if (!model_->knows(number))
       error->all(FLERR, "pair_coeff of metatomic: the model does not know " + word + " (type " +
                             std::to_string(type) + "); its elements are: " +
-                            engine_->known_elements());
+                            model_->known_elements());
     number_of_type_[type] = number;
   }
   for (int i = 1; i <= n_types; i++)
@@ -220,7 +220,7 @@ void PairMetatomic::init_style() {
     error->all(FLERR, "pair_style metatomic: a model of many-body energies acts on all atoms; use "
                       "`pair_style hybrid/overlay` instead of `hybrid`");
   const auto *p = domain->periodicity;
-  if (!engine_->has_virial({p[0] != 0, p[1] != 0, p[2] != 0}) && comm->me == 0)
+  if (!model_->has_virial({p[0] != 0, p[1] != 0, p[2] != 0}) && comm->me == 0)
     error->warning(FLERR, "pair_style metatomic: the pressure will be NaN: there is no "
                           "non-conservative stress {}",
                    domain->nonperiodic ? "without periodicity in all directions" : "in the model");
@@ -259,7 +259,7 @@ void PairMetatomic::require_newton_and_ghosts() {
 }
 
 void PairMetatomic::require_range() {
-  const double declared = engine_->declared_range(), reached = engine_->pet_range();
+  const double declared = model_->declared_range(), reached = model_->pet_range();
   if (reached == 0.0 && range_override_ == 0.0)
     error->all(FLERR,
                "pair_style metatomic: the file holds no PET whose interaction range can be checked, "
@@ -280,14 +280,14 @@ void PairMetatomic::require_range() {
 }
 
 double PairMetatomic::range() const {
-  return std::max({range_override_, engine_->declared_range(), engine_->pet_range()});
+  return std::max({range_override_, model_->declared_range(), model_->pet_range()});
 }
 
 double PairMetatomic::init_one(int i, int j) {
   if (setflag[i][j] == 0)
     error->all(FLERR, "pair_style metatomic: give every atom type an element with "
                       "`pair_coeff * * ...`");
-  return engine_->cutoff() / length_to_angstrom_;
+  return model_->cutoff() / length_to_angstrom_;
 }
 
 void PairMetatomic::compute(int eflag, int vflag) {
@@ -295,7 +295,7 @@ void PairMetatomic::compute(int eflag, int vflag) {
   if (vflag_atom || cvflag_atom)
     error->all(FLERR, "pair_style metatomic: the model has no virial per atom; remove `compute "
                       "stress/atom`, or leave `pair` out of it");
-  if (eflag_atom && !engine_->has_energies())
+  if (eflag_atom && !model_->has_energies())
     error->all(FLERR, "pair_style metatomic: the model has no energies per atom; remove `compute "
                       "pe/atom`");
   n_evaluated_ = 0.0;
@@ -304,7 +304,7 @@ void PairMetatomic::compute(int eflag, int vflag) {
     // a rank without atoms has no part in the energy; its ghosts' forces come from others
     if (atom->nlocal > 0) {
       fill_structure();
-      add_results(engine_->evaluate(structure_));
+      add_results(model_->evaluate(structure_));
     }
   } catch (const std::exception &failure) {
     message = failure.what();

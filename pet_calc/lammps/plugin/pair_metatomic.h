@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "engine.h"
+#include "model.h"
 #include "pair.h"
 
 namespace pet_calc {
@@ -45,7 +45,7 @@ class PairMetatomic : public LAMMPS_NS::Pair {
   void add_results(const Result &result);
   void stop_all_if_one_failed(const std::string &message);
 
-  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Model> model_;
   std::vector<int> number_of_type_;    // [n_types + 1], atomic numbers, 0: not set
   double range_override_ = 0.0;        // Angstrom, 0: not given
   double scale_ = 1.0;

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine.h"
+#include "model.h"
 
 namespace pet_calc {
 

@@ -4,8 +4,8 @@
 // A metatomic model behind plain arrays. No torch and no LAMMPS header is needed to use
 // it, so that each of the two is compiled once only.
 
-#ifndef PET_CALC_ENGINE_H
-#define PET_CALC_ENGINE_H
+#ifndef PET_CALC_MODEL_H
+#define PET_CALC_MODEL_H
 
 #include <array>
 #include <cstdint>
@@ -54,10 +54,10 @@ struct Result {
 };
 
 // All functions report failures as std::runtime_error with one line of text.
-class Engine {
+class Model {
  public:
-  explicit Engine(const Settings &settings);
-  ~Engine();
+  explicit Model(const Settings &settings);
+  ~Model();
 
   Result evaluate(const Structure &structure);
 

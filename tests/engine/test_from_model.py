@@ -11,7 +11,8 @@ from support.models import build_model
 from support.structures import build_batch, build_structures
 
 from pet_calc.data.systems import build_batch as build_system_batch
-from pet_calc.engine.network import HEAD_WIDTHS, FastNetwork, find_obstacle
+from pet_calc.engine.engine import Engine
+from pet_calc.engine.supported import HEAD_WIDTHS, find_obstacle
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
@@ -42,8 +43,8 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 def compare(model, batch, tolerance, **options):
     """Check energies, forces and stress; return the engine's prediction."""
-    fast = FastNetwork(model, "energy", **options)
-    found = fast.predict(batch, with_stress=True, with_composition=False)
+    engine = Engine.from_model(model, "energy", **options)
+    found = engine.predict(batch, with_stress=True, with_composition=False)
     expected = predict(model, batch, "energy", with_stress=True, with_composition=False)
     for name in ("energy", "atomic_energies", "forces", "stress"):
         value, other = getattr(found, name), getattr(expected, name)
@@ -88,11 +89,11 @@ def test_atoms_without_neighbours_and_blocks_of_any_length(n_atoms):
 
 def test_sizes_may_change_from_call_to_call():
     model = build_model(**ADAPTIVE)
-    fast = FastNetwork(model, "energy")
+    engine = Engine.from_model(model, "energy")
     structures = build_structures()
     for chosen in (structures[:1], structures, structures[4:], structures[1:3]):
         batch = build_batch(chosen, model)
-        found = fast.predict(batch).forces
+        found = engine.predict(batch).forces
         torch.testing.assert_close(
             found, predict(model, batch).forces, rtol=0, atol=1e-11
         )
@@ -114,7 +115,7 @@ def test_several_threads_give_the_same_numbers():
 def test_another_output_of_the_model_is_computed():
     model = build_model([TargetSpec.for_energy(), TargetSpec.for_energy("energy/pbe")])
     batch = build_batch(build_structures(), model)
-    found = FastNetwork(model, "energy/pbe").predict(batch)
+    found = Engine.from_model(model, "energy/pbe").predict(batch)
     torch.testing.assert_close(
         found.energy, predict(model, batch, "energy/pbe").energy, rtol=1e-12, atol=0
     )
@@ -124,7 +125,7 @@ def test_bfloat16_products_are_off_by_their_rounding_and_no_more():
     model = build_model(dtype=torch.float32, d_pet=32, d_node=64)
     batch = build_batch(build_structures(), model)
     exact = predict(model, batch)
-    found = FastNetwork(model, "energy", is_mixed=True).predict(batch)
+    found = Engine.from_model(model, "energy", is_mixed=True).predict(batch)
     error = (found.forces - exact.forces).abs().max() / exact.forces.abs().max()
     # a product of bfloat16 is rounded to 2^-9, and some 20 of them follow one another
     assert 1e-5 < error < 0.1
@@ -133,9 +134,9 @@ def test_bfloat16_products_are_off_by_their_rounding_and_no_more():
 def test_copies_and_pickles_compute_too():
     model = build_model()
     batch = build_batch(build_structures(), model)
-    fast = FastNetwork(model, "energy")
-    expected = fast.predict(batch).energy
-    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+    engine = Engine.from_model(model, "energy")
+    expected = engine.predict(batch).energy
+    for other in (copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
         assert torch.equal(other.predict(batch).energy, expected)
 
 
@@ -143,12 +144,12 @@ def test_copies_and_pickles_compute_too():
 def test_later_changes_of_the_weights_have_no_effect(dtype):
     model = build_model(dtype=dtype)
     batch = build_batch(build_structures(), model)
-    fast = FastNetwork(model, "energy")
-    expected = fast.predict(batch).forces
+    engine = Engine.from_model(model, "energy")
+    expected = engine.predict(batch).forces
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 1.1
-    assert torch.equal(fast.predict(batch).forces, expected)
+    assert torch.equal(engine.predict(batch).forces, expected)
 
 
 def test_a_half_list_is_an_error():
@@ -159,22 +160,22 @@ def test_a_half_list_is_an_error():
     vectors[0] *= 10.0  # now i->j is out of reach, and j->i is not
     assert kept.all()
     with pytest.raises(RuntimeError, match="j->i is not"):
-        FastNetwork(model, "energy").compute(batch, vectors)
+        Engine.from_model(model, "energy").compute(batch, vectors)
 
 
 @pytest.mark.parametrize("hypers", [{}, ADAPTIVE], ids=["fixed", "adaptive"])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_a_pair_that_rounding_puts_beyond_reach_one_way_is_no_edge(dtype, hypers):
     model = build_model(dtype=dtype, **hypers)
-    fast = FastNetwork(model, "energy")
+    engine = Engine.from_model(model, "energy")
     batch = build_batch([Atoms("O2", [[0, 0, 0], [3.5, 0, 0]])], model)
     both, one, none = (compute_edge_vectors(batch) for _ in range(3))
     both[0, 0], both[1, 0] = 4.0, -4.0  # the cutoff
     one[0, 0], one[1, 0] = 4.0, -4.0 * (1 + torch.finfo(dtype).eps)
     none[0, 0], none[1, 0] = 5.0, -5.0
-    expected = fast.compute(batch, none)[0]
+    expected = engine.compute(batch, none)[0]
     for vectors in (both, one, one.flip(0)):
-        energies, gradient = fast.compute(batch, vectors)
+        energies, gradient = engine.compute(batch, vectors)
         # an edge there has no weight
         torch.testing.assert_close(energies, expected, rtol=1e-6, atol=0)
         assert float(gradient.abs().max()) < 1e-6
@@ -207,7 +208,7 @@ def test_unmerged_lora_counts():
 
 
 def test_the_engine_leaves_the_rounding_of_others_alone():
-    FastNetwork(build_model(), "energy")
-    # a library linked for fast arithmetic would flush such numbers to zero
+    Engine.from_model(build_model(), "energy")
+    # a library linked for engine arithmetic would flush such numbers to zero
     smallest = torch.tensor(1e-40, dtype=torch.float32)
     assert float(smallest * 0.5) > 0.0

@@ -19,7 +19,7 @@ from support.structures import (
 )
 
 from pet_calc import PETCalculator
-from pet_calc.engine.exported_network import ExportedNetwork
+from pet_calc.engine.engine import Engine
 from pet_calc.errors import ConfigError, ModelError
 from pet_calc.export import export_model
 
@@ -54,7 +54,7 @@ def export(tmp_path):
 
 
 def uses_engine(calculator):
-    return isinstance(calculator._backend._switch.get(), ExportedNetwork)
+    return isinstance(calculator._backend._switch.get(), Engine)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

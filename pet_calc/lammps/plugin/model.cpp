@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Copyright the pet-calc developers
 
-#include "engine.h"
+#include "model.h"
 
 #include <algorithm>
 #include <fstream>
@@ -115,7 +115,7 @@ void check_versions() {
 
 }    // namespace
 
-struct Engine::Implementation {
+struct Model::Implementation {
   Settings settings;
   std::optional<metatensor_torch::Module> model;
   metatomic_torch::ModelCapabilities capabilities;
@@ -156,7 +156,7 @@ struct Engine::Implementation {
                               Result &result) const;
 };
 
-void Engine::Implementation::load() {
+void Model::Implementation::load() {
   const std::string &path = settings.model_path;
   if (!std::ifstream(path).good())
     throw std::runtime_error("there is no file " + path +
@@ -180,7 +180,7 @@ void Engine::Implementation::load() {
   dtype = capabilities->dtype() == "float32" ? torch::kFloat32 : torch::kFloat64;
 }
 
-void Engine::Implementation::choose_output() {
+void Model::Implementation::choose_output() {
   const auto outputs = capabilities->outputs();
   std::string variant = settings.variant;
   // `variant energy/pbe` means `variant pbe`
@@ -205,7 +205,7 @@ void Engine::Implementation::choose_output() {
   if (settings.non_conservative) choose_direct_outputs();
 }
 
-void Engine::Implementation::choose_direct_outputs() {
+void Model::Implementation::choose_direct_outputs() {
   const auto outputs = capabilities->outputs();
   const auto slash = output.find('/');
   const std::string variant = slash == std::string::npos ? "" : output.substr(slash);
@@ -229,7 +229,7 @@ void Engine::Implementation::choose_direct_outputs() {
                              " per atom; remove `non_conservative on`");
 }
 
-void Engine::Implementation::choose_device() {
+void Model::Implementation::choose_device() {
   const auto &supported = capabilities->supported_devices;
   std::string wanted = settings.device;
   if (wanted.empty() || wanted == "auto") {
@@ -258,7 +258,7 @@ void Engine::Implementation::choose_device() {
   with_short_errors("cannot move the model to device " + wanted, [&] { model->to(device); });
 }
 
-void Engine::Implementation::read_inputs() {
+void Model::Implementation::read_inputs() {
   // models from before this method have no such inputs
   if (!model->find_method("requested_inputs")) return;
   const auto requests = with_short_errors("cannot ask the model for its inputs", [&] {
@@ -279,7 +279,7 @@ void Engine::Implementation::read_inputs() {
                              " does not read charge and spin; remove these keywords");
 }
 
-void Engine::Implementation::choose_route() {
+void Model::Implementation::choose_route() {
   if (settings.engine == Route::OFF)
     obstacle = "engine off";
   else if (!device.is_cpu())
@@ -296,7 +296,7 @@ void Engine::Implementation::choose_route() {
 }
 
 // Returns why there is no compiled network; empty if there is one now.
-std::string Engine::Implementation::build_compiled() {
+std::string Model::Implementation::build_compiled() {
   try {
     return with_short_errors("it does not take this file", [&]() -> std::string {
       const auto module = model->attr("module").toModule();
@@ -313,7 +313,7 @@ std::string Engine::Implementation::build_compiled() {
   }
 }
 
-metatomic_torch::System Engine::Implementation::build_system(const Structure &structure,
+metatomic_torch::System Model::Implementation::build_system(const Structure &structure,
                                                              const torch::Tensor &positions,
                                                              const torch::Tensor &cell) {
   auto types = torch::tensor(structure.numbers, torch::kInt32).to(device);
@@ -358,7 +358,7 @@ metatomic_torch::System Engine::Implementation::build_system(const Structure &st
   return system;
 }
 
-metatomic_torch::ModelEvaluationOptions Engine::Implementation::build_options(
+metatomic_torch::ModelEvaluationOptions Model::Implementation::build_options(
     const Structure &structure) const {
   auto options = torch::make_intrusive<metatomic_torch::ModelEvaluationOptionsHolder>();
   options->set_length_unit(LENGTH_UNIT);
@@ -382,7 +382,7 @@ metatomic_torch::ModelEvaluationOptions Engine::Implementation::build_options(
   return options;
 }
 
-torch::Tensor Engine::Implementation::read_energies(const torch::IValue &outputs,
+torch::Tensor Model::Implementation::read_energies(const torch::IValue &outputs,
                                                     const Structure &structure,
                                                     Result &result) const {
   const auto block = read_block(outputs, output);
@@ -392,7 +392,7 @@ torch::Tensor Engine::Implementation::read_energies(const torch::IValue &outputs
   return values.sum();
 }
 
-torch::IValue Engine::Implementation::run_model(const Structure &structure,
+torch::IValue Model::Implementation::run_model(const Structure &structure,
                                                 const torch::Tensor &positions,
                                                 const torch::Tensor &cell) {
   c10::List<metatomic_torch::System> systems;
@@ -400,7 +400,7 @@ torch::IValue Engine::Implementation::run_model(const Structure &structure,
   return model->forward({systems, build_options(structure), settings.check_consistency});
 }
 
-Result Engine::Implementation::evaluate(const Structure &structure) {
+Result Model::Implementation::evaluate(const Structure &structure) {
   if (compiled) return compiled->evaluate(structure, pairs.front());
   const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
   // from_blob only reads here, since `to` copies
@@ -437,7 +437,7 @@ Result Engine::Implementation::evaluate(const Structure &structure) {
   return result;
 }
 
-void Engine::Implementation::add_gradients(const torch::Tensor &energy,
+void Model::Implementation::add_gradients(const torch::Tensor &energy,
                                            const std::vector<torch::Tensor> &inputs,
                                            bool has_strain, Result &result) const {
   const auto gradients = torch::autograd::grad({energy}, inputs, {}, torch::nullopt, false, true);
@@ -458,7 +458,7 @@ void Engine::Implementation::add_gradients(const torch::Tensor &energy,
 }
 
 // Adds what the vectors between atoms, whose gradient is `slope`, contribute.
-void Engine::Implementation::add_vectors(const PairList &list, const double *slope,
+void Model::Implementation::add_vectors(const PairList &list, const double *slope,
                                          bool has_strain, Result &result) const {
   for (size_t p = 0; p < list.samples.size() / 5; p++) {
     double *from = &result.forces[3 * list.samples[5 * p]];
@@ -474,12 +474,12 @@ void Engine::Implementation::add_vectors(const PairList &list, const double *slo
   }
 }
 
-bool Engine::Implementation::has_virial(const std::array<bool, 3> &periodic) const {
+bool Model::Implementation::has_virial(const std::array<bool, 3> &periodic) const {
   if (force_output.empty()) return true;
   return !stress_output.empty() && periodic[0] && periodic[1] && periodic[2];
 }
 
-void Engine::Implementation::add_direct_outputs(const torch::IValue &outputs,
+void Model::Implementation::add_direct_outputs(const torch::IValue &outputs,
                                                 const Structure &structure,
                                                 Result &result) const {
   const auto forces = read_rows(read_block(outputs, force_output), structure.n_centers, 3);
@@ -498,7 +498,7 @@ void Engine::Implementation::add_direct_outputs(const torch::IValue &outputs,
   for (int k = 0; k < 9; k++) result.virial[k] = -volume * data[k];
 }
 
-Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation>()) {
+Model::Model(const Settings &settings) : self_(std::make_unique<Implementation>()) {
   self_->settings = settings;
   check_versions();
   if (settings.n_threads > 0) at::set_num_threads(settings.n_threads);
@@ -509,35 +509,35 @@ Engine::Engine(const Settings &settings) : self_(std::make_unique<Implementation
   self_->choose_route();
 }
 
-Engine::~Engine() = default;
+Model::~Model() = default;
 
-Result Engine::evaluate(const Structure &structure) {
+Result Model::evaluate(const Structure &structure) {
   return with_short_errors("the model failed", [&] { return self_->evaluate(structure); });
 }
 
-bool Engine::knows(int number) const {
+bool Model::knows(int number) const {
   const auto &known = self_->capabilities->atomic_types;
   return std::find(known.begin(), known.end(), number) != known.end();
 }
 
-bool Engine::has_energies() const { return self_->has_energies; }
+bool Model::has_energies() const { return self_->has_energies; }
 
-bool Engine::has_virial(const std::array<bool, 3> &periodic) const {
+bool Model::has_virial(const std::array<bool, 3> &periodic) const {
   return self_->has_virial(periodic);
 }
 
-double Engine::cutoff() const {
+double Model::cutoff() const {
   double largest = 0.0;
   for (const auto &request : self_->lists)
     largest = std::max(largest, request->engine_cutoff(LENGTH_UNIT));
   return largest;
 }
 
-double Engine::declared_range() const {
+double Model::declared_range() const {
   return self_->capabilities->engine_interaction_range(LENGTH_UNIT);
 }
 
-double Engine::pet_range() const {
+double Model::pet_range() const {
   if (self_->lists.empty()) return 0.0;
   double largest = 0.0;
   for (const auto &request : self_->lists) largest = std::max(largest, request->cutoff());
@@ -545,14 +545,14 @@ double Engine::pet_range() const {
   return to_angstrom * compute_pet_range(*self_->model, largest);
 }
 
-std::string Engine::known_elements() const {
+std::string Model::known_elements() const {
   std::string text;
   for (const auto number : self_->capabilities->atomic_types)
     text += (text.empty() ? "" : " ") + symbol_of(static_cast<int>(number));
   return text;
 }
 
-std::string Engine::describe() const {
+std::string Model::describe() const {
   std::ostringstream text;
   text << self_->metadata->name << ", output " << self_->output << ", "
        << self_->capabilities->dtype() << " on " << self_->device.str() << ", "
@@ -563,7 +563,7 @@ std::string Engine::describe() const {
   return text.str();
 }
 
-std::string Engine::describe_route() const {
+std::string Model::describe_route() const {
   if (self_->compiled) return "the network is run by the compiled engine";
   return "the network is run by TorchScript, not by the compiled engine: " + self_->obstacle;
 }

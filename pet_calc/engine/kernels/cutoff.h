@@ -3,15 +3,12 @@
 
 #pragma once
 
+#include "constants.h"
 #include "rows.h"
 
 namespace pet_calc::engine {
 
-// numbers of pet_calc/model/constants.py
-constexpr double BUMP_MARGIN = 1e-6, SMALL_SQUARE = 1e-15, MIN_SLOPE = 1e-6;
-constexpr double MIN_ADAPTIVE_FRACTION = 1.0 / 16.0, PI = 3.14159265358979323846;
-constexpr int N_FREE_SOLVER_STEPS = 10, N_SOLVER_STEPS = 100;
-constexpr double SOLVED_FLOAT64 = 1e-9, SOLVED_FLOAT32 = 1e-5;
+constexpr double PI = 3.14159265358979323846;
 
 struct Cutoff {
     double radius, width, n_wanted, adaptive_width;
@@ -31,7 +28,7 @@ inline void bump(A s, A *value, A *slope) {
 
 template <typename A>
 struct Selection {
-    std::vector<int64_t> kept, reverse, first;
+    std::vector<int64_t> kept, reverse, first_edge;
     std::vector<A> distances;  // [n_pairs]
     std::vector<A> slopes;     // [n_edges], of the factor in the distance
     std::vector<A> trial_radii, count_slopes, radii;
@@ -53,7 +50,6 @@ inline void count(const Cutoff &cutoff, const std::vector<A> &distances, A radiu
         A value, fall;
         bump(s, &value, &fall);
         partial += value;
-        // at the margins the bump is flat, but the solver's slope is not cut there
         rise -= fall;
     }
     A x = radius / A(cutoff.radius), n = cutoff.n_wanted;
@@ -122,7 +118,7 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
     if (cutoff.is_adaptive) solve_radii(cutoff, starts, n_atoms, selection);
     std::vector<int64_t> new_index(n_pairs, -1);
     selection.kept.clear();
-    selection.first.assign(n_atoms + 1, 0);
+    selection.first_edge.assign(n_atoms + 1, 0);
     for (int64_t i = 0; i < n_atoms; i++) {
         for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
             // the sum is the same seen from i and from j, so edges stay paired
@@ -140,12 +136,13 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
             new_index[p] = selection.kept.size();
             selection.kept.push_back(p);
         }
-        selection.first[i + 1] = selection.kept.size();
+        selection.first_edge[i + 1] = selection.kept.size();
     }
     selection.reverse.resize(selection.kept.size());
     for (size_t e = 0; e < selection.kept.size(); e++) {
         selection.reverse[e] = new_index[reverse[selection.kept[e]]];
-        TORCH_CHECK(selection.reverse[e] >= 0, "the list of pairs is not one of pairs and their reverses");
+        TORCH_CHECK(selection.reverse[e] >= 0,
+                    "the list of pairs is not one of pairs and their reverses");
     }
 }
 
@@ -156,7 +153,7 @@ void measure(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors, i
     selection.slopes.resize(selection.kept.size());
     for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t p = selection.kept[e];
                 A distance = selection.distances[p];
                 for (int64_t k = 0; k < 3; k++) geometry[4 * e + k] = vectors[3 * p + k];
@@ -181,57 +178,56 @@ void measure(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors, i
 
 // gradient [n_pairs, 3] of the vectors from those of geometry and factors
 template <typename A>
-void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *starts,
-                     int64_t n_atoms, const Selection<A> &selection, const A *of_geometry,
-                     const A *of_factors, A *gradient) {
+void select_backward(const Cutoff &cutoff, const A *vectors, const int64_t *starts, int64_t n_atoms,
+                     const Selection<A> &selection, const A *grad_geometry, const A *grad_factors,
+                     A *gradient) {
     int64_t n_pairs = starts[n_atoms];
-    std::vector<A> of_distances(n_pairs, A(0));
+    std::vector<A> grad_distances(n_pairs, A(0));
     for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++)
-                of_distances[selection.kept[e]] =
-                    of_geometry[4 * e + 3] + of_factors[e] * selection.slopes[e];
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++)
+                grad_distances[selection.kept[e]] =
+                    grad_geometry[4 * e + 3] + grad_factors[e] * selection.slopes[e];
             if (!cutoff.is_adaptive || selection.is_clamped[i]) continue;
             // a larger radius i moves the cutoff of the edges i->j and j->i outwards
-            A of_radius = 0;
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            A grad_radius = 0;
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t r = selection.reverse[e];
-                of_radius -= A(0.5) * (of_factors[e] * selection.slopes[e] +
-                                       of_factors[r] * selection.slopes[r]);
+                grad_radius -= A(0.5) * (grad_factors[e] * selection.slopes[e] +
+                                         grad_factors[r] * selection.slopes[r]);
             }
-            A width = cutoff.adaptive_width, factor = -of_radius / selection.count_slopes[i];
+            A width = cutoff.adaptive_width, factor = -grad_radius / selection.count_slopes[i];
             for (int64_t p = starts[i]; p < starts[i + 1]; p++) {
                 A s = (selection.distances[p] - (selection.trial_radii[i] - width)) / width;
                 if (s <= A(0) || s >= A(1)) continue;
                 A value, slope;
                 bump(s, &value, &slope);
-                of_distances[p] += factor * slope / width;
+                grad_distances[p] += factor * slope / width;
             }
         }
     });
     for_rows(n_pairs, 3, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; p++) {
-            A factor = of_distances[p] / selection.distances[p];
+            A factor = grad_distances[p] / selection.distances[p];
             for (int64_t k = 0; k < 3; k++) gradient[3 * p + k] = factor * vectors[3 * p + k];
         }
     });
     for (size_t e = 0; e < selection.kept.size(); e++)
         for (int64_t k = 0; k < 3; k++)
-            gradient[3 * selection.kept[e] + k] += of_geometry[4 * e + k];
+            gradient[3 * selection.kept[e] + k] += grad_geometry[4 * e + k];
 }
 
 // How geometry and factors change when the vectors change by vectors_dot [n_pairs, 3]
 template <typename A>
-void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
-                const int64_t *neighbors, const int64_t *starts, int64_t n_atoms,
-                const Selection<A> &selection, A *geometry_dot, A *factors_dot) {
+void select_forward_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
+                        const int64_t *neighbors, const int64_t *starts, int64_t n_atoms,
+                        const Selection<A> &selection, A *geometry_dot, A *factors_dot) {
     int64_t n_pairs = starts[n_atoms];
     std::vector<A> distances_dot(n_pairs), radii_dot(n_atoms, A(0));
     for_rows(n_atoms, 512, [&](int64_t begin, int64_t end) {
         for (int64_t p = starts[begin]; p < starts[end]; p++) {
             const A *v = vectors + 3 * p, *w = vectors_dot + 3 * p;
-            distances_dot[p] =
-                (v[0] * w[0] + v[1] * w[1] + v[2] * w[2]) / selection.distances[p];
+            distances_dot[p] = (v[0] * w[0] + v[1] * w[1] + v[2] * w[2]) / selection.distances[p];
         }
         if (!cutoff.is_adaptive) return;
         A width = cutoff.adaptive_width;
@@ -250,10 +246,9 @@ void select_dot(const Cutoff &cutoff, const A *vectors, const A *vectors_dot,
     });
     for_rows(n_atoms, 64, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            for (int64_t e = selection.first[i]; e < selection.first[i + 1]; e++) {
+            for (int64_t e = selection.first_edge[i]; e < selection.first_edge[i + 1]; e++) {
                 int64_t p = selection.kept[e];
-                for (int64_t k = 0; k < 3; k++)
-                    geometry_dot[4 * e + k] = vectors_dot[3 * p + k];
+                for (int64_t k = 0; k < 3; k++) geometry_dot[4 * e + k] = vectors_dot[3 * p + k];
                 geometry_dot[4 * e + 3] = distances_dot[p];
                 A reach_dot = A(0.5) * (radii_dot[i] + radii_dot[neighbors[p]]);
                 factors_dot[e] = selection.slopes[e] * (distances_dot[p] - reach_dot);

@@ -1,4 +1,4 @@
-// Second derivatives of attention.h; names as in row_tangents.h.
+// Second derivatives of attention.h; names as in norm.h.
 
 #pragma once
 
@@ -8,8 +8,8 @@ namespace pet_calc::engine {
 
 // weights_dot and out_dot; logs_dot [n_edges] is how the log factors change
 template <int64_t D, typename A>
-void attend_dot(const Blocks<A> &blocks, const A *mixed, const A *bias, const A *mixed_dot,
-                const A *logs_dot, const A *weights, A *weights_dot, A *out_dot) {
+void attend_forward_dot(const Blocks<A> &blocks, const A *qkv, const A *bias, const A *qkv_dot,
+                        const A *logs_dot, const A *weights, A *weights_dot, A *out_dot) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
@@ -20,14 +20,14 @@ void attend_dot(const Blocks<A> &blocks, const A *mixed, const A *bias, const A 
             A *turned = loaded_dot + 3 * n_heads * part, *turned_dot = turned + D * padded;
             A *__restrict__ mask = turned_dot + D * padded;
             for (int64_t t = 0; t < padded; t++) mask[t] = 0;
-            for (int64_t t = 1; t < size; t++) mask[t] = logs_dot[blocks.first[atom] + t - 1];
-            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
-            load_block<D, A>(blocks, atom, 3 * n_heads, mixed_dot, nullptr, loaded_dot);
+            for (int64_t t = 1; t < size; t++) mask[t] = logs_dot[blocks.first_edge[atom] + t - 1];
+            load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
+            load_block<D, A>(blocks, atom, 3 * n_heads, qkv_dot, nullptr, loaded_dot);
             for (int64_t head = 0; head < n_heads; head++) {
                 A *query = loaded + head * part, *query_dot = loaded_dot + head * part;
                 const A *key = query + n_heads * part, *key_dot = query_dot + n_heads * part;
                 const A *value = key + n_heads * part, *value_dot = key_dot + n_heads * part;
-                int64_t start = blocks.weights[atom] + head * size * padded;
+                int64_t start = blocks.weight_starts[atom] + head * size * padded;
                 const A *kept = weights + start;
                 A *kept_dot = weights_dot + start;
                 transpose<D>(key, turned, size, padded);
@@ -52,11 +52,11 @@ void attend_dot(const Blocks<A> &blocks, const A *mixed, const A *bias, const A 
     });
 }
 
-// of_mixed_dot from of_out and of_out_dot
+// grad_qkv_dot from grad_out and grad_out_dot
 template <int64_t D, typename A>
-void attend_back_dot(const Blocks<A> &blocks, const A *of_out, const A *of_out_dot,
-                     const A *mixed, const A *bias, const A *mixed_dot, const A *weights,
-                     const A *weights_dot, A *of_mixed_dot) {
+void attend_backward_dot(const Blocks<A> &blocks, const A *grad_out, const A *grad_out_dot,
+                         const A *qkv, const A *bias, const A *qkv_dot, const A *weights,
+                         const A *weights_dot, A *grad_qkv_dot) {
     int64_t n_heads = blocks.n_heads;
     at::parallel_for(0, blocks.n_atoms, 1, [&](int64_t begin, int64_t end) {
         std::vector<A> scratch;
@@ -64,57 +64,58 @@ void attend_back_dot(const Blocks<A> &blocks, const A *of_out, const A *of_out_d
             int64_t size = blocks.size(atom), padded = pad(size), part = size * D;
             scratch.resize((8 * n_heads + 1) * part + (2 * D + 2 * size) * padded);
             A *loaded = scratch.data(), *loaded_dot = loaded + 3 * n_heads * part;
-            A *loaded_from = loaded_dot + 3 * n_heads * part;
-            A *loaded_from_dot = loaded_from + n_heads * part;
-            A *of_key_dot = loaded_from_dot + n_heads * part;
-            A *turned = of_key_dot + part, *turned_dot = turned + D * padded;
-            A *of_logits = turned_dot + D * padded, *of_logits_dot = of_logits + size * padded;
-            load_block<D>(blocks, atom, 3 * n_heads, mixed, bias, loaded);
-            load_block<D, A>(blocks, atom, 3 * n_heads, mixed_dot, nullptr, loaded_dot);
-            load_block<D, A>(blocks, atom, n_heads, of_out, nullptr, loaded_from);
-            load_block<D, A>(blocks, atom, n_heads, of_out_dot, nullptr, loaded_from_dot);
+            A *loaded_grad = loaded_dot + 3 * n_heads * part;
+            A *loaded_grad_dot = loaded_grad + n_heads * part;
+            A *grad_key_dot = loaded_grad_dot + n_heads * part;
+            A *turned = grad_key_dot + part, *turned_dot = turned + D * padded;
+            A *grad_logits = turned_dot + D * padded,
+              *grad_logits_dot = grad_logits + size * padded;
+            load_block<D>(blocks, atom, 3 * n_heads, qkv, bias, loaded);
+            load_block<D, A>(blocks, atom, 3 * n_heads, qkv_dot, nullptr, loaded_dot);
+            load_block<D, A>(blocks, atom, n_heads, grad_out, nullptr, loaded_grad);
+            load_block<D, A>(blocks, atom, n_heads, grad_out_dot, nullptr, loaded_grad_dot);
             for (int64_t head = 0; head < n_heads; head++) {
                 const A *query = loaded + head * part, *key = query + n_heads * part;
                 const A *value = key + n_heads * part;
                 A *query_dot = loaded_dot + head * part, *key_dot = query_dot + n_heads * part;
                 A *value_dot = key_dot + n_heads * part;
-                const A *from = loaded_from + head * part;
-                const A *from_dot = loaded_from_dot + head * part;
-                int64_t start = blocks.weights[atom] + head * size * padded;
+                const A *head_grad = loaded_grad + head * part;
+                const A *head_grad_dot = loaded_grad_dot + head * part;
+                int64_t start = blocks.weight_starts[atom] + head * size * padded;
                 const A *p = weights + start, *p_dot = weights_dot + start;
                 transpose<D>(value, turned, size, padded);
                 transpose<D>(value_dot, turned_dot, size, padded);
-                multiply_turned<D>(from, turned, size, padded, of_logits);
-                multiply_turned<D>(from, turned_dot, size, padded, of_logits_dot);
-                multiply_turned<D, true>(from_dot, turned, size, padded, of_logits_dot);
+                multiply_turned<D>(head_grad, turned, size, padded, grad_logits);
+                multiply_turned<D>(head_grad, turned_dot, size, padded, grad_logits_dot);
+                multiply_turned<D, true>(head_grad_dot, turned, size, padded, grad_logits_dot);
                 for (int64_t a = 0; a < size; a++) {
                     const A *__restrict__ weight = p + a * padded;
                     const A *__restrict__ weight_dot = p_dot + a * padded;
-                    A *__restrict__ of = of_logits + a * padded;
-                    A *__restrict__ of_dot = of_logits_dot + a * padded;
+                    A *__restrict__ grad_logit = grad_logits + a * padded;
+                    A *__restrict__ grad_logit_dot = grad_logits_dot + a * padded;
                     A along = 0, along_dot = 0;
                     for (int64_t b = 0; b < padded; b++) {
-                        along += weight[b] * of[b];
-                        along_dot += weight_dot[b] * of[b] + weight[b] * of_dot[b];
+                        along += weight[b] * grad_logit[b];
+                        along_dot += weight_dot[b] * grad_logit[b] + weight[b] * grad_logit_dot[b];
                     }
                     for (int64_t b = 0; b < padded; b++) {
-                        A excess = of[b] - along;
-                        of_dot[b] = (weight_dot[b] * excess +
-                                     weight[b] * (of_dot[b] - along_dot)) *
-                                    blocks.scale;
-                        of[b] = weight[b] * excess * blocks.scale;
+                        A excess = grad_logit[b] - along;
+                        grad_logit_dot[b] =
+                            (weight_dot[b] * excess + weight[b] * (grad_logit_dot[b] - along_dot)) *
+                            blocks.scale;
+                        grad_logit[b] = weight[b] * excess * blocks.scale;
                     }
                 }
                 // gradients take the place of what they are in
-                combine_down<D>(of_logits_dot, query, size, padded, of_key_dot);
-                combine_down<D, true>(of_logits, query_dot, size, padded, of_key_dot);
-                combine<D>(of_logits_dot, key, size, padded, query_dot);
-                combine<D, true>(of_logits, key_dot, size, padded, query_dot);
-                std::copy(of_key_dot, of_key_dot + part, key_dot);
-                combine_down<D>(p_dot, from, size, padded, value_dot);
-                combine_down<D, true>(p, from_dot, size, padded, value_dot);
+                combine_down<D>(grad_logits_dot, query, size, padded, grad_key_dot);
+                combine_down<D, true>(grad_logits, query_dot, size, padded, grad_key_dot);
+                combine<D>(grad_logits_dot, key, size, padded, query_dot);
+                combine<D, true>(grad_logits, key_dot, size, padded, query_dot);
+                std::copy(grad_key_dot, grad_key_dot + part, key_dot);
+                combine_down<D>(p_dot, head_grad, size, padded, value_dot);
+                combine_down<D, true>(p, head_grad_dot, size, padded, value_dot);
             }
-            store_block<D>(blocks, atom, 3 * n_heads, loaded_dot, of_mixed_dot);
+            store_block<D>(blocks, atom, 3 * n_heads, loaded_dot, grad_qkv_dot);
         }
     });
 }
