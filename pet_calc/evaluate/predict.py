@@ -148,7 +148,7 @@ class BatchPredictor:
                 check_frame_state(self._model, frame)
             shown: Iterable[LabeledFrame] = frames
         else:
-            shown = _check_each(self._model, frames)
+            shown = check_each(self._model, frames)
         shown = progress(shown) if progress else shown
         all_systems = (build_system(frame, self._model.pair_cutoff) for frame in shown)
         for systems in pack(all_systems, self._batch_tokens, lambda s: s.n_tokens):
@@ -232,7 +232,7 @@ def _split(prediction: Prediction, systems: Sequence[System]) -> list[FramePredi
     ]
 
 
-def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
+def check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
     """Yield frames that the model can answer for; raise at the first other one."""
     for frame in frames:
         check_elements([frame], model.atomic_types)
