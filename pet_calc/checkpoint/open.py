@@ -109,6 +109,7 @@ def load_merged_checkpoint(
     if loaded is not None:
         metadata.update(loaded.metadata)
         extras.pop("llpr", None)
+        metadata.pop("uncertainty", None)
         metadata.pop("wrapper", None)
     merged = Checkpoint.from_model(
         _build_merged(record, loaded, dtype, "cpu"),

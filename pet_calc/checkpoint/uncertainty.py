@@ -21,7 +21,7 @@ from pet_calc.units import energy_factor
 
 LLPR = "llpr"
 HOW_TO_MAKE = (
-    "`pet-calc uncertainty MODEL --train FILE --val FILE -o NEW` makes one, and "
+    "`pet-calc uncertainty MODEL TRAIN.xyz --val VAL.xyz -o NEW` makes one, and "
     "`pet-calc finetune --uncertainty` at the end of a training"
 )
 
@@ -53,15 +53,11 @@ def build_uncertainties(
     Raises:
         CheckpointError: if the tensors do not fit the model.
     """
-    saved = record.extras.get(LLPR) or {}
-    state: dict[str, Tensor] = saved.get("state") or {}
+    state = _get_state(record)
     found = {}
-    for name, spec in record.targets.items():
+    for name in list_fitted(record):
         output = name_uncertainty(name)
-        cholesky = state.get(f"cholesky_{output}")
-        # metatrain keeps zeros for what was never fitted
-        if not spec.is_energy or cholesky is None or not _is_fitted(state, output):
-            continue
+        cholesky = state[f"cholesky_{output}"]
         n_features = count_features(record)
         members = state.get(f"llpr_ensemble_layers.{name}.weight")
         if members is None:
@@ -74,11 +70,21 @@ def build_uncertainties(
                 f"fit its {n_features} last-layer features: the factor is "
                 f"{tuple(cholesky.shape)}, the ensemble {tuple(members.shape)}"
             )
-        factor = _find_factor(record, spec) if in_ev else 1.0
+        factor = _find_factor(record, record.targets[name]) if in_ev else 1.0
         found[name] = LastLayerUncertainty(
             cholesky, factor * float(multiplier), factor * members.to(torch.float64)
         )
     return found
+
+
+def list_fitted(record: Checkpoint) -> list[str]:
+    """Return the names of the energies that have an uncertainty."""
+    state = _get_state(record)
+    return [
+        name
+        for name, spec in record.targets.items()
+        if spec.is_energy and _is_fitted(state, name_uncertainty(name))
+    ]
 
 
 def set_uncertainty(
@@ -179,9 +185,19 @@ def get_last_layer(model: PET, target: str) -> Tensor:
     return torch.cat([linear.weight.detach().cpu() for linear in linears], dim=1)
 
 
+def _get_state(record: Checkpoint) -> dict[str, Tensor]:
+    saved = record.extras.get(LLPR) or {}
+    state: dict[str, Tensor] = saved.get("state") or {}
+    return state
+
+
 def _is_fitted(state: dict[str, Tensor], output: str) -> bool:
+    cholesky = state.get(f"cholesky_{output}")
+    if cholesky is None:
+        return False
     covariance = state.get(f"covariance_{output}")
-    diagonal = state[f"cholesky_{output}"].diagonal()
+    # metatrain keeps zeros for what was never fitted
+    diagonal = cholesky.diagonal()
     has_data = covariance is None or bool(covariance.any())
     return has_data and bool((diagonal > 0).all())
 

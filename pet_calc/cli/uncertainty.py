@@ -23,14 +23,7 @@ from pet_calc.cli.paths import (
 
 @cloup.command("uncertainty", cls=PathCommand, formatter_settings=FORMATTER)
 @click.argument("model", type=ModelFile())
-@click.option(
-    "--train",
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    type=DataFiles(),
-    help="What the model was trained on; repeat for several files.",
-)
+@click.argument("data", nargs=-1, required=True, type=DataFiles())
 @click.option(
     "--val",
     multiple=True,
@@ -66,7 +59,7 @@ from pet_calc.cli.paths import (
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(
     model: str,
-    train: tuple[str, ...],
+    data: tuple[str, ...],
     val: tuple[str, ...],
     output: str,
     adapter: str | None,
@@ -78,18 +71,18 @@ def command(
     quiet: bool,
     **labels: Any,
 ) -> None:
-    """Give MODEL an uncertainty, from the last layer's features of its training set.
+    """Give MODEL an uncertainty, from DATA, which it was trained on.
 
-    One pass over the training frames, one over the validation frames. The file has the
-    same weights; PETCalculator, eval, export and convert then know the uncertainty of
-    energies, and of forces by an ensemble of last layers. For several targets, run it
-    once for each, on the file before.
+    One pass over DATA, one over the validation frames. The file has the same weights;
+    PETCalculator, eval, export and convert then know the uncertainty of energies, and
+    of forces by an ensemble of last layers. For several targets, run it once for each,
+    on the file before.
 
     \b
     Examples:
-      pet-calc uncertainty model.ckpt --train train.xyz --val val.xyz -o sure.ckpt
-      pet-calc uncertainty base.ckpt --adapter a.safetensors --train t.xyz \\
-          --val v.xyz -o sure.ckpt
+      pet-calc uncertainty model.ckpt train.xyz --val val.xyz -o sure.ckpt
+      pet-calc uncertainty base.ckpt train.xyz --val val.xyz -o sure.ckpt \\
+          --adapter adapter.safetensors
     """
     import json
 
@@ -100,7 +93,7 @@ def command(
 
     options = UncertaintyOptions(
         model=model,
-        train=build_dataset(train, labels),
+        train=build_dataset(data, labels),
         validation=build_dataset(val, labels),
         adapter=adapter,
         target=target,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.llpr import (
     N_MEMBERS,
+    build_fitted,
     build_wrapper,
     evaluate_wrapper,
     load_wrapper,
@@ -15,7 +16,6 @@ from support.llpr import (
 from support.models import build_model, randomise_lora
 from support.peer import build_peer, build_structures, load_peer
 from support.structures import build_batch
-from support.structures import build_structures as own_structures
 
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
@@ -30,11 +30,6 @@ from pet_calc.checkpoint.uncertainty import (
     set_uncertainty,
 )
 from pet_calc.errors import CheckpointError, ModelError
-from pet_calc.evaluate.fit_uncertainty import (
-    CovarianceSum,
-    FrameFeatures,
-    fit_uncertainty,
-)
 from pet_calc.lora.inject import inject_lora
 from pet_calc.lora.layer import LoRAConfig
 from pet_calc.model.derivatives import predict
@@ -47,7 +42,6 @@ from pet_calc.model.uncertainty import (
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints" / "llpr"
 FILES = sorted(SHARED.glob("*.ckpt.gz"))
 STRUCTURES = list(build_structures().values())
-POOL = [*STRUCTURES, *own_structures()]
 # numbers of 64 bits, and a factor whose condition is a few thousand
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -135,19 +129,6 @@ def test_energies_in_another_unit_are_brought_to_ev(tmp_path):
         torch.testing.assert_close(
             ratio, torch.full_like(ratio, 27.21138625), rtol=1e-7, atol=0
         )
-
-
-def build_fitted(model, target="energy", seed=0):
-    """An uncertainty of random frames' features."""
-    known = set(model.atomic_types)
-    chosen = [atoms for atoms in POOL if set(atoms.numbers.tolist()) <= known][:3]
-    batch = build_batch(chosen, model)
-    features = sum_over_systems(compute_features(model, batch, target), batch)
-    covariance = CovarianceSum(features.shape[1])
-    covariance.add(features / 10)
-    errors = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
-    held_out = FrameFeatures(features / 10, errors)
-    return fit_uncertainty(covariance, held_out, n_members=N_MEMBERS, seed=seed)[0]
 
 
 @pytest.mark.parametrize("target", ["energy", "energy/pbe"])

@@ -5,7 +5,9 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from metatomic.torch import load_atomistic_model
 from support.frames import build_frames, write_frames
 from support.runs import write_base
 
@@ -39,7 +41,7 @@ def files(tmp_path_factory):
     }
     json_file = folder / "fit.json"
     result = run(
-        "uncertainty", found["base"], "--train", found["train"], "--val", found["val"],
+        "uncertainty", found["base"], found["train"], "--val", found["val"],
         "-o", found["sure"], "--members", 5, "--json", json_file, "--device", "cpu",
         "--quiet",
     )  # fmt: skip
@@ -70,7 +72,7 @@ def test_units_and_keys_are_read_as_elsewhere(files, tmp_path):
     for flags in ((), ("--energy-unit", "meV")):
         path = tmp_path / "fit.json"
         run(
-            "uncertainty", files["base"], "--train", files["train"], "--val",
+            "uncertainty", files["base"], files["train"], "--val",
             files["val"], "-o", tmp_path / "x.ckpt", "--json", path, "--overwrite",
             "--device", "cpu", "--quiet", *flags,
         )  # fmt: skip
@@ -81,8 +83,25 @@ def test_units_and_keys_are_read_as_elsewhere(files, tmp_path):
 def test_the_model_that_is_read_is_not_replaced(files):
     before = load_checkpoint(files["base"])
     result = run(
-        "uncertainty", files["base"], "--train", files["train"], "--val", files["val"],
+        "uncertainty", files["base"], files["train"], "--val", files["val"],
         "-o", files["base"], "--quiet", status=2,
     )  # fmt: skip
     assert "is read, and would be overwritten" in result.stderr
     assert load_checkpoint(files["base"]).extras == before.extras
+
+
+def test_the_exported_file_and_metatrain_s_have_it(files, tmp_path):
+    run("export", files["sure"], "-o", tmp_path / "sure.pt")
+    exported = load_atomistic_model(tmp_path / "sure.pt")
+    outputs = exported.capabilities().outputs
+    assert list(outputs) == ["energy", "energy_uncertainty", "energy_ensemble"]
+    assert outputs["energy_uncertainty"].unit == "eV"
+    run("convert", files["sure"], "--to", "metatrain", "-o", tmp_path / "mt.ckpt")
+    again = build_uncertainties(load_checkpoint(tmp_path / "mt.ckpt"))["energy"]
+    own = build_uncertainties(load_checkpoint(files["sure"]))["energy"]
+    torch.testing.assert_close(again.cholesky, own.cholesky, rtol=1e-9, atol=1e-12)
+
+
+def test_info_says_which_energies_have_one(files):
+    assert "uncertainty   energy (LLPR)" in run("info", files["sure"]).stdout
+    assert "uncertainty   no" in run("info", files["base"]).stdout

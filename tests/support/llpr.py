@@ -11,6 +11,19 @@ from metatrain.utils.neighbor_lists import (
     get_system_with_neighbor_lists,
 )
 from support.peer import build_dataset_info, build_peer, build_structures
+from support.structures import build_batch
+from support.structures import build_structures as own_structures
+
+from pet_calc.evaluate.fit_uncertainty import (
+    CovarianceSum,
+    FrameFeatures,
+    fit_uncertainty,
+)
+from pet_calc.model.uncertainty import (
+    LastLayerUncertainty,
+    compute_features,
+    sum_over_systems,
+)
 
 N_MEMBERS = 5
 
@@ -89,3 +102,26 @@ def evaluate_wrapper(wrapper, structures, names, kind="system"):
             block = maps[name].block().gradient("positions")
             values[f"{name} forces"] = -block.values
     return values
+
+
+def build_fitted(model, target="energy", seed=0):
+    """An uncertainty of random frames' features."""
+    pool = [*build_structures().values(), *own_structures()]
+    known = set(model.atomic_types)
+    chosen = [atoms for atoms in pool if set(atoms.numbers.tolist()) <= known][:3]
+    batch = build_batch(chosen, model)
+    per_atom = compute_features(model, batch, target).double()
+    features = sum_over_systems(per_atom, batch)
+    covariance = CovarianceSum(features.shape[1])
+    covariance.add(features / 10)
+    errors = torch.tensor([0.1, -0.2, 0.05], dtype=torch.float64)
+    held_out = FrameFeatures(features / 10, errors)
+    return fit_uncertainty(covariance, held_out, n_members=N_MEMBERS, seed=seed)[0]
+
+
+def build_uncertainty(model, target="energy", seed=0):
+    """The same, ready to be evaluated."""
+    fitted = build_fitted(model, target, seed)
+    return LastLayerUncertainty(
+        fitted.cholesky, fitted.multiplier, fitted.displacements
+    )
