@@ -153,10 +153,13 @@ def choose_uncertainty(
         ModelError: if there is none, saying which command makes it.
     """
     if target not in uncertainties:
-        raise ModelError(
-            f"{source or 'the model'} carries no uncertainty of {target}; {HOW_TO_MAKE}"
-        )
+        raise ModelError(describe_missing(source or "the model", target))
     return uncertainties[target]
+
+
+def describe_missing(source: str, target: str) -> str:
+    """Return that a model has no uncertainty, and which command makes it."""
+    return f"{source} carries no uncertainty of {target}; {HOW_TO_MAKE}"
 
 
 def name_uncertainty(target: str) -> str:

@@ -48,6 +48,12 @@ class Reliability:
     """Frames whose error is within one standard deviation."""
     within_two: int = 0
 
+    @classmethod
+    def from_sums(cls, values: dict[str, Any]) -> "Reliability":
+        """Return what ``dataclasses.asdict`` was given, after a way through JSON."""
+        bins = {name: ReliabilityBin(**v) for name, v in values.get("bins", {}).items()}
+        return cls(**{**values, "bins": bins})
+
     @property
     def count(self) -> int:
         """Number of frames."""

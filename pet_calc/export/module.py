@@ -200,6 +200,15 @@ class ExportedPET(WeightsForEngine):
         raise RuntimeError("the file has no ensemble of " + target)
 
     @torch.jit.export
+    def count_members(self, output: str) -> int:
+        """Return the size of an energy's ensemble, -1 without an uncertainty."""
+        target = self._target_of[output]
+        for name, tables in self.uncertainties.items():
+            if name == target:
+                return tables.count_members()  # type: ignore[operator]
+        return -1
+
+    @torch.jit.export
     def estimate_uncertainty(self, output: str, features: Tensor) -> Tensor:
         """Return the uncertainty of an energy for rows of its features, [n].
 

@@ -43,6 +43,11 @@ class UncertaintyTables(nn.Module):
         """Return what the members differ from the prediction by, [n, n_members]."""
         return features.to(torch.float64) @ restore_bits(self.members).t()
 
+    @torch.jit.export
+    def count_members(self) -> int:
+        """Return the size of the ensemble, 0 without one."""
+        return self.members.shape[0]
+
 
 def name_extra_output(target: str, kind: str) -> str:
     """Return metatomic's name of a target's uncertainty or ensemble.
