@@ -33,7 +33,6 @@ VARIANTS = {
     "solver": {**ADAPTIVE, "adaptive_cutoff_method": "solver"},
     "crowded": {**ADAPTIVE, "cutoff_width_adaptive": 0.3, "cutoff": 5.0},
     "narrow": {**ADAPTIVE, "cutoff_width_adaptive": 0.05, "cutoff": 5.0},
-    "grid": {**ADAPTIVE, "adaptive_cutoff_method": "grid"},
     "conditioned": {"system_conditioning": True},
     "zbl": {"zbl": True},
 }
@@ -183,7 +182,11 @@ def test_a_pair_that_rounding_puts_beyond_reach_one_way_is_no_edge(dtype, hypers
 
 @pytest.mark.parametrize(
     ("hypers", "message"),
-    [({"transformer_type": "PostLN"}, "PostLN"), ({"num_heads": 8}, "1 wide")],
+    [
+        ({"transformer_type": "PostLN"}, "PostLN"),
+        ({"num_heads": 8}, "1 wide"),
+        ({**ADAPTIVE, "adaptive_cutoff_method": "grid"}, "older grid"),
+    ],
 )
 def test_what_the_engine_cannot_run_is_named(hypers, message):
     assert message in find_obstacle(build_model(**hypers), "energy")
