@@ -17,8 +17,9 @@ from pet_calc.data.labels import Array, LabelUnits
 from pet_calc.data.places import name_of
 from pet_calc.evaluate.predict import FramePrediction
 
-# frames with a stress, below which nothing is said
-LEAST_FRAMES = 4
+# frames with a stress, below which nothing is said; and where neither forces nor
+# energies confirm the base, whose stress may go with the labels' by chance
+LEAST_FRAMES, LEAST_WITHOUT_TRUST = 4, 10
 # correlation of the normal components, as they are *and* without the mean pressure,
 # which a base of another level (dispersion, Pulay stress) can have wrong
 CLEAR = 0.8
@@ -69,6 +70,8 @@ def check_stress(
         return fit, _judge_without_correlation(fit, data, units, trust)
     # forces that disagree say nothing of a stress that goes with the base's
     is_absurd = fit.slope > ABSURD or fit.slope < -ABSURD
+    if not (trust or is_absurd) and len(used) < LEAST_WITHOUT_TRUST:
+        return fit, []
     severe: Severity = "error" if trust or is_absurd else "warning"
     found = [*_check_size(fit, data, units), *_check_order(fit, data)]
     return fit, [

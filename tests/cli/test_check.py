@@ -77,7 +77,7 @@ def test_errors_end_with_status_2_and_are_in_the_json(run, tmp_path):
     data = write_scaled(tmp_path, forces=-1.0, n_frames=36)
     status, text = run(data, "--json", tmp_path / "findings.json")
     assert status == 2
-    assert "the forces have the wrong sign" in text
+    assert "the forces have the wrong sign, or the energies: " in text
     values = json.loads((tmp_path / "findings.json").read_text())
     assert values["findings"][0]["code"] == "forces-sign"
     assert values["census"]["n_frames"] == 36
