@@ -136,8 +136,8 @@ def print_table(arguments, seconds, busy):
         alone, loaded = (seconds[name, way, part] for part in PARTS)
         medians = [1e3 * np.median(values) for values in (alone, loaded)]
         cells = [name, way, *(f"{value:.1f}" for value in medians)]
-        cells.append(f"{medians[1] / medians[0]:.1f}")
-        cells.append(f"{np.mean(loaded) / np.mean(alone):.1f}")
+        cells.append(f"{medians[1] / medians[0]:.2g}")
+        cells.append(f"{np.mean(loaded) / np.mean(alone):.2g}")
         print("| " + " | ".join(cells) + " |")
 
 
