@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pet_calc.check.finding import Finding, name_frames
 from pet_calc.check.presence import advise_on_input
+from pet_calc.data.advice import spell_label_flag
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.notes import MAY_HOLD, find_state_notes
 from pet_calc.model.pet import PET
@@ -80,7 +81,11 @@ def _check_electrons(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 f"a multiplicity of {first.spin_multiplicity}, {known}): "
                 f"{name_frames(odd)}",
                 "the model reads 2S + 1: one more than the unpaired electrons"
-                + ("" if has_spin else "; name their key with --spin-key"),
+                + (
+                    ""
+                    if has_spin
+                    else f"; name its key with {spell_label_flag('spin_key')}"
+                ),
             )
         )
     return findings
