@@ -27,7 +27,7 @@ from size_scaling import FIRST, build_silicon
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.open import load_merged_model
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.engine.network import FastNetwork
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.model.derivatives import predict

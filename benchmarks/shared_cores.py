@@ -27,7 +27,7 @@ from size_scaling import build_silicon
 
 from pet_calc import PETCalculator
 from pet_calc.calculator.threads import use_threads
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.engine.network import FastNetwork
 from pet_calc.system.cores import CoreWatch
 

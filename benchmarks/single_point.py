@@ -33,7 +33,7 @@ from metatrain.utils.data.target_info import get_energy_target_info
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.system.compiler import multiplies_bfloat16

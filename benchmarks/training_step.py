@@ -35,7 +35,7 @@ from single_point import (
 )
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.engine.training import TrainingEngine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora

@@ -28,7 +28,7 @@ from pet_calc.check.magnitudes import is_all_electron
 from pet_calc.check.stress import check_stress
 from pet_calc.check.units import Fit, compute_fit, find_energy_units
 from pet_calc.data.advice import advise
-from pet_calc.data.baseline_fit import count_species
+from pet_calc.data.composition_fit import count_species
 from pet_calc.data.labels import DEFAULT_UNITS, Array, LabelUnits
 from pet_calc.evaluate.predict import FramePrediction
 

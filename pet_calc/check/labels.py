@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from pet_calc.check.finding import Finding, name_frames
 from pet_calc.check.magnitudes import check_magnitudes
 from pet_calc.check.presence import check_notes, check_origins, check_presence
-from pet_calc.data.baseline_fit import count_species
+from pet_calc.data.composition_fit import count_species
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import Array
 

@@ -125,7 +125,7 @@ def command(
             output=output,
             is_resumed=resume,
             progress=show_progress(quiet or not ranks.is_main),
-            share=(ranks.rank, ranks.size),
+            ranks=ranks,
         )
     if not ranks.is_main:
         return

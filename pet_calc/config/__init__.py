@@ -9,7 +9,7 @@ from pet_calc.config.defaults import (
 )
 from pet_calc.config.fields import find_changes, replace
 from pet_calc.config.finetune_options import FinetuneOptions
-from pet_calc.config.loss_options import BaselineOptions, LossOptions, LossTerm
+from pet_calc.config.loss_options import CompositionOptions, LossOptions, LossTerm
 from pet_calc.config.options import RunOptions
 from pet_calc.config.read import (
     options_to_dict,
@@ -22,7 +22,7 @@ from pet_calc.config.template import render_template, write_template
 from pet_calc.config.train_options import TrainOptions
 
 __all__ = [
-    "BaselineOptions",
+    "CompositionOptions",
     "DatasetOptions",
     "FinetuneOptions",
     "LabelOptions",

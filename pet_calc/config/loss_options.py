@@ -86,7 +86,7 @@ class LossOptions(LossTerm):
         return LossTerm(type=self.type, weight=self.weight, delta=self.delta)
 
 
-class BaselineOptions(Options):
+class CompositionOptions(Options):
     """Energies per element, E0; ``architecture: training: atomic_baseline:``."""
 
     mode: Literal["fit", "keep", "isolated_atoms"] = option(

@@ -9,7 +9,7 @@ from pet_calc.config.fields import Count, Fraction, NotNegative, Options, Positi
 from pet_calc.config.finetune_options import FinetuneOptions
 from pet_calc.config.flags import MACHINE, TRAINING, option
 from pet_calc.config.historic import update_training
-from pet_calc.config.loss_options import BaselineOptions, LossOptions
+from pet_calc.config.loss_options import CompositionOptions, LossOptions
 from pet_calc.config.messages import OptionError
 from pet_calc.config.old_names import (
     LORA_KEYS,
@@ -95,7 +95,7 @@ class TrainOptions(Options):
         n_values=3,
     )
     """Loss by target; a target that is not named has the defaults."""
-    atomic_baseline: BaselineOptions = Field(default_factory=BaselineOptions)
+    atomic_baseline: CompositionOptions = Field(default_factory=CompositionOptions)
     """Energies per element: fit, keep, isolated_atoms, or a table such as `{energy: {H:
     -13.6, O: -430.0}}`."""
     scale_targets: bool = True

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pet_calc.data.frames import LabeledFrame, Progress
-from pet_calc.data.graph import Graph, build_graph
+from pet_calc.data.systems import System, build_system
 from pet_calc.data.store import (
     HAS_DIRECT_FORCES,
     HAS_DIRECT_STRESS,
@@ -58,24 +58,24 @@ class LabelTotals(NamedTuple):
 _LABELS = ("energy", "forces", "stress", "direct_forces", "direct_stress")
 
 
-class GraphDataset:
+class SystemDataset:
     """Frames whose neighbour lists are computed once, on first use, and kept."""
 
     def __init__(self, frames: Sequence[LabeledFrame], cutoff: float) -> None:
         self.frames = frames
         self.cutoff = cutoff
-        self._graphs: list[Graph | None] = [None] * len(frames)
+        self._systems: list[System | None] = [None] * len(frames)
         self._tokens: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> Graph:
-        graph = self._graphs[index]
-        if graph is None:
-            graph = build_graph(self.frames[index], self.cutoff)
-            self._graphs[index] = graph
-        return graph
+    def __getitem__(self, index: int) -> System:
+        system = self._systems[index]
+        if system is None:
+            system = build_system(self.frames[index], self.cutoff)
+            self._systems[index] = system
+        return system
 
     def prepare(self, progress: Progress | None = None, *, n_workers: int = 0) -> None:
         """Compute what is not computed yet.
@@ -84,15 +84,15 @@ class GraphDataset:
             progress: wraps the iteration over frames.
             n_workers: processes to compute many frames in; 0 does it here.
         """
-        missing = [i for i, graph in enumerate(self._graphs) if graph is None]
+        missing = [i for i, system in enumerate(self._systems) if system is None]
         shown: Iterable[int] = progress(missing) if progress else missing
-        for index, graph in zip(shown, self._compute(missing, n_workers), strict=True):
-            self._graphs[index] = graph
+        for index, system in zip(shown, self._compute(missing, n_workers), strict=True):
+            self._systems[index] = system
 
-    def select(self, indices: Sequence[int]) -> "GraphDataset":
+    def select(self, indices: Sequence[int]) -> "SystemDataset":
         """Return some of the frames, with the neighbour lists that are there."""
-        chosen = GraphDataset([self.frames[i] for i in indices], self.cutoff)
-        chosen._graphs = [self[i] for i in indices]
+        chosen = SystemDataset([self.frames[i] for i in indices], self.cutoff)
+        chosen._systems = [self[i] for i in indices]
         return chosen
 
     def count_tokens(self) -> npt.NDArray[np.int64]:
@@ -115,10 +115,10 @@ class GraphDataset:
                     totals[name] += frame.weight * n_rows
         return LabelTotals(**totals)
 
-    def _compute(self, indices: list[int], n_workers: int) -> Iterator[Graph]:
+    def _compute(self, indices: list[int], n_workers: int) -> Iterator[System]:
         if n_workers < 2 or len(indices) < _FEW:
             for index in indices:
-                yield build_graph(self.frames[index], self.cutoff)
+                yield build_system(self.frames[index], self.cutoff)
             return
         frames = (self.frames[index] for index in indices)
         with ProcessPoolExecutor(n_workers) as pool:
@@ -126,10 +126,10 @@ class GraphDataset:
                 _compute_pairs, frames, repeat(self.cutoff), chunksize=_CHUNK
             )
             for index, pairs in zip(indices, all_pairs, strict=True):
-                yield Graph(self.frames[index], self.cutoff, *pairs)
+                yield System(self.frames[index], self.cutoff, *pairs)
 
 
-class StreamedDataset(GraphDataset):
+class StreamedDataset(SystemDataset):
     """Stored frames, whose neighbour lists are made when they are asked for.
 
     Nothing of a frame is kept, so that memory does not grow with their number.
@@ -139,8 +139,8 @@ class StreamedDataset(GraphDataset):
         super().__init__((), cutoff)
         self.frames: StoredFrames = frames
 
-    def __getitem__(self, index: int) -> Graph:
-        return build_graph(self.frames[index], self.cutoff)
+    def __getitem__(self, index: int) -> System:
+        return build_system(self.frames[index], self.cutoff)
 
     def prepare(self, progress: Progress | None = None, *, n_workers: int = 0) -> None:
         """Count pairs and atoms of each frame, see ``count_tokens``."""
@@ -174,11 +174,11 @@ class StreamedDataset(GraphDataset):
         )
 
 
-def make_dataset(frames: Sequence[LabeledFrame], cutoff: float) -> GraphDataset:
+def make_dataset(frames: Sequence[LabeledFrame], cutoff: float) -> SystemDataset:
     """Return the frames with neighbour lists, kept only if the frames are as well."""
     if isinstance(frames, StoredFrames):
         return StreamedDataset(frames, cutoff)
-    return GraphDataset(frames, cutoff)
+    return SystemDataset(frames, cutoff)
 
 
 def count_stored_tokens(
@@ -222,8 +222,8 @@ def _count(folder: Path, start: int, cutoff: float) -> npt.NDArray[np.int64]:
     """Return pairs plus atoms of the next ``_FEW`` frames of a store."""
     store = _open_store(folder)
     frames = map(store.read, range(start, min(start + _FEW, len(store))))
-    graphs = (build_graph(frame, cutoff) for frame in frames)
-    return np.array([graph.n_pairs + graph.n_atoms for graph in graphs])
+    systems = (build_system(frame, cutoff) for frame in frames)
+    return np.array([system.n_pairs + system.n_atoms for system in systems])
 
 
 @lru_cache(maxsize=1)
@@ -232,6 +232,6 @@ def _open_store(folder: Path) -> FrameStore:
 
 
 def _compute_pairs(frame: LabeledFrame, cutoff: float) -> tuple[Any, ...]:
-    """Return the arrays of a graph; the frame need not come back from a worker."""
-    graph = build_graph(frame, cutoff)
-    return graph.centers, graph.neighbors, graph.cell_shifts, graph.reverse
+    """Return the arrays of a system; the frame need not come back from a worker."""
+    system = build_system(frame, cutoff)
+    return system.centers, system.neighbors, system.cell_shifts, system.reverse

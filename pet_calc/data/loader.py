@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pet_calc.data.dataset import GraphDataset, LabelTotals
-from pet_calc.data.graph import (
-    Graph,
+from pet_calc.data.dataset import SystemDataset, LabelTotals
+from pet_calc.data.systems import (
+    System,
     Labels,
     collate,
     collate_direct_labels,
@@ -69,7 +69,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: GraphDataset,
+        dataset: SystemDataset,
         size: int,
         *,
         by: Literal["frames", "tokens"] = "frames",
@@ -78,7 +78,7 @@ class BatchLoader:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         most_tokens: int | None = None,
-        share: tuple[int, int] = (0, 1),
+        ranks: Ranks = ALONE,
         n_workers: int = 0,
         orientation: Orientation | None = None,
         is_paired: bool = False,
@@ -97,7 +97,7 @@ class BatchLoader:
             device: where the tensors go.
             most_tokens: that go through the model at once; a step that has more comes
                 in several parts, a larger frame alone. None is no limit.
-            share: (rank, number of ranks) of this process in the work.
+            ranks: the processes that share the work.
             n_workers: processes that prepare steps ahead; 0 does it here.
             orientation: how frames are turned; None leaves them as they are.
             is_paired: whether each frame is in its step in two orientations.
@@ -114,7 +114,7 @@ class BatchLoader:
         self.dtype = dtype
         self.device = torch.device(device)
         self.most_tokens = most_tokens
-        self.share = share
+        self.ranks = ranks
         self.n_workers = n_workers
         self.orientation = orientation
         self.is_paired = is_paired
@@ -143,7 +143,7 @@ class BatchLoader:
         plan = [(epoch, indices) for indices in self.plan(epoch)[start:]]
         maker = _StepMaker(
             self.dataset,
-            self.share,
+            self.ranks,
             self.dtype,
             self.most_tokens,
             self.orientation,
@@ -231,8 +231,8 @@ class _StepMaker(Dataset):
 
     def __init__(
         self,
-        dataset: GraphDataset,
-        share: tuple[int, int],
+        dataset: SystemDataset,
+        ranks: Ranks,
         dtype: torch.dtype,
         most_tokens: int | None,
         orientation: Orientation | None,
@@ -240,7 +240,7 @@ class _StepMaker(Dataset):
     ) -> None:
         self.dataset = dataset
         self.is_paired = is_paired
-        self.share = share
+        self.ranks = ranks
         self.dtype = dtype
         self.most_tokens = most_tokens
         self.orientation = orientation
@@ -253,11 +253,11 @@ class _StepMaker(Dataset):
             return error
 
     def make(self, epoch: int, indices: Indices) -> Step:
-        rank, n_ranks = self.share
-        by_target: dict[str, list[tuple[int, Graph]]] = {}
+        rank, n_ranks = self.ranks.rank, self.ranks.size
+        by_target: dict[str, list[tuple[int, System]]] = {}
         for index in indices[rank::n_ranks].tolist():
-            graph = self.dataset[index]
-            by_target.setdefault(graph.frame.target, []).append((index, graph))
+            system = self.dataset[index]
+            by_target.setdefault(system.frame.target, []).append((index, system))
         parts = []
         for target, entries in by_target.items():
             n_copies = 2 if self.is_paired else 1
@@ -265,15 +265,15 @@ class _StepMaker(Dataset):
             largest = self.most_tokens or int(sizes.sum())
             for run in pack(sizes, largest):
                 chosen = [entry for entry in entries[run] for _ in range(n_copies)]
-                graphs = [graph for _, graph in chosen]
+                systems = [system for _, system in chosen]
                 part = MicroBatch(
                     # float64 also for a float32 model: only vectors are small
                     # enough to be rounded
-                    collate(graphs, dtype=torch.float64),
-                    collate_labels(graphs, dtype=self.dtype),
+                    collate(systems, dtype=torch.float64),
+                    collate_labels(systems, dtype=self.dtype),
                     target,
                     tuple(index for index, _ in chosen),
-                    collate_direct_labels(graphs, dtype=self.dtype),
+                    collate_direct_labels(systems, dtype=self.dtype),
                 )
                 parts.append(self._turn(part, epoch))
         totals = self.dataset.measure(indices)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pet_calc.config.train_options import Augmentation
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
 

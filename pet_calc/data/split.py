@@ -2,7 +2,7 @@
 
 import torch
 
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.data.loader import MicroBatch
 from pet_calc.model.batch import Batch
 

@@ -25,7 +25,7 @@ _BLOCK_ATOMS = 1000
 def predict_shared(
     predictor: BatchPredictor,
     frames: Iterable[LabeledFrame],
-    share: tuple[int, int],
+    ranks: Ranks,
     first: int = 0,
 ) -> Iterator[PredictedBatch]:
     """Yield all batches in the order of the frames in the first process.
@@ -36,10 +36,10 @@ def predict_shared(
     Args:
         predictor: of this process.
         frames: all of them, the same ones in each process.
-        share: number of this process, and how many there are; joined already.
+        ranks: the processes, joined already.
         first: number of the first of the frames.
     """
-    rank, size = share
+    rank, size = ranks
     if size == 1:
         yield from predictor.predict(frames, first=first)
         return
@@ -60,13 +60,13 @@ def predict_shared(
                 yield from batches
 
 
-def tell_all(number: int, share: tuple[int, int]) -> int:
+def tell_all(number: int, ranks: Ranks) -> int:
     """Return the first process's number in every process.
 
     Raises:
         ConfigError: in the others, if it is ``FAILED``.
     """
-    rank, size = share
+    rank, size = ranks
     if size == 1:
         return number
     told: list[int] = [number]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.model.derivatives import Prediction
 from pet_calc.system.ranks import Ranks
 

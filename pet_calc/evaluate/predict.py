@@ -10,7 +10,7 @@ from ase import Atoms
 
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
-from pet_calc.data.graph import Graph, Labels, build_graph, collate, collate_labels
+from pet_calc.data.systems import System, Labels, build_system, collate, collate_labels
 from pet_calc.data.orientation import AS_JUDGED, FURTHER, turn_batch, turn_labels
 from pet_calc.engine.switch import Compile, ModelSwitch
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
@@ -149,19 +149,19 @@ class BatchPredictor:
         else:
             shown = _check_each(self._model, frames)
         shown = progress(shown) if progress else shown
-        for graphs in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
+        for systems in _pack(shown, self._model.pair_cutoff, self._batch_tokens):
             # positions in float64, see CheckpointBackend
-            batch = collate(graphs, dtype=torch.float64, device=self._device)
-            labels = collate_labels(graphs, dtype=torch.float64, device=self._device)
+            batch = collate(systems, dtype=torch.float64, device=self._device)
+            labels = collate_labels(systems, dtype=torch.float64, device=self._device)
             prediction = self._switch.predict(batch, with_stress=True)
             errors = Errors()
             errors.as_in_file.add(prediction, labels)
-            predictions = averaged = _split(prediction, graphs)
+            predictions = averaged = _split(prediction, systems)
             if self._n_orientations:
-                numbers = range(first, first + len(graphs))
+                numbers = range(first, first + len(systems))
                 mean = self._turn(batch, labels, prediction, numbers, errors)
-                averaged = _split(mean, graphs)
-            first += len(graphs)
+                averaged = _split(mean, systems)
+            first += len(systems)
             yield PredictedBatch(predictions, errors, averaged)
 
     def _turn(
@@ -211,22 +211,22 @@ def predict_frames(
         yield from batch.predictions
 
 
-def _split(prediction: Prediction, graphs: Sequence[Graph]) -> list[FramePrediction]:
+def _split(prediction: Prediction, systems: Sequence[System]) -> list[FramePrediction]:
     """Return what a prediction says about each of its frames."""
     assert prediction.forces is not None  # asked for
     assert prediction.stress is not None
-    sizes = [graph.n_atoms for graph in graphs]
+    sizes = [system.n_atoms for system in systems]
     forces = prediction.forces.cpu().to(torch.float64).split(sizes)
     stress = prediction.stress.cpu().to(torch.float64)
     energies = prediction.energy.tolist()
     return [
         FramePrediction(
-            frame=graph.frame,
+            frame=system.frame,
             energy=energies[i],
             forces=forces[i].numpy(),
-            stress=stress[i].numpy() if graph.frame.pbc.all() else None,
+            stress=stress[i].numpy() if system.frame.pbc.all() else None,
         )
-        for i, graph in enumerate(graphs)
+        for i, system in enumerate(systems)
     ]
 
 
@@ -244,17 +244,17 @@ def _check_state(model: PET, frame: LabeledFrame) -> None:
 
 def _pack(
     frames: Iterable[LabeledFrame], cutoff: float, largest: int
-) -> Iterator[list[Graph]]:
-    """Yield runs of graphs of at most ``largest`` pairs and atoms, in order."""
-    graphs: list[Graph] = []
+) -> Iterator[list[System]]:
+    """Yield runs of systems of at most ``largest`` pairs and atoms, in order."""
+    systems: list[System] = []
     filled = 0
     for frame in frames:
-        graph = build_graph(frame, cutoff)
-        size = graph.n_pairs + graph.n_atoms
-        if graphs and filled + size > largest:
-            yield graphs
-            graphs, filled = [], 0
-        graphs.append(graph)
+        system = build_system(frame, cutoff)
+        size = system.n_pairs + system.n_atoms
+        if systems and filled + size > largest:
+            yield systems
+            systems, filled = [], 0
+        systems.append(system)
         filled += size
-    if graphs:
-        yield graphs
+    if systems:
+        yield systems

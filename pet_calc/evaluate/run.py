@@ -71,7 +71,7 @@ def run_evaluation(
     output: str | Path | None = None,
     is_resumed: bool = False,
     progress: Progress | None = None,
-    share: tuple[int, int] = (0, 1),
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Return the errors on the frames of the files; write the predictions if asked.
 
@@ -83,7 +83,7 @@ def run_evaluation(
         output: extended XYZ file for the predictions.
         is_resumed: go on where an interrupted run stopped writing ``output``.
         progress: wraps the iteration over frames.
-        share: number of this process among the joined ones, and how many they are.
+        ranks: the processes that share the frames, joined already.
 
     Raises:
         PetCalcError: for files that cannot be used, naming them.
@@ -116,7 +116,7 @@ def run_evaluation(
     )
     with ExitStack() as stack:
         writer: PredictionWriter | None = None
-        if output is not None and share[0] == 0:
+        if output is not None and ranks.is_main:
             run = _identify(options, target, str(model.edge_embedder.weight.dtype))
             opened = open_predictions(
                 output, run, model=_name_model(options, target), is_resumed=is_resumed
@@ -124,13 +124,13 @@ def run_evaluation(
             try:
                 writer = stack.enter_context(opened)
             except PetCalcError:
-                tell_all(FAILED, share)
+                tell_all(FAILED, ranks)
                 raise
         errors = Errors() if writer is None else writer.errors
-        n_done = tell_all(0 if writer is None else writer.n_frames, share)
+        n_done = tell_all(0 if writer is None else writer.n_frames, ranks)
         # the frames before are counted in the census, but not evaluated
         left = islice(watched, n_done, None)
-        for batch in predict_shared(predictor, left, share, first=n_done):
+        for batch in predict_shared(predictor, left, ranks, first=n_done):
             if writer is None:
                 errors.merge(batch.errors)
             else:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pet_calc.config import LossOptions, RunOptions, replace
-from pet_calc.data.dataset import GraphDataset, LabelTotals
+from pet_calc.data.dataset import SystemDataset, LabelTotals
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
@@ -153,7 +153,7 @@ def label_direct(
     if not heads.names or not frames:
         return
     weight = model.edge_embedder.weight
-    dataset = GraphDataset(frames, model.pair_cutoff)
+    dataset = SystemDataset(frames, model.pair_cutoff)
     size = DEFAULT_BATCH_TOKENS
     loader = BatchLoader(
         dataset, size, by="tokens", dtype=torch.float64, device=weight.device

@@ -6,7 +6,7 @@ import os
 import torch
 
 from pet_calc.config import RunOptions, TrainOptions
-from pet_calc.data.dataset import GraphDataset, StreamedDataset, make_dataset
+from pet_calc.data.dataset import SystemDataset, StreamedDataset, make_dataset
 from pet_calc.data.frames import Progress
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import AS_JUDGED, TRAINING, Orientation
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "validation", "test")
 
 
-def build_datasets(frames: RunFrames, cutoff: float) -> dict[str, GraphDataset]:
+def build_datasets(frames: RunFrames, cutoff: float) -> dict[str, SystemDataset]:
     """Return training, validation and test set; those without frames are left out."""
     return {
         name: make_dataset(getattr(frames, name), cutoff)
@@ -28,7 +28,7 @@ def build_datasets(frames: RunFrames, cutoff: float) -> dict[str, GraphDataset]:
 
 
 def build_loaders(
-    datasets: dict[str, GraphDataset],
+    datasets: dict[str, SystemDataset],
     options: RunOptions,
     device: torch.device,
     ranks: Ranks,
@@ -80,7 +80,7 @@ def build_loaders(
             dtype=torch.float64,
             device=device,
             most_tokens=train.max_pairs_per_batch,
-            share=(ranks.rank, ranks.size),
+            ranks=ranks,
             n_workers=n_workers if isinstance(dataset, StreamedDataset) else 0,
             orientation=choose_orientation(options, stream)
             if name == "train"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pet_calc.config import LossOptions, LossTerm
 from pet_calc.data.dataset import LabelTotals
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.data.loader import MicroBatch
 from pet_calc.data.orientation import turn_rows, turn_tensors
 from pet_calc.model.derivatives import Prediction

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from pet_calc.data.dataset import LabelTotals
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET

@@ -76,7 +76,7 @@ def write_results(
             domain.retained,
             domain.before,
             (prepared.target, prepared.source),
-            prepared.base_offsets,
+            prepared.base_composition,
         )
         logger.info("forgetting: %s", report.forgetting.to_text())
     text = json.dumps(report.to_dict(), indent=2) + "\n"

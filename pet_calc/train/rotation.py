@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_graph
+from pet_calc.data.systems import build_system
 from pet_calc.evaluate.metrics import (
     DISPLAY_UNITS,
     depends_on_file,
@@ -120,8 +120,8 @@ def choose_sample(frames: RunFrames, target: str, cutoff: float) -> Sample:
         return Sample(part, [])
     spaced = np.linspace(0, len(own) - 1, min(len(own), MOST_FRAMES)).astype(int)
     few = [found[i] for i in own[spaced]]
-    graph = build_graph(max(few, key=lambda frame: frame.n_atoms), cutoff)
-    each = (1 + N_ORIENTATIONS) * (graph.n_pairs + graph.n_atoms)
+    system = build_system(max(few, key=lambda frame: frame.n_atoms), cutoff)
+    each = (1 + N_ORIENTATIONS) * (system.n_pairs + system.n_atoms)
     return Sample(part, few[:: -(-len(few) // max(4, MOST_TOKENS // each))])
 
 

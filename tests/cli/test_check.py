@@ -12,7 +12,7 @@ from support.runs import build_options, write_base
 
 from pet_calc import PETCalculator
 from pet_calc.cli.main import cli
-from pet_calc.config import BaselineOptions
+from pet_calc.config import CompositionOptions
 from pet_calc.config.quick import DATA_PLACES, RUN_PLACES
 from pet_calc.errors import DataError
 from pet_calc.train.run import run_training
@@ -159,7 +159,7 @@ def test_a_run_stops_at_forces_in_another_unit_than_the_base(tmp_path):
 def test_a_run_stops_at_other_totals_if_offsets_are_kept(tmp_path):
     data = write_scaled(tmp_path, energy=-500.0)
     options = build_options(
-        tmp_path, data=data, train={"atomic_baseline": BaselineOptions(mode="keep")}
+        tmp_path, data=data, train={"composition": CompositionOptions(mode="keep")}
     )
     with pytest.raises(DataError, match=r"eV/atom, the base's"):
         run_training(options, show_progress=False)

@@ -143,7 +143,7 @@ def test_every_flag_sets_its_option(given):
     assert finetune.lora.targets == ("mlp", "center")
     assert finetune.keep_head
     assert finetune.new_elements == {"Ge": "Si", "Sn": "Si"}
-    assert train.atomic_baseline.mode == "keep"
+    assert train.composition.mode == "keep"
     assert options.validation_set == 0.2
     assert options.test_set[0].targets == options.training_set[0].targets
     assert options.targets["energy/b"].description == "PBE"

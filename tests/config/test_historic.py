@@ -53,7 +53,7 @@ def test_the_defaults_of_spring_2025_are_read(caplog):
 
 def test_old_offsets_are_tables_by_atomic_number():
     options = read("fixed_composition_weights: {energy: {1: -13.6, 8: -430.0}}")
-    table = options.train.atomic_baseline.tables["energy"]
+    table = options.train.composition.tables["energy"]
     assert table == {"H": -13.6, "O": -430.0}
 
 

@@ -98,7 +98,7 @@ def test_options_of_metatrain_run_unchanged(read, caplog):
     assert (options.hypers.cutoff, options.hypers.d_pet) == (5.0, 64)
     assert options.train.learning_rate == 1e-4
     assert options.train.weight_decay == 0.0
-    assert options.train.atomic_baseline.tables == {"energy": {"H": -13.6, "O": -430.0}}
+    assert options.train.composition.tables == {"energy": {"H": -13.6, "O": -430.0}}
     assert options.train.loss_of("energy") == LossOptions(
         type="huber", weight=0.5, forces=LossTerm(type="mae", weight=2.0)
     )
@@ -369,7 +369,7 @@ def test_nobelium_is_not_false(read):
         training_set: a.xyz
         architecture: {training: {atomic_baseline: {energy: {No: 1.0}}}}
         """)
-    assert options.train.atomic_baseline.tables == {"energy": {"No": 1.0}}
+    assert options.train.composition.tables == {"energy": {"No": 1.0}}
 
 
 def test_one_loss_type_holds_for_every_target_and_gradient():

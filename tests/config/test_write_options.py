@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from pet_calc.config import (
-    BaselineOptions,
+    CompositionOptions,
     DatasetOptions,
     FinetuneOptions,
     LabelOptions,
@@ -77,7 +77,7 @@ RUNS = {
                 loss={
                     "energy": {"forces": {"type": "huber", "weight": 10, "delta": 0.01}}
                 },
-                atomic_baseline=BaselineOptions(
+                composition=CompositionOptions(
                     mode="keep", tables={"energy": {"No": 1.0, "H": -2.0}}
                 ),
             ),
@@ -117,7 +117,7 @@ RUNS = {
     "full": PLAIN.with_base("base.ckpt"),
     "scratch with a shape": replace(PLAIN, hypers=PETHypers(d_pet=16, cutoff=3.0)),
     "one baseline for all": replace(
-        PLAIN, train=TrainOptions(atomic_baseline=BaselineOptions(tables={"a": 1.0}))
+        PLAIN, train=TrainOptions(composition=CompositionOptions(tables={"a": 1.0}))
     ),
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.loader import BatchLoader, cut_evenly, pack
 from pet_calc.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ def to_lists(plan):
 @pytest.fixture
 def dataset(structures):
     frames = [LabeledFrame.from_atoms(atoms) for atoms in structures.values()]
-    return GraphDataset(frames, CUTOFF)
+    return SystemDataset(frames, CUTOFF)
 
 
 def test_every_frame_occurs_once_per_epoch(dataset):
@@ -115,7 +115,9 @@ def test_a_step_comes_in_parts_that_fit(dataset):
 def test_ranks_share_each_step(dataset):
     whole = list(BatchLoader(dataset, 4, shuffle=True).iterate_steps())
     shares = [
-        list(BatchLoader(dataset, 4, shuffle=True, share=(rank, 2)).iterate_steps())
+        list(
+            BatchLoader(dataset, 4, shuffle=True, ranks=Ranks(rank, 2)).iterate_steps()
+        )
         for rank in range(2)
     ]
     for step, *parts in zip(whole, *shares, strict=True):
@@ -170,7 +172,7 @@ def test_frames_of_several_targets_are_parts_of_their_own(dataset):
 
 def test_neighbor_lists_from_workers_are_those_made_here(dataset, monkeypatch):
     monkeypatch.setattr("pet_calc.data.dataset._FEW", 1)
-    other = GraphDataset(dataset.frames, CUTOFF)
+    other = SystemDataset(dataset.frames, CUTOFF)
     other.prepare(n_workers=2)
     for i in range(len(dataset)):
         one, two = dataset[i], other[i]
@@ -194,7 +196,7 @@ def test_neighbor_lists_are_computed_once(dataset):
 
 def test_a_real_file_loads_with_its_labels(shared_file):
     frames = read_frames(shared_file("MAD-sample_test.xyz"))
-    loader = BatchLoader(GraphDataset(frames, CUTOFF), 8000, by="tokens")
+    loader = BatchLoader(SystemDataset(frames, CUTOFF), 8000, by="tokens")
     n_stress = n_atoms = 0
     for batch, labels in loader:
         n_stress += int(labels.has_stress.sum())
@@ -219,7 +221,7 @@ def test_frames_far_from_the_origin_train_as_those_near_it(structures):
     vectors = []
     for one in (atoms, far):
         frames = [LabeledFrame.from_atoms(one)]
-        loader = BatchLoader(GraphDataset(frames, CUTOFF), 1, dtype=torch.float32)
+        loader = BatchLoader(SystemDataset(frames, CUTOFF), 1, dtype=torch.float32)
         ((batch, labels),) = loader.iterate(0)
         assert labels.forces.dtype == torch.float32
         vectors.append(compute_edge_vectors(batch))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_graph, collate, collate_labels
+from pet_calc.data.systems import build_system, collate, collate_labels
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import (
     AS_JUDGED,
@@ -104,9 +104,9 @@ def test_an_unknown_kind_is_refused():
 
 def test_batches_and_labels_turn_as_their_frames_do(frames):
     matrices = Orientation().draw(0, range(len(frames)))
-    graphs = [build_graph(frame, CUTOFF) for frame in frames]
-    batch = collate(graphs, dtype=torch.float64)
-    labels = collate_labels(graphs, dtype=torch.float64)
+    systems = [build_system(frame, CUTOFF) for frame in frames]
+    batch = collate(systems, dtype=torch.float64)
+    labels = collate_labels(systems, dtype=torch.float64)
     turns = torch.from_numpy(matrices)
     turned = turn_batch(batch, turns)
     vectors = compute_edge_vectors(batch)
@@ -119,7 +119,7 @@ def test_batches_and_labels_turn_as_their_frames_do(frames):
     )
     others = [turn_frame(*pair) for pair in zip(frames, matrices, strict=True)]
     expected = collate_labels(
-        [build_graph(f, CUTOFF) for f in others], dtype=torch.float64
+        [build_system(f, CUTOFF) for f in others], dtype=torch.float64
     )
     for one, other in zip(
         turn_labels(labels, turns, batch.system_of_atom), expected, strict=True
@@ -129,7 +129,7 @@ def test_batches_and_labels_turn_as_their_frames_do(frames):
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_a_loader_turns_frames_the_same_in_parts_ranks_and_workers(frames, n_workers):
-    dataset = GraphDataset(frames, CUTOFF)
+    dataset = SystemDataset(frames, CUTOFF)
     matrices = Orientation(seed=2).draw(3, range(len(frames)))
     expected = [turn_frame(*pair) for pair in zip(frames, matrices, strict=True)]
 
@@ -147,7 +147,12 @@ def test_a_loader_turns_frames_the_same_in_parts_ranks_and_workers(frames, n_wor
         return list(chain.from_iterable(s.parts for s in loader.iterate_steps(3)))
 
     seen = []
-    for parts in (load(), load(most_tokens=1), load(share=(0, 2)), load(share=(1, 2))):
+    for parts in (
+        load(),
+        load(most_tokens=1),
+        load(ranks=Ranks(0, 2)),
+        load(ranks=Ranks(1, 2)),
+    ):
         for part in parts:
             seen += part.indices
             chosen = [expected[i] for i in part.indices]

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.split import split_in_two
 
 
 def make_part(frames, indices):
-    dataset = GraphDataset([frames[i] for i in indices], 4.5)
+    dataset = SystemDataset([frames[i] for i in indices], 4.5)
     (step,) = BatchLoader(dataset, len(frames), dtype=torch.float64).iterate_steps()
     return step.parts[0]
 

@@ -9,7 +9,7 @@ from support.frames import build_frames
 
 from pet_calc.data.census import LabelCensus
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_graph, collate_labels
+from pet_calc.data.systems import build_system, collate_labels
 from pet_calc.data.labels import LabelKeys, read_charge_and_spin
 from pet_calc.data.near_names import find_near
 from pet_calc.data.notes import find_state_notes, is_warning
@@ -97,7 +97,7 @@ def test_a_weight_under_another_name_is_named():
 def test_a_frame_of_weight_0_has_no_labels_in_a_batch():
     frames = [read(atoms) for atoms in build_frames(4)]
     frames[1].weight = 0.0
-    labels = collate_labels([build_graph(frame, 4.0) for frame in frames])
+    labels = collate_labels([build_system(frame, 4.0) for frame in frames])
     assert labels.has_energy.tolist() == [True, False, True, True]
     n_atoms = np.cumsum([0] + [frame.n_atoms for frame in frames])
     assert not labels.has_forces[n_atoms[1] : n_atoms[2]].any()

@@ -12,7 +12,7 @@ from ase.build import bulk, molecule
 
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.data import store as store_module
-from pet_calc.data.dataset import GraphDataset, count_stored_tokens, make_dataset
+from pet_calc.data.dataset import SystemDataset, count_stored_tokens, make_dataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.read_dataset import StoreRule, draw_frames, read_dataset
@@ -221,7 +221,7 @@ def test_a_streamed_data_set_is_one_in_memory(tmp_path, n_workers):
     store = build(tmp_path, names)
     stored = StoredFrames.of_store(store, weight=0.5)
     streamed = make_dataset(stored, CUTOFF)
-    in_memory = GraphDataset(list(stored), CUTOFF)
+    in_memory = SystemDataset(list(stored), CUTOFF)
     streamed.prepare(n_workers=n_workers)
     np.testing.assert_array_equal(streamed.count_tokens(), in_memory.count_tokens())
     for indices in ([0, 3, 7], list(range(10)), [4]):
@@ -243,7 +243,7 @@ def test_a_streamed_data_set_is_one_in_memory(tmp_path, n_workers):
 def test_pairs_are_counted_once_for_a_store(tmp_path, monkeypatch):
     frames = StoredFrames.of_store(build(tmp_path, write_files(tmp_path)))
     counts = count_stored_tokens(frames, CUTOFF)
-    monkeypatch.setattr("pet_calc.data.dataset.build_graph", fail)
+    monkeypatch.setattr("pet_calc.data.dataset.build_system", fail)
     some = frames.take(np.array([8, 2]))
     assert count_stored_tokens(some, CUTOFF).tolist() == counts[[8, 2]].tolist()
 

@@ -10,7 +10,7 @@ from ase import Atoms
 from support.models import build_model
 from support.structures import build_batch, build_bulk, build_structures
 
-from pet_calc.data.graph import build_batch as build_graph_batch
+from pet_calc.data.systems import build_batch as build_system_batch
 from pet_calc.engine.network import HEAD_WIDTHS, FastNetwork, find_obstacle
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.model.derivatives import predict
@@ -102,7 +102,7 @@ def test_several_threads_give_the_same_numbers():
     model = build_model(**ADAPTIVE)
     bulk = ase.build.bulk("Si", "diamond", 5.4, cubic=True).repeat(3)
     bulk.rattle(0.1, seed=1)
-    batch = build_graph_batch(bulk, model.pair_cutoff, dtype=torch.float64)
+    batch = build_system_batch(bulk, model.pair_cutoff, dtype=torch.float64)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.evaluate.metrics import Metrics, format_errors
 from pet_calc.model.derivatives import Prediction
 

@@ -17,7 +17,7 @@ from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
 from pet_calc.config import parse_options, replace
 from pet_calc.config.replay import ReplayOptions
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame, read_frames
 from pet_calc.data.labels import LabelKeys
 from pet_calc.data.loader import BatchLoader
@@ -127,7 +127,7 @@ def measure(model, frames, heads=HEADS):
     errors = {"forces": [], "stress": []}
     for frame in frames:
         (batch, _), *_ = BatchLoader(
-            GraphDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
+            SystemDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
         )
         prediction = predict_direct(model, batch, heads)
         if frame.direct_forces is not None:
@@ -295,7 +295,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
     for frame in frames:
         # what the heads must not look at
         frame.forces = None if frame.forces is None else 1e6 * frame.forces
-    dataset = GraphDataset(frames, model.pair_cutoff)
+    dataset = SystemDataset(frames, model.pair_cutoff)
     shares = []
     for most in (None, 1):
         loader = BatchLoader(dataset, 12, dtype=torch.float64, most_tokens=most)
@@ -308,7 +308,7 @@ def test_frames_without_a_label_do_not_count(tmp_path):
     squares = []
     for frame in labelled:
         (batch, _), *_ = BatchLoader(
-            GraphDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
+            SystemDataset([frame], model.pair_cutoff), 1, dtype=torch.float64
         )
         found = predict_direct(model, batch, HEADS).forces.detach().numpy()
         squares.append(((found - frame.direct_forces) ** 2).mean(axis=1))

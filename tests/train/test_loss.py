@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pet_calc.config import LossOptions, LossTerm
-from pet_calc.data.graph import Labels
+from pet_calc.data.systems import Labels
 from pet_calc.model.derivatives import Prediction
 from pet_calc.train.loss import compute_loss
 

@@ -9,9 +9,9 @@ from support.runs import build_options, check_resume, write_base
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, replace
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_graph, collate
+from pet_calc.data.systems import build_system, collate
 from pet_calc.data.loader import BatchLoader
 from pet_calc.data.orientation import Orientation, turn_frame, turn_labels
 from pet_calc.data.split import split_in_two
@@ -31,7 +31,7 @@ MSE = LossOptions()
 
 
 def load_steps(frames, orientation):
-    dataset = GraphDataset(frames, 4.0)
+    dataset = SystemDataset(frames, 4.0)
     loader = BatchLoader(dataset, 4, dtype=torch.float64, orientation=orientation)
     return [part for step in loader.iterate_steps(1) for part in step.parts]
 
@@ -77,7 +77,7 @@ def test_a_turned_step_is_the_step_with_the_turn_undone(tmp_path, kind):
 
 def test_frames_are_judged_in_the_same_orientations_by_every_run(tmp_path):
     frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames()]
-    datasets = {name: GraphDataset(frames, 4.0) for name in ("train", "validation")}
+    datasets = {name: SystemDataset(frames, 4.0) for name in ("train", "validation")}
     positions = {}
     for seed in (0, 1):
         for augmentation in ("O3", "none"):
@@ -96,7 +96,7 @@ def test_frames_are_judged_in_the_same_orientations_by_every_run(tmp_path):
 
 def test_training_as_in_the_file_is_kept_for_files_that_ask_for_it(tmp_path):
     frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames()]
-    datasets = {"train": GraphDataset(frames, 4.0)}
+    datasets = {"train": SystemDataset(frames, 4.0)}
     options = build_options(tmp_path, augmentation="none")
     loader = build_loaders(datasets, options, torch.device("cpu"), Ranks())["train"]
     for step in loader.iterate_steps(2):
@@ -128,7 +128,7 @@ def test_augmented_training_makes_the_model_care_less_about_orientation(tmp_path
 def test_a_paired_step_has_each_frame_in_two_orientations():
     frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames()]
     orientation = Orientation(seed=1)
-    dataset = GraphDataset(frames, 4.0)
+    dataset = SystemDataset(frames, 4.0)
     settings = {"dtype": torch.float64, "orientation": orientation, "is_paired": True}
     (step, *_) = BatchLoader(dataset, 4, **settings).iterate_steps(3)
     (part,) = step.parts
@@ -166,7 +166,7 @@ def test_consistency_is_the_squared_difference_of_what_is_turned_back(tmp_path):
     frames = [LabeledFrame.from_atoms(atoms) for atoms in build_frames(5)]
     frames[1].weight = 0.5
     frames[2].energy = frames[2].forces = None  # it needs no labels
-    dataset = GraphDataset(frames, 4.0)
+    dataset = SystemDataset(frames, 4.0)
     settings = {
         "dtype": torch.float64,
         "orientation": Orientation(seed=1),
@@ -180,7 +180,7 @@ def test_consistency_is_the_squared_difference_of_what_is_turned_back(tmp_path):
         results = []
         for turn in step.parts[0].turns[2 * i : 2 * i + 2]:
             turned = turn_frame(frame, turn.numpy())
-            batch = collate([build_graph(turned, 4.0)], dtype=torch.float64)
+            batch = collate([build_system(turned, 4.0)], dtype=torch.float64)
             prediction = predict(model, batch, with_stress=True)
             results.append(
                 (

@@ -15,7 +15,7 @@ from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
-from pet_calc.data.graph import build_batch
+from pet_calc.data.systems import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
@@ -424,13 +424,13 @@ def test_labels_that_give_no_gradient_stop_before_anything_is_written(
 
 def test_neighbor_lists_of_the_training_set_are_made_once(tmp_path, monkeypatch):
     seen = []
-    build_graph = dataset.build_graph
+    build_system = dataset.build_system
 
     def note(frame, cutoff):
         seen.append(frame.source)
-        return build_graph(frame, cutoff)
+        return build_system(frame, cutoff)
 
-    monkeypatch.setattr(dataset, "build_graph", note)
+    monkeypatch.setattr(dataset, "build_system", note)
     run(build_options(tmp_path))
     assert len(seen) == 12
     assert len(set(seen)) == 12

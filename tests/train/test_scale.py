@@ -149,7 +149,7 @@ def test_isolated_atoms_in_a_store_set_offsets_only(tmp_path):
                     data=str(tmp_path / "train.xyz"),
                     output=name,
                     epochs=1,
-                    offsets="isolated_atoms",
+                    composition="isolated_atoms",
                 ),
                 data_store=store,
             ),

@@ -109,7 +109,7 @@ def read_base_domain(
             measure_retained,
             prepared.model,
             output=prepared.base_output,
-            offsets=prepared.base_offsets,
+            offsets=prepared.base_composition,
             progress=progress,
         )
         domain.before = measure(domain.retained)

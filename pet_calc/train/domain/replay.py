@@ -3,7 +3,7 @@
 import logging
 
 from pet_calc.config import RunOptions, replace
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.orientation import REPLAY
 from pet_calc.data.read_dataset import has_label
@@ -52,7 +52,7 @@ def build_replay(
     if not frames:
         return []
     model, weight = prepared.model, options.train.replay.weight
-    datasets = {"train": GraphDataset(frames, model.pair_cutoff)}
+    datasets = {"train": SystemDataset(frames, model.pair_cutoff)}
     device = model.edge_embedder.weight.device
     # method heads: the base's own head would not move, nor what it says
     is_shared = prepared.keeps_source and options.finetune.method != "heads"
@@ -69,7 +69,7 @@ def build_replay(
     )
     objectives: list[Objective] = [
         EnergyObjective(
-            own, composition=prepared.base_offsets, weight=weight, is_for_all=True
+            own, composition=prepared.base_composition, weight=weight, is_for_all=True
         )
     ]
     if heads.names:

@@ -36,7 +36,7 @@ def check_data(prepared: Prepared, options: RunOptions, frames: RunFrames) -> No
             target=target.name,
             units=build_label_units(source, target),
         )
-        baseline = options.train.atomic_baseline
+        baseline = options.train.composition
         is_kept = baseline.mode == "keep" and target.name not in baseline.tables
         _judge_findings(report, is_kept)
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from pet_calc.config import BaselineOptions, TargetOptions
-from pet_calc.data.baseline_fit import (
+from pet_calc.config import CompositionOptions, TargetOptions
+from pet_calc.data.composition_fit import (
     Array,
     count_species,
     estimate_total_energies,
@@ -18,7 +18,7 @@ from pet_calc.data.baseline_fit import (
     fit_energy_scale,
     fit_force_scale,
 )
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.isolated import choose_references
 from pet_calc.data.loader import BatchLoader
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 ATOM_WEIGHT = 1e-6
 
 
-def set_offsets(
+def set_composition(
     model: PET,
     target: TargetOptions,
-    options: BaselineOptions,
+    options: CompositionOptions,
     frames: Sequence[LabeledFrame],
     isolated: Sequence[LabeledFrame],
     *,
     has_base: bool,
     scale_targets: bool,
     batch_size: int,
-    graphs: GraphDataset | None = None,
+    systems: SystemDataset | None = None,
     new_elements: Sequence[int] = (),
 ) -> None:
     """Set the composition energies (and a new model's scale) of a target, in place.
@@ -60,7 +60,7 @@ def set_offsets(
         has_base: whether the weights were trained before; its scale is kept then.
         scale_targets: set the output scale of a new model to the size of the labels.
         batch_size: of the evaluation of the base.
-        graphs: ``frames`` with their neighbour lists, if they are there already.
+        systems: ``frames`` with their neighbour lists, if they are there already.
         new_elements: atomic numbers that the base did not know: their offsets are
             fitted before the others, which then explain what is left. So GeO2 says
             something about Ge, and not half of it about the O that the base knows.
@@ -96,7 +96,7 @@ def set_offsets(
     else:
         # of a new network too: its first outputs are an offset like any other, and
         # their error would drown the forces in the first hundreds of steps
-        known = graphs.select(rows) if graphs else labelled
+        known = systems.select(rows) if systems else labelled
         predictions = predict_energies(model, target.name, known, batch_size)
         weights = np.ones(len(energies))
         known_types = set(model.atomic_types)
@@ -123,7 +123,7 @@ def set_offsets(
 def predict_energies(
     model: PET,
     target: str,
-    frames: list[LabeledFrame] | GraphDataset,
+    frames: list[LabeledFrame] | SystemDataset,
     batch_size: int,
 ) -> Array:
     """Return the model's total energies, [n_frames] in eV.
@@ -132,8 +132,8 @@ def predict_energies(
     all frames of a file may share is no offset per element.
     """
     weight = model.edge_embedder.weight
-    if not isinstance(frames, GraphDataset):
-        frames = GraphDataset(frames, model.pair_cutoff)
+    if not isinstance(frames, SystemDataset):
+        frames = SystemDataset(frames, model.pair_cutoff)
     loader = BatchLoader(
         frames,
         batch_size,

@@ -56,7 +56,7 @@ class Prepared:
     """The main energy output that trains."""
     source: str = ""
     """The base's output that the target starts from; itself if it is not new."""
-    base_offsets: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    base_composition: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     """[n_species] float64 in eV: energies per element of ``source`` in the base."""
     new_elements: dict[str, str] = field(default_factory=dict)
     """Symbols that the base does not know, and what they started from."""
@@ -249,7 +249,7 @@ def _build_from_base(
         (*new, *direct.new),
         target=target.name,
         source=source,
-        base_offsets=table.composition[:, 0].clone(),
+        base_composition=table.composition[:, 0].clone(),
         new_elements=new_elements,
         direct=direct,
     )

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import RunOptions
-from pet_calc.data.dataset import GraphDataset
+from pet_calc.data.dataset import SystemDataset
 from pet_calc.data.read_dataset import sample_stored, take_frames
 from pet_calc.train.datasets import RunFrames, find_of_target
-from pet_calc.train.start.composition import set_offsets
+from pet_calc.train.start.composition import set_composition
 from pet_calc.train.start.direct_heads import scale_new_heads
 from pet_calc.train.start.model import Prepared, set_trainable
 
@@ -19,7 +19,7 @@ def prepare_model(
     prepared: Prepared,
     options: RunOptions,
     frames: RunFrames,
-    training: GraphDataset,
+    training: SystemDataset,
     resumed_from: Path | None,
 ) -> None:
     """Set energies per element and inject LoRA, or put the resumed model in place.
@@ -43,23 +43,23 @@ def prepare_model(
 
 
 def _set_composition(
-    prepared: Prepared, options: RunOptions, frames: RunFrames, graphs: GraphDataset
+    prepared: Prepared, options: RunOptions, frames: RunFrames, systems: SystemDataset
 ) -> None:
     """Set the energies per element of each target from its own frames, in place."""
     for name, target in options.energy_targets.items():
         indices = find_of_target(frames.train, name)
         own = take_frames(frames.train, indices)
         few = sample_stored(own, MOST_COMPOSITION_FRAMES)
-        set_offsets(
+        set_composition(
             prepared.model,
             target,
-            options.train.atomic_baseline,
+            options.train.composition,
             few,
             [frame for frame in frames.isolated if frame.target == name],
             has_base=prepared.base is not None,
             scale_targets=options.train.scale_targets,
             batch_size=options.train.frames_per_step,
-            graphs=graphs.select(indices.tolist()) if few is own else None,
+            systems=systems.select(indices.tolist()) if few is own else None,
             new_elements=prepared.new_numbers if name == prepared.target else [],
         )
     if options.train.scale_targets and prepared.direct.new:

@@ -13,7 +13,7 @@ from support.runs import build_options, stand_as_in_file, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import BaselineOptions, replace
+from pet_calc.config import CompositionOptions, replace
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.isolated import choose_references, find_isolated
 from pet_calc.errors import ConfigError, DataError
@@ -126,7 +126,7 @@ def test_kept_offsets_do_not_move(tmp_path):
     base = write_base(tmp_path)
     before = load_checkpoint(base).state["baseline.tables.energy.composition"]
     run_training(
-        build_options(tmp_path, base=base, offsets="keep", **NO_TRAINING),
+        build_options(tmp_path, base=base, composition="keep", **NO_TRAINING),
         show_progress=False,
     )
     after = torch.tensor(list(composition_of(tmp_path).values()), dtype=torch.float64)
@@ -134,10 +134,8 @@ def test_kept_offsets_do_not_move(tmp_path):
 
 
 def test_given_offsets_are_taken_in_the_unit_of_the_labels(tmp_path):
-    baseline = BaselineOptions(tables={"energy": {"H": -13.6, "O": -2000.0}})
-    options = build_options(
-        tmp_path, train={"atomic_baseline": baseline}, **NO_TRAINING
-    )
+    baseline = CompositionOptions(tables={"energy": {"H": -13.6, "O": -2000.0}})
+    options = build_options(tmp_path, train={"composition": baseline}, **NO_TRAINING)
     run_training(options, show_progress=False)
     found = composition_of(tmp_path)
     assert found[1] == -13.6
@@ -145,10 +143,10 @@ def test_given_offsets_are_taken_in_the_unit_of_the_labels(tmp_path):
 
 
 def test_an_unknown_element_in_the_table_is_an_error(tmp_path):
-    baseline = BaselineOptions(tables={"energy": {"Xx": 1.0}})
+    baseline = CompositionOptions(tables={"energy": {"Xx": 1.0}})
     with pytest.raises(ConfigError, match="does not know 'Xx'"):
         run_training(
-            build_options(tmp_path, train={"atomic_baseline": baseline}),
+            build_options(tmp_path, train={"composition": baseline}),
             show_progress=False,
         )
 
@@ -163,7 +161,7 @@ def test_isolated_atoms_set_the_offsets_and_do_not_train(tmp_path):
     path = tmp_path / "with_atoms.xyz"
     ase.io.write(path, frames)
     options = build_options(
-        tmp_path, base=base, data=str(path), offsets="isolated_atoms", **NO_TRAINING
+        tmp_path, base=base, data=str(path), composition="isolated_atoms", **NO_TRAINING
     )
     run_training(options, show_progress=False)
     calculator = PETCalculator(tmp_path / "run" / "best_model.ckpt")
@@ -173,7 +171,7 @@ def test_isolated_atoms_set_the_offsets_and_do_not_train(tmp_path):
 
     ase.io.write(path, frames[:-1])
     options = build_options(
-        tmp_path, output="b", base=base, data=str(path), offsets="isolated_atoms"
+        tmp_path, output="b", base=base, data=str(path), composition="isolated_atoms"
     )
     with pytest.raises(DataError, match="with an energy, for: Al"):
         run_training(options, show_progress=False)

@@ -19,7 +19,7 @@ from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.checkpoint.metatrain_write import save_metatrain_checkpoint
 from pet_calc.checkpoint.open import load_merged_checkpoint
-from pet_calc.config import BaselineOptions
+from pet_calc.config import CompositionOptions
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.export import export_model
 from pet_calc.info.describe import describe_file
@@ -197,7 +197,7 @@ def test_isolated_atoms_give_the_offset_of_a_new_element_too(tmp_path):
             tmp_path,
             data=str(tmp_path / "atoms.xyz"),
             new_elements="nearest",
-            offsets="isolated_atoms",
+            composition="isolated_atoms",
             **NO_TRAINING,
         )
     )
@@ -321,13 +321,13 @@ def test_zbl_gets_the_radius_of_the_new_element(tmp_path):
 
 
 def test_given_offsets_may_name_the_new_element(tmp_path):
-    baseline = BaselineOptions(tables={"energy": {"Ga": -12.0}})
+    baseline = CompositionOptions(tables={"energy": {"Ga": -12.0}})
     report = run(
         build_options(
             tmp_path,
             data=write_gallium(tmp_path),
             new_elements="nearest",
-            train={"atomic_baseline": baseline},
+            train={"composition": baseline},
             **NO_TRAINING,
         )
     )

@@ -40,7 +40,7 @@ class Labels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Graph:
+class System:
     """A frame and its pairs, in small integers to save memory."""
 
     frame: LabeledFrame
@@ -67,7 +67,7 @@ class Graph:
         return len(self.centers)
 
 
-def build_graph(frame: LabeledFrame, cutoff: float) -> Graph:
+def build_system(frame: LabeledFrame, cutoff: float) -> System:
     """Return the frame with its full neighbour list."""
     try:
         centers, neighbors, shifts = compute_pairs(
@@ -77,7 +77,7 @@ def build_graph(frame: LabeledFrame, cutoff: float) -> Graph:
     except DataError as error:
         raise DataError(f"{frame.source}: {error}") from error
     is_small = np.abs(shifts).max(initial=0) <= np.iinfo(np.int8).max
-    return Graph(
+    return System(
         frame=frame,
         cutoff=cutoff,
         centers=centers.astype(np.int32),
@@ -88,20 +88,20 @@ def build_graph(frame: LabeledFrame, cutoff: float) -> Graph:
 
 
 def collate(
-    graphs: Sequence[Graph],
+    systems: Sequence[System],
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """Return the graphs laid end to end, with indices that count through.
+    """Return the systems laid end to end, with indices that count through.
 
     Positions and cells are in ``dtype``; rows of cells that are not periodic are zero.
     """
-    if not graphs:
+    if not systems:
         raise DataError("no structures to make a batch of")
-    frames = [graph.frame for graph in graphs]
-    atom_starts = np.cumsum([0] + [graph.n_atoms for graph in graphs])
-    pair_starts = np.cumsum([0] + [graph.n_pairs for graph in graphs])
+    frames = [system.frame for system in systems]
+    atom_starts = np.cumsum([0] + [system.n_atoms for system in systems])
+    pair_starts = np.cumsum([0] + [system.n_pairs for system in systems])
 
     def to_indices(
         parts: list[npt.NDArray[np.int32]], starts: npt.NDArray[np.int64]
@@ -118,18 +118,18 @@ def collate(
     def to_integers(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
-    shifts = np.concatenate([graph.cell_shifts for graph in graphs]).astype(np.int64)
-    system_of_atom = np.repeat(np.arange(len(graphs)), np.diff(atom_starts))
+    shifts = np.concatenate([system.cell_shifts for system in systems]).astype(np.int64)
+    system_of_atom = np.repeat(np.arange(len(systems)), np.diff(atom_starts))
     return Batch(
         species=torch.from_numpy(np.concatenate([f.numbers for f in frames])).to(
             device
         ),
         positions=to_reals(np.concatenate([frame.positions for frame in frames])),
         cells=to_reals(np.stack([mask_cell(f.cell, f.pbc) for f in frames])),
-        centers=to_indices([graph.centers for graph in graphs], atom_starts),
-        neighbors=to_indices([graph.neighbors for graph in graphs], atom_starts),
+        centers=to_indices([system.centers for system in systems], atom_starts),
+        neighbors=to_indices([system.neighbors for system in systems], atom_starts),
         cell_shifts=torch.from_numpy(shifts).to(device),
-        reverse=to_indices([graph.reverse for graph in graphs], pair_starts),
+        reverse=to_indices([system.reverse for system in systems], pair_starts),
         system_of_atom=torch.from_numpy(system_of_atom).to(device),
         charges=to_integers([frame.charge for frame in frames]),
         spin_multiplicities=to_integers([f.spin_multiplicity for f in frames]),
@@ -137,18 +137,18 @@ def collate(
 
 
 def collate_labels(
-    graphs: Sequence[Graph],
+    systems: Sequence[System],
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Labels:
-    """Return the graphs' labels, zeros where a frame has none.
+    """Return the systems' labels, zeros where a frame has none.
 
     Those of a frame of weight 0 are masked like missing ones.
 
     The energy stays float64 whatever ``dtype``: totals reach 1e5 eV.
     """
-    frames = [graph.frame for graph in graphs]
+    frames = [system.frame for system in systems]
     return _collate_labels(
         frames,
         [frame.energy for frame in frames],
@@ -160,7 +160,7 @@ def collate_labels(
 
 
 def collate_direct_labels(
-    graphs: Sequence[Graph],
+    systems: Sequence[System],
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -169,7 +169,7 @@ def collate_direct_labels(
 
     They have no energies.
     """
-    frames = [graph.frame for graph in graphs]
+    frames = [system.frame for system in systems]
     forces = [frame.direct_forces for frame in frames]
     stress = [frame.direct_stress for frame in frames]
     if all(label is None for label in (*forces, *stress)):
@@ -239,5 +239,5 @@ def build_batch(
         for note in frame.notes:
             if NOT_WHOLE in note:
                 raise DataError(f"{frame.source}: {note}; expected a whole number")
-    graphs = [build_graph(frame, cutoff) for frame in frames]
-    return collate(graphs, dtype=dtype, device=device)
+    systems = [build_system(frame, cutoff) for frame in frames]
+    return collate(systems, dtype=dtype, device=device)

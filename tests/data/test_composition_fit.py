@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import molecule
 
-from pet_calc.data.baseline_fit import (
+from pet_calc.data.composition_fit import (
     count_species,
     estimate_total_energies,
     find_open_types,

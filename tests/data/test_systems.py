@@ -6,15 +6,15 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from pet_calc.data.frames import LabeledFrame
-from pet_calc.data.graph import build_batch, build_graph, collate, collate_labels
+from pet_calc.data.systems import build_batch, build_system, collate, collate_labels
 from pet_calc.errors import DataError
 
 CUTOFF = 4.7
 
 
-def build_graphs(*structures):
+def build_systems(*structures):
     frames = [LabeledFrame.from_atoms(atoms, source="x") for atoms in structures]
-    return [build_graph(frame, CUTOFF) for frame in frames]
+    return [build_system(frame, CUTOFF) for frame in frames]
 
 
 def test_a_batch_is_the_concatenation_of_single_ones(structures):
@@ -84,9 +84,9 @@ def test_building_a_batch_leaves_the_atoms_alone():
 
 
 def test_large_shifts_do_not_overflow():
-    (graph,) = build_graphs(Atoms("H", cell=[0.03, 20, 20], pbc=True))
-    assert np.abs(graph.cell_shifts).max() == 156
-    batch = collate([graph])
+    (system,) = build_systems(Atoms("H", cell=[0.03, 20, 20], pbc=True))
+    assert np.abs(system.cell_shifts).max() == 156
+    batch = collate([system])
     assert torch.equal(batch.cell_shifts[batch.reverse], -batch.cell_shifts)
 
 
@@ -106,7 +106,7 @@ def test_labels_are_masked_where_missing():
         full, energy=-1e5 - 1e-6, forces=np.ones((4, 3)), stress=stress
     )
     bare = molecule("H2")
-    labels = collate_labels(build_graphs(full, bare))
+    labels = collate_labels(build_systems(full, bare))
     assert labels.energy.dtype == torch.float64
     assert labels.energy.tolist() == [-1e5 - 1e-6, 0.0]
     assert labels.has_energy.tolist() == [True, False]
