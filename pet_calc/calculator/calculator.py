@@ -11,18 +11,19 @@ from ase.calculators.calculator import Calculator, all_changes
 from pet_calc.calculator.from_checkpoint import CheckpointBackend
 from pet_calc.calculator.from_export import DTYPES, ExportBackend
 from pet_calc.calculator.supported import check_known_elements, has_stress
+from pet_calc.calculator.threads import use_threads
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_model
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import ConfigError
 from pet_calc.model.pet import PET
-from pet_calc.system.cores import SharedCoresWarning
+from pet_calc.system.cores import FreeCores
 from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
 # of this process: what others do concerns all calculators
-_shared_cores = SharedCoresWarning()
+_free_cores = FreeCores()
 
 # the list is built again when an atom has moved half of this, Å
 DEFAULT_SKIN = 0.5
@@ -93,6 +94,7 @@ class PETCalculator(Calculator):
             ModelError: if the model lacks the target asked for.
         """
         super().__init__()
+        _free_cores.begin()
         wanted = _resolve_dtype(dtype)
         if not skin >= 0.0:
             raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
@@ -183,9 +185,11 @@ class PETCalculator(Calculator):
         system: Any = self.atoms
         check_known_elements(system, self._backend.known)
         is_bulk = has_stress(system, properties)
+        n_used = n_threads = torch.get_num_threads()
         if self.device.type == "cpu":
-            _shared_cores.look(torch.get_num_threads())
-        self.results = self._backend.compute(system, properties, is_bulk)
+            n_used = _free_cores.limit(n_threads)
+        with use_threads(n_used):
+            self.results = self._backend.compute(system, properties, is_bulk)
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

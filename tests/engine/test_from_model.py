@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from support.models import build_model
-from support.structures import build_batch, build_structures
+from support.structures import build_batch, build_bulk, build_structures
 
 from pet_calc.data.systems import build_batch as build_system_batch
 from pet_calc.engine.engine import Engine
@@ -109,6 +109,23 @@ def test_several_threads_give_the_same_numbers():
         compare(model, batch, TOLERANCES[torch.float64])
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    # PETCalculator takes as many as others leave cores: results must not show it
+    model = build_model(dtype=torch.float32, d_pet=32, d_node=64)
+    batch = build_batch([*build_structures(), build_bulk().repeat(2)], model)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            found.append(
+                Engine.from_model(model, "energy").predict(batch, with_stress=True)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].energy, found[1].energy)
+    assert torch.equal(found[0].forces, found[1].forces)
 
 
 def test_another_output_of_the_model_is_computed():
