@@ -1,15 +1,20 @@
-"""Fine-tune one base with LoRA in pet-calc and in metatrain, with the same options.
+"""Fine-tune one base in pet-calc and in metatrain, with the same options.
 
     python benchmarks/lora_against_metatrain.py --data ../shared/data -o /tmp/lora
 
 A base is trained briefly by pet-calc, on a few frames of both data sets, and written
-for metatrain by ``pet-calc convert``. Then each program runs the same options file.
-All errors are measured by ``pet-calc eval`` on the same validation frames. Needs
-metatrain (the dev extra) and the public data sets.
+for metatrain by ``pet-calc convert``. Then each program trains LoRA and all weights
+from one options file, with the same steps and the same weights of energy and forces.
+metatrain starts LoRA from random A and B, so that its step 0 is not the base: it has a
+row of its own, of a training with a learning rate of nothing. All weights train at a
+rate of their own (``--full-rate``, metatrain's default). All errors are measured by
+``pet-calc eval`` on the same validation frames. Rows that are done are not run again.
+Needs metatrain (the dev extra) and the public data sets.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +23,9 @@ from pathlib import Path
 
 import ase.io
 import yaml
-from finetune_table import write_labelled
+from finetune_table import make_slug, write_labelled
+
+from pet_calc.checkpoint.open import load_record
 
 BASE_MODEL = {
     "cutoff": 5.0,
@@ -38,7 +45,22 @@ DATA_SETS = {
     ),
     "acac": (["acac_train_300K.xyz@:160"], ["acac_train_300K.xyz@400:500"]),
 }
+BATCH_SIZE = 4
 BASE_FRAMES = ("Li3PS4-sample_train.xyz@0:20", "acac_train_300K.xyz@0:40")
+
+
+# as in an options file; of both programs
+LOSS_WEIGHTS = {"energy": 10.0, "forces": 1.0}
+STEP_0 = {"num_epochs": 1, "learning_rate": 1e-300}
+# program, method, and what else stands under `training`
+ROWS = {
+    "base": ("none", "", {}),
+    "pet-calc, LoRA": ("pet-calc", "lora", {}),
+    "pet-calc, all weights": ("pet-calc", "full", {}),
+    "metatrain, LoRA, step 0": ("metatrain", "lora", STEP_0),
+    "metatrain, LoRA": ("metatrain", "lora", {}),
+    "metatrain, all weights": ("metatrain", "full", {}),
+}
 
 
 def main():
@@ -46,17 +68,22 @@ def main():
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     base = train_base(arguments, folder)
-    rows = []
-    for name, (train, validation) in DATA_SETS.items():
-        if arguments.only and name != arguments.only:
-            continue
-        rows += compare(arguments, folder / name, base, name, train, validation)
-    print(
-        "\n| data | program | steps | energy MAE meV/atom | force MAE meV/Å | time s |"
-    )
+    print("| data | run | steps | energy MAE meV/atom | force MAE meV/Å | time s |")
     print("|---|---|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row) + " |")
+    for data, (train, validation) in DATA_SETS.items():
+        if arguments.only and data != arguments.only:
+            continue
+        (folder / data).mkdir(exist_ok=True)
+        write_labelled(folder / data / "train.xyz", read(arguments.data, train))
+        write_labelled(folder / data / "val.xyz", read(arguments.data, validation))
+        for name in arguments.rows or ROWS:
+            file = folder / data / make_slug(name) / "row.json"
+            if not file.exists():
+                file.parent.mkdir(exist_ok=True)
+                cells = run_row(arguments, folder / data, name, base)
+                file.write_text(json.dumps(cells))
+            cells = [data, name, *json.loads(file.read_text())]
+            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def parse_arguments():
@@ -67,7 +94,9 @@ def parse_arguments():
     parser.add_argument("--base-epochs", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=1e-3, help="of LoRA")
+    parser.add_argument("--full-rate", type=float, default=1e-4, help="of all weights")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW")
     return parser.parse_args()
 
 
@@ -85,52 +114,65 @@ def train_base(arguments, folder):
     return path
 
 
-def compare(arguments, folder, base, name, train, validation):
-    """Run both programs on one data set; return the rows of the table."""
-    folder.mkdir(exist_ok=True)
-    write_labelled(folder / "train.xyz", read(arguments.data, train))
-    write_labelled(folder / "val.xyz", read(arguments.data, validation))
-    options = build_options("train.xyz", "val.xyz", arguments.epochs, arguments.rate)
-    finetune = {
-        "method": "lora",
-        "read_from": str((folder.parent / "base_metatrain.ckpt").resolve()),
-        "config": {"rank": arguments.rank, "alpha": 2.0 * arguments.rank},
-    }
-    options["architecture"]["training"]["finetune"] = finetune
-    (folder / "options.yaml").write_text(yaml.safe_dump(options))
-    rows = [[name, "zero-step", 0, *measure(base, folder), ""]]
-
+def run_row(arguments, folder, name, base):
+    """Train and measure; return steps, errors and time."""
+    program, method, others = ROWS[name]
+    own = folder / make_slug(name)
+    n_frames = len(ase.io.read(folder / "train.xyz", ":"))
+    if program == "none":
+        return [0, *measure(base, folder), ""]
+    rate = arguments.full_rate if method == "full" else arguments.rate
+    paths = [str((folder / f"{part}.xyz").resolve()) for part in ("train", "val")]
+    theirs = (folder.parent / "base_metatrain.ckpt").resolve()
+    level = load_record(theirs).targets["energy"].description
+    options = build_options(*paths, arguments.epochs, rate, level)
+    config = {}
+    if method == "lora":
+        config = {"rank": arguments.rank, "alpha": 2.0 * arguments.rank}
+    finetune = {"method": method, "read_from": str(theirs), "config": config}
+    options["architecture"]["training"] |= {"finetune": finetune, **others}
+    (own / "options.yaml").write_text(yaml.safe_dump(options))
     started = time.monotonic()
-    run("train", "options.yaml", "-o", "ours", "--overwrite", "--quiet", cwd=folder)
+    if program == "pet-calc":
+        words = ["-o", "run", "--overwrite", "--quiet"]
+        run("train", "options.yaml", *words, cwd=own)
+        model = own / "run" / "best_model_options.ckpt"
+    else:
+        mtt = Path(sys.executable).with_name("mtt")
+        with (own / "metatrain.log").open("w") as log:
+            subprocess.run(
+                [mtt, "train", "options.yaml", "-o", "model.pt"],
+                cwd=own,
+                check=True,
+                stdout=log,
+                stderr=log,
+            )
+        model = own / "model.ckpt"
     seconds = round(time.monotonic() - started)
-    report = json.loads((folder / "ours" / "report.json").read_text())
-    ours = measure(folder / "ours" / "best_model_options.ckpt", folder)
-    rows.append([name, "pet-calc", report["n_steps"], *ours, seconds])
-
-    started = time.monotonic()
-    mtt = Path(sys.executable).with_name("mtt")
-    with (folder / "metatrain.log").open("w") as log:
-        subprocess.run(
-            [mtt, "train", "options.yaml", "-o", "theirs.pt"],
-            cwd=folder,
-            check=True,
-            stdout=log,
-            stderr=log,
-        )
-    seconds = round(time.monotonic() - started)
-    theirs = measure(folder / "theirs.ckpt", folder)
-    rows.append([name, "metatrain", report["n_steps"], *theirs, seconds])
-    return rows
+    if others:
+        return [0, *measure(model, folder), ""]
+    n_steps = arguments.epochs * math.ceil(n_frames / BATCH_SIZE)
+    return [n_steps, *measure(model, folder), seconds]
 
 
-def build_options(train, validation, epochs, rate):
-    """Return options that both programs take."""
+def build_options(train, validation, epochs, rate, level=""):
+    """Return options that both programs take.
+
+    ``level`` is the base's description of its energy: metatrain takes no other.
+    """
 
     def build_set(path):
         target = {"key": "ref_energy", "unit": "eV", "forces": {"key": "ref_forces"}}
+        if level:
+            target["description"] = level
         systems = {"read_from": str(path), "length_unit": "angstrom"}
         return {"systems": systems, "targets": {"energy": target}}
 
+    loss = {
+        "type": "mse",
+        "weight": LOSS_WEIGHTS["energy"],
+        "forces": {"type": "mse", "weight": LOSS_WEIGHTS["forces"]},
+    }
     is_fraction = isinstance(validation, float)
     return {
         "seed": 0,
@@ -139,9 +181,10 @@ def build_options(train, validation, epochs, rate):
             "name": "pet",
             "training": {
                 "num_epochs": epochs,
-                "batch_size": 4,
+                "batch_size": BATCH_SIZE,
                 "learning_rate": rate,
                 "warmup_fraction": 0.05,
+                "loss": {"energy": loss},
             },
         },
         "training_set": build_set(train),

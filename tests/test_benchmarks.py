@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from support.benchmarks import BENCHMARKS, load
 from support.frames import write_frames
+from support.models import TINY
 from support.runs import write_base
 
 
@@ -67,6 +69,35 @@ def test_what_trainings_learn_of_orientation_is_shown_row_by_row(tmp_path):
     assert [line.split("|")[1].strip() for line in lines] == rows
     for line in lines:
         assert all(float(cell) >= 0 for cell in line.split("|")[2:-1])
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_compared_with_metatrain_s_at_equal_steps(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = load("lora_against_metatrain")
+    write_frames(tmp_path)
+    frames = (["train.xyz@:8"], ["train.xyz@8:"])
+    monkeypatch.setattr(script, "DATA_SETS", {"water": frames})
+    monkeypatch.setattr(script, "BASE_FRAMES", ("train.xyz@:",))
+    monkeypatch.setattr(script, "BASE_MODEL", TINY)
+    words = ["compare", "--data", tmp_path, "-o", tmp_path / "out"]
+    words += ["--base-epochs", "2", "--epochs", "2", "--rank", "2", "--rows"]
+    words += ["base", "metatrain, LoRA, step 0", "metatrain, all weights"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    script.main()
+
+    def read(name):
+        file = tmp_path / "out" / "water" / script.make_slug(name) / "row.json"
+        return json.loads(file.read_text())
+
+    base, start, full = map(read, words[-3:])
+    assert [row[0] for row in (base, start, full)] == [0, 0, 4]
+    # A and B are random: what has learned nothing yet is another model
+    assert start[1] != base[1]
+    options = tmp_path / "out" / "water" / "metatrain-all-weights" / "options.yaml"
+    loss = yaml.safe_load(options.read_text())["architecture"]["training"]["loss"]
+    assert loss["energy"]["weight"] == 10.0
+    assert loss["energy"]["forces"]["weight"] == 1.0
 
 
 def run_script(name, *words, shape="tiny"):
@@ -137,6 +168,28 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
         # torch alone is more than 100 MB, and a step of anything takes some
         assert float(row[1]) > 100
         assert float(row[2]) > 1
+
+
+def test_wrong_copies_are_counted_for_each_base():
+    rows = run_script("wrong_copies", "--quick", "--sets", "materials", shape=None)
+    right = rows[1:4]
+    assert [row[0] for row in right] == ["bundled base", "random weights", "no base"]
+    # nothing that is right is refused, or warned of
+    assert all(row[1].startswith("0 (0) of ") for row in right)
+    kbar = next(row for row in rows if row[:3] == ["kbar", "either", "any"])
+    assert kbar[3] == "100 (100), -, -"
+
+
+@pytest.mark.slow
+def test_what_others_on_the_cores_cost_is_shown():
+    words = ["--rounds", "1", "--seconds", "1.5", "--loops", "1"]
+    _, *rows = run_script("shared_cores", *words)
+    assert [row[:2] for row in rows] == [
+        [name, way]
+        for name in ("ethanol", "64 Si")
+        for way in ("all threads", "one thread", "calculator")
+    ]
+    assert all(float(cell) > 0 for row in rows for cell in row[2:])
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from ase.calculators.calculator import (
 from pet_calc.calculator.from_checkpoint import CheckpointBackend
 from pet_calc.calculator.from_export import DTYPES, ExportBackend
 from pet_calc.calculator.supported import check_known_elements, has_stress
+from pet_calc.calculator.threads import use_threads
 from pet_calc.calculator.uncertainty import (
     ENERGIES_UNCERTAINTY,
     UNCERTAINTIES,
@@ -32,13 +33,13 @@ from pet_calc.checkpoint.open import (
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import ConfigError, ModelError
 from pet_calc.model.pet import PET
-from pet_calc.system.cores import SharedCoresWarning
+from pet_calc.system.cores import FreeCores
 from pet_calc.system.paths import expand_path
 
 logger = logging.getLogger(__name__)
 
 # of this process: what others do concerns all calculators
-_shared_cores = SharedCoresWarning()
+_free_cores = FreeCores()
 
 # the list is built again when an atom has moved half of this, Å
 DEFAULT_SKIN = 0.5
@@ -121,6 +122,7 @@ class PETCalculator(Calculator):
                 is to be looked at.
         """
         super().__init__()
+        _free_cores.begin()
         wanted = _resolve_dtype(dtype)
         if not skin >= 0.0:
             raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
@@ -236,16 +238,19 @@ class PETCalculator(Calculator):
         system: Any = self.atoms
         check_known_elements(system, self._backend.known)
         is_bulk = has_stress(system, properties)
+        n_used = n_threads = torch.get_num_threads()
         if self.device.type == "cpu":
-            _shared_cores.look(torch.get_num_threads())
-        is_rest = not system_changes and "energy" in self.results
-        if is_rest and set(properties) <= set(UNCERTAINTIES):
-            self.results |= self._backend.estimate(system, properties)
-            return
-        if self._watch is not None:
-            properties.append(ENERGIES_UNCERTAINTY)
-        results = self._backend.compute(system, properties, is_bulk)
-        if self._watch is not None:
+            n_used = _free_cores.limit(n_threads)
+        # the same atoms again, of which something more is asked
+        is_known = not system_changes and "energy" in self.results
+        with use_threads(n_used):
+            if is_known and set(properties) <= set(UNCERTAINTIES):
+                self.results |= self._backend.estimate(system, properties)
+                return
+            if self._watch is not None:
+                properties.append(ENERGIES_UNCERTAINTY)
+            results = self._backend.compute(system, properties, is_bulk)
+        if self._watch is not None and not is_known:
             self._watch.look(system, results[ENERGIES_UNCERTAINTY])
         self.results = results
 

@@ -179,9 +179,10 @@ CODES: dict[str, Code] = {
     "forces-sign": Code(
         ("error", "warning"),
         "Forces run against the energies of the same file, or against the base's "
-        "forces while energies go with the base's: they are gradients. It is a warning "
-        "where the energies do not tell whether base or labels are wrong.",
-        "Negate them in the file.",
+        "forces while energies go with the base's: they are gradients. Without a base "
+        "it may be the energies that have the wrong sign. It is a warning where the "
+        "energies do not tell whether base or labels are wrong.",
+        "Negate them in the file (the energies if these are binding energies).",
     ),
     # of the labels beside a base's predictions
     "unknown-elements": Code(
@@ -189,6 +190,19 @@ CODES: dict[str, Code] = {
         "The base does not know an element of the data.",
         "Leave these frames out, take another base, or fine-tune with "
         "`--allow-new-elements`.",
+    ),
+    "impossible-state": Code(
+        ("error",),
+        "A molecule has a charge or a spin multiplicity for which it has too few "
+        "electrons, and the model reads them.",
+        "Correct them in the file: charge in e, spin as 2S + 1.",
+    ),
+    "spin-parity": Code(
+        ("warning",),
+        "The number of electrons of a molecule rules out its spin multiplicity (an odd "
+        "number has an even one), and the model reads it. Often the file holds the "
+        "number of unpaired electrons, or no spin for radicals.",
+        "Write 2S + 1, or name its key with `--spin-key`.",
     ),
     "charge-or-spin": Code(
         ("error",),
@@ -229,9 +243,10 @@ CODES: dict[str, Code] = {
         "Bring positions and forces into one orientation. Some codes turn the cell.",
     ),
     "energy-sign": Code(
-        ("error",),
-        "Energies run against the base's while forces go with them, as binding "
-        "energies do.",
+        ("error", "warning"),
+        "Energies run against the base's, or against the forces of their own file, "
+        "while these go with the base's, as binding energies do. It is a warning where "
+        "all energies are positive and large, whatever a base says.",
         "Negate them in the file.",
     ),
     "energy-unit": Code(

@@ -104,8 +104,9 @@ def check_work(fit: Fit | None, units: LabelUnits = DEFAULT_UNITS) -> list[Findi
             Finding(
                 "error",
                 "forces-sign",
-                f"the forces have the wrong sign: {seen}",
-                "negate them in the file (gradients are minus the forces)",
+                f"the forces have the wrong sign, or the energies: {seen}",
+                "negate them in the file (gradients are minus the forces; binding "
+                "energies are minus the energy)",
             )
         ]
     distance = abs(np.log(fit.slope))

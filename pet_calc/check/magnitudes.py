@@ -19,6 +19,9 @@ ABSURD_FORCES = 100.0
 # eV/Å^3, likewise: 100 GPa is more than in the Earth's mantle, and 1.6 TPa more than
 # in the core of Saturn
 LARGE_STRESS, ABSURD_STRESS = 0.6, 10.0
+# eV/atom, the median of energies that are all above 0: formation energies and those
+# above a minimum are below 1, and what is bound has negative ones to free atoms
+POSITIVE_ENERGY = 2.0
 # how near an energy has to be to that of all electrons; the formula is good to 1 %
 ALL_ELECTRON = 0.03
 
@@ -42,6 +45,7 @@ def check_magnitudes(frames: Sequence[LabeledFrame]) -> list[Finding]:
             )
         )
     findings += _check_stress_size(frames)
+    findings += _check_energy_sign(frames)
     ratio = _compare_with_all_electrons(frames)
     units = find_energy_units(ratio, 1.0) if ratio is not None and ratio > 0 else []
     for unit in units:
@@ -90,6 +94,22 @@ def _check_stress_size(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"numbers would be {others}",
             f"{advise(stress_unit='kbar')} (or GPa, bar) if that is the unit of the "
             f"file, or {spell_label_flag('virial_key')} if it is a virial",
+        )
+    ]
+
+
+def _check_energy_sign(frames: Sequence[LabeledFrame]) -> list[Finding]:
+    """Report energies far above those of free atoms, as binding energies are."""
+    values = np.array([f.energy / f.n_atoms for f in frames if f.energy is not None])
+    if not len(values) or values.min() <= 0 or np.median(values) < POSITIVE_ENERGY:
+        return []
+    return [
+        Finding(
+            "warning",
+            "energy-sign",
+            f"energies are {np.median(values):+.3g} eV/atom (median), all above 0: "
+            "nothing that is bound has more than its free atoms",
+            "negate them in the file if they are binding energies (minus the energy)",
         )
     ]
 

@@ -9,10 +9,10 @@ import numpy as np
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.check.against_base import Comparison, compare_with_base
 from pet_calc.check.energy_and_forces import check_work, compute_work_fit
-from pet_calc.check.finding import Finding, name_file, name_frames, sort_findings
+from pet_calc.check.finding import Finding, name_file, sort_findings
+from pet_calc.check.inputs import check_inputs
 from pet_calc.check.labels import check_labels
 from pet_calc.check.orientation import check_orientation
-from pet_calc.check.presence import advise_on_input
 from pet_calc.check.structures import (
     check_alone,
     check_close,
@@ -23,7 +23,6 @@ from pet_calc.check.structures import (
 from pet_calc.check.units import Fit
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.labels import DEFAULT_UNITS, LabelUnits
-from pet_calc.data.notes import MAY_HOLD, find_state_notes
 from pet_calc.errors import DataError, ModelError
 from pet_calc.evaluate.metrics import Metrics
 from pet_calc.evaluate.predict import FramePrediction, predict_frames
@@ -149,7 +148,7 @@ def check_set(
         return report
     if with_geometry:
         report.findings += check_known(model, frames)
-        report.findings += check_unread_inputs(model, frames)
+        report.findings += check_inputs(model, frames)
     known = [frame for frame in frames if not check_known(model, [frame])]
     name = choose_energy_target(model.targets, target)
     predictor = build_predictor(model, name, progress=progress)
@@ -194,28 +193,6 @@ def check_known(model: PET, frames: Sequence[LabeledFrame]) -> list[Finding]:
             Finding("error", "charge-or-spin", str(error), "leave these frames out")
         )
     return findings
-
-
-def check_unread_inputs(model: PET, frames: Sequence[LabeledFrame]) -> list[Finding]:
-    """Report charges and spins that a conditioned model would use, but does not get."""
-    if model.system_conditioning is None:
-        return []
-    found: dict[str, list[LabeledFrame]] = {}
-    for frame in frames:
-        for note in find_state_notes(frame.notes):
-            if MAY_HOLD in note:
-                found.setdefault(note, []).append(frame)
-    return [
-        Finding(
-            "warning",
-            "input-not-read",
-            f"{note}, and the model is conditioned on it: {len(those)} of "
-            f"{len(frames)} frames are taken for neutral singlets, "
-            f"{name_frames(those)}",
-            advise_on_input(note),
-        )
-        for note, those in found.items()
-    ]
 
 
 def sample_frames(frames: Sequence[LabeledFrame]) -> list[LabeledFrame]:
@@ -271,6 +248,10 @@ def _compare(
             report.findings.append(
                 Finding(found.severity, found.code, where + found.what, found.advice)
             )
+    if "energy-sign" in {f.code for f in report.errors}:
+        # the base has settled whether energies or forces are wrong
+        unsettled = check_work(report.work, units)
+        report.findings = [f for f in report.findings if f not in unsettled]
     report.findings = sort_findings(_drop_repeated(report.findings))
 
 

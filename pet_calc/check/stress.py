@@ -17,11 +17,14 @@ from pet_calc.data.labels import Array, LabelUnits
 from pet_calc.data.places import name_of
 from pet_calc.evaluate.predict import FramePrediction
 
-# frames with a stress, below which nothing is said
-LEAST_FRAMES = 4
+# frames with a stress, below which nothing is said; and below which forces and stress
+# of the base may go with the labels' by chance
+LEAST_FRAMES, ENOUGH_FRAMES = 4, 10
 # correlation of the normal components, as they are *and* without the mean pressure,
 # which a base of another level (dispersion, Pulay stress) can have wrong
 CLEAR = 0.8
+# of few frames: random weights reached 0.85 in small cells, whose forces agreed as well
+CLEAR_OF_FEW = 0.9
 # factors that are no error of a base: stresses vary more between levels than forces
 FAR = 6.0
 # larger than the base's by this factor no stress is, of whatever level
@@ -69,7 +72,12 @@ def check_stress(
         return fit, _judge_without_correlation(fit, data, units, trust)
     # forces that disagree say nothing of a stress that goes with the base's
     is_absurd = fit.slope > ABSURD or fit.slope < -ABSURD
-    severe: Severity = "error" if trust or is_absurd else "warning"
+    is_few = len(used) < ENOUGH_FRAMES
+    if is_few and not (trust or is_absurd):
+        return fit, []
+    is_chance = is_few and min(-fit.correlation, -centred.correlation) < CLEAR_OF_FEW
+    is_sure = trust and not (fit.slope < 0 and is_chance)
+    severe: Severity = "error" if is_sure or is_absurd else "warning"
     found = [*_check_size(fit, data, units), *_check_order(fit, data)]
     return fit, [
         replace(f, severity=severe) if f.severity == "error" else f for f in found

@@ -10,6 +10,7 @@ from pet_calc.cli.options import (
     adapter_option,
     device_option,
     dtype_option,
+    field_option,
     label_options,
     show_progress,
 )
@@ -37,8 +38,17 @@ from pet_calc.cli.paths import (
     type=DataFiles(),
     help="Validation set, to find leakage.",
 )
+@click.option(
+    "--test",
+    multiple=True,
+    metavar="FILE",
+    type=DataFiles(),
+    help="Test set, likewise.",
+)
+@field_option("weight")
 @adapter_option()
 @click.option("--target", help="Energy target of the base, if there are several.")
+@field_option("new_elements")
 @click.option(
     "--json", "json_file", type=OutputFile("report"), help="Write the findings."
 )
@@ -48,7 +58,11 @@ from pet_calc.cli.paths import (
 @label_options
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(
-    data: tuple[str, ...], val: tuple[str, ...], json_file: str | None, **flags: Any
+    data: tuple[str, ...],
+    val: tuple[str, ...],
+    test: tuple[str, ...],
+    json_file: str | None,
+    **flags: Any,
 ) -> None:
     """Look for mistakes in DATA before training: units, signs, copies, outliers.
 
@@ -66,27 +80,30 @@ def command(
 
     from pet_calc.check.run import check_set
     from pet_calc.cli.main import EXIT_USER_ERROR
-    from pet_calc.config.quick import build_dataset
+    from pet_calc.config.quick import build_dataset, build_datasets
     from pet_calc.data.census import CensusCounter
     from pet_calc.data.label_options import build_label_source
     from pet_calc.data.read_dataset import read_for_check
     from pet_calc.system.atomic import write_text_atomically
 
     labels = {**flags, "target": None}
-    dataset = build_dataset(data, labels)
-    units = build_label_source(dataset).units
+    datasets = build_datasets(data, labels)
+    units = build_label_source(datasets[0]).units
     counter = CensusCounter()
-    frames = read_for_check(dataset, counter)
-    held_out = read_for_check(build_dataset(val, labels)) if val else []
+    frames = [f for part in datasets for f in read_for_check(part, counter)]
+    held_out: dict[str, Any] = {
+        name: read_for_check(build_dataset(files, labels)) if files else []
+        for name, files in (("validation", val), ("test", test))
+    }
     census = counter.build()
     click.echo(census.to_text())
     if len(frames) < census.n_frames:
         click.echo(f"sample    {len(frames)} frames are looked at more closely")
     report = check_set(
         frames,
-        held_out={"validation": held_out},
+        held_out=held_out,
         units=units,
-        model=_load(flags) if flags["base"] else None,
+        model=_load(flags, [frames, *held_out.values()]) if flags["base"] else None,
         target=flags["target"],
         progress=show_progress(flags["quiet"]),
     )
@@ -98,14 +115,21 @@ def command(
         click.get_current_context().exit(EXIT_USER_ERROR)
 
 
-def _load(flags: dict[str, Any]) -> Any:
+def _load(flags: dict[str, Any], sets: list[Any]) -> Any:
+    """Return the base, with new elements as a training would start them."""
     import torch
 
     from pet_calc.checkpoint.open import choose_device, load_merged_model
+    from pet_calc.config.quick import read_elements
+    from pet_calc.train.start.new_elements import add_new_elements
 
-    return load_merged_model(
+    model = load_merged_model(
         flags["base"],
         adapter=flags["adapter"],
         dtype=getattr(torch, flags["dtype"]) if flags["dtype"] else None,
         device=choose_device(flags["device"]),
     )
+    if flags["new_elements"]:
+        frames = [frame for part in sets for frame in part]
+        add_new_elements(model, frames, read_elements(flags["new_elements"]))
+    return model

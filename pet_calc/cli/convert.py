@@ -1,8 +1,18 @@
 """The verb ``convert``: between checkpoints of pet-calc and metatrain."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pet_calc.cli.paths import ModelFile, PathCommand, output_option, overwrite_option
+
+if TYPE_CHECKING:
+    from pet_calc.checkpoint import Checkpoint
+
+PASTE = (
+    "metatrain trains this checkpoint only with the same unit and description; add to "
+    "training_set, and to validation_set and test_set where they name files:"
+)
 
 
 @click.command("convert", cls=PathCommand)
@@ -42,3 +52,23 @@ def command(checkpoint: str, output: str, form: str, last: bool) -> None:
     else:
         save_checkpoint(output, record)
     click.echo(f"written   {output} ({form})")
+    if form == "metatrain" and any(t.description for t in record.targets.values()):
+        click.echo(f"options   {PASTE}\n{_write_targets(record)}", nl=False)
+
+
+def _write_targets(record: "Checkpoint") -> str:
+    """Return what metatrain compares with an options file, as lines of one.
+
+    A training that goes on with a target refuses a description that is not the
+    checkpoint's, word by word.
+    """
+    import yaml
+
+    targets = {
+        name: {"unit": spec.unit, "description": spec.description}
+        for name, spec in record.targets.items()
+    }
+    text: str = yaml.safe_dump(
+        {"targets": targets}, sort_keys=False, allow_unicode=True, width=1000
+    )
+    return text

@@ -105,10 +105,16 @@ def set_option(command: Any) -> Any:
 
 def store_option(command: Any) -> Any:
     """Add ``--store``."""
+    return field_option("store")(command)
+
+
+def field_option(parameter: str) -> Decorator:
+    """Return the option of a field of a run's options, as ``finetune`` has it."""
     from pet_calc.cli.from_fields import build_option
     from pet_calc.config.quick import find_place
 
-    return build_option(find_place("store"))(command)
+    option: Decorator = build_option(find_place(parameter))
+    return option
 
 
 def label_options(command: Any) -> Any:

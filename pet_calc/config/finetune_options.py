@@ -36,10 +36,9 @@ class ConfigOptions(Options):
     """Rank of the low-rank corrections."""
     alpha: Positive = option(16.0, "--alpha", METHOD, shown="2 x rank", is_rare=True)
     """Scale of the corrections, which are multiplied by alpha / rank."""
-    target_modules: Names = option(
-        ("input_linear", "output_linear"), "--lora-targets", METHOD
-    )
-    """Layers that get corrections: also mlp, compress, center, heads."""
+    target_modules: Names = option(("all-linear",), "--lora-targets", METHOD)
+    """Layers that get corrections: all-linear, or some of input_linear, output_linear
+    (attention), mlp, compress, center, heads."""
     head_modules: Annotated[tuple[HeadModule, ...], Strict(False)] = (
         "node_heads",
         "edge_heads",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pet_calc.config.data_options import DatasetOptions, TargetOptions
 from pet_calc.config.flags import Place, apply_changes, find_flags, set_at
@@ -24,6 +24,13 @@ Values = dict[str, Any]
 def build_dataset(files: Sequence[str], flags: Mapping[str, Any]) -> DatasetOptions:
     """Return the data set of some files, of whose labels the flags tell."""
     return DatasetOptions(**_build_data(files, flags))
+
+
+def build_datasets(
+    files: Sequence[str], flags: Mapping[str, Any]
+) -> list[DatasetOptions]:
+    """Return the data set of the files of weight 1, and one of each other weight."""
+    return [DatasetOptions(**values) for values in _build_training_set(files, flags)]
 
 
 def build_finetune_options(
@@ -57,6 +64,19 @@ def build_finetune_options(
     values["training_set"] = _build_training_set(data, flags)
     apply_changes(values, changes)
     return parse_options(values)
+
+
+def read_elements(value: str) -> Literal["nearest"] | dict[str, str]:
+    """Return the choice that a text of ``--allow-new-elements`` stands for."""
+    if value == "nearest":
+        return "nearest"
+    pairs = [pair.split("=") for pair in value.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise OptionError(
+            f"--allow-new-elements: expected pairs such as Ge=Si,Sn=Si or nothing, got "
+            f"{value}; files come before this option"
+        )
+    return {new: known for new, known in pairs}
 
 
 def _build_data(files: Sequence[str], flags: Mapping[str, Any]) -> Values:
@@ -143,18 +163,6 @@ def _read_weights(weights: Sequence[float], flags: Mapping[str, Any]) -> Values:
     return {target: {**energy, "forces": forces, "stress": stress}}
 
 
-def _read_elements(value: str, flags: Mapping[str, Any]) -> str | dict[str, str]:
-    if value == "nearest":
-        return value
-    pairs = [pair.split("=") for pair in value.split(",")]
-    if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise OptionError(
-            f"--allow-new-elements: expected pairs such as Ge=Si,Sn=Si or nothing, got "
-            f"{value}; files come before this option"
-        )
-    return {new: known for new, known in pairs}
-
-
 _CONVERTERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "validation": _read_held_out,
     "test": _read_held_out,
@@ -162,7 +170,7 @@ _CONVERTERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "replay": _read_domain,
     "inherit_head": _read_heads,
     "loss_weights": _read_weights,
-    "new_elements": _read_elements,
+    "new_elements": lambda value, flags: read_elements(value),
 }
 
 

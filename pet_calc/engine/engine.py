@@ -1,15 +1,13 @@
 """The compiled engine with folded weights: one call for energies and their gradient.
 
-The engine goes from pairs to atomic energies and back to the pairs' gradient. The older
-grid of adaptive radii and ZBL stay with the model, whose operations PyTorch
-differentiates.
+The engine goes from pairs to atomic energies and back to the pairs' gradient. ZBL stays
+with the model, whose operations PyTorch differentiates.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pet_calc.engine.build import load_engine
@@ -19,7 +17,6 @@ from pet_calc.engine.origin import (
     Origin,
     differentiate_repulsion,
 )
-from pet_calc.engine.supported import find_grid_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
@@ -32,18 +29,12 @@ class Engine:
     ``from_model`` and ``from_file`` make one.
     """
 
-    def __init__(
-        self,
-        origin: Origin,
-        make: Callable[..., "Engine"],
-        selector: Any | None = None,
-    ) -> None:
+    def __init__(self, origin: Origin, make: Callable[..., "Engine"]) -> None:
         """Fold the weights.
 
         Args:
             origin: of the weights.
             make: makes another one of the origin's arguments, for copies and pickles.
-            selector: finds the edges where the engine cannot.
 
         Raises:
             ConfigError: if the engine has to be compiled and cannot be.
@@ -51,7 +42,6 @@ class Engine:
         load_engine()
         self._origin = origin
         self._make = make
-        self._selector = selector
         self._compiled = torch.classes.pet_calc.Engine(*origin.fold())
 
     @classmethod
@@ -68,9 +58,7 @@ class Engine:
         Raises:
             ConfigError: if the engine has to be compiled and cannot be.
         """
-        has_grid = find_grid_obstacle(model.hypers) is not None
-        origin = ModelOrigin(model, target, is_mixed=is_mixed)
-        return cls(origin, cls.from_model, model.selector if has_grid else None)
+        return cls(ModelOrigin(model, target, is_mixed=is_mixed), cls.from_model)
 
     @classmethod
     def from_file(cls, exported: Any, output: str, dtype: torch.dtype) -> "Engine":
@@ -133,56 +121,18 @@ class Engine:
         """
         with torch.no_grad():
             species, scale, addition = self._origin.compute_atom_inputs(batch)
-        if self._selector is None:
-            energies, gradient = self._compiled.run_pairs(
-                species,
-                batch.centers,
-                batch.neighbors,
-                batch.reverse,
-                vectors.detach().contiguous(),
-                scale,
-                addition,
-            )
-        else:
-            energies, gradient = self._run_edges(
-                self._selector, batch, vectors, species, scale, addition
-            )
+        energies, gradient = self._compiled.run_pairs(
+            species,
+            batch.centers,
+            batch.neighbors,
+            batch.reverse,
+            vectors.detach().contiguous(),
+            scale,
+            addition,
+        )
         if self._origin.has_zbl:
             repulsion, slope = differentiate_repulsion(
                 lambda leaf: self._origin.compute_repulsion(batch, leaf), vectors
             )
             energies, gradient = energies + repulsion, gradient + slope
-        return energies, gradient
-
-    def _run_edges(
-        self,
-        selector: Any,
-        batch: Batch,
-        vectors: Tensor,
-        species: Tensor,
-        scale: Tensor,
-        addition: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Do what the engine does with pairs, with the model's own cutoff."""
-        index = selector(batch, vectors)
-        vectors = vectors.detach().requires_grad_(True)
-        with torch.enable_grad():
-            edges = selector.measure(batch, vectors, index)
-            geometry = torch.cat(
-                [edges.vectors, edges.distances.unsqueeze(1)], dim=1
-            ).contiguous()
-        counts = torch.bincount(index.centers, minlength=len(species))
-        energies, grad_geometry, grad_factors = self._compiled.run_edges(
-            species,
-            species.index_select(0, index.neighbors),
-            index.reverse,
-            F.pad(torch.cumsum(counts, dim=0), (1, 0)),
-            geometry.detach(),
-            edges.cutoff_factors.detach(),
-            scale,
-            addition,
-        )
-        (gradient,) = torch.autograd.grad(
-            [geometry, edges.cutoff_factors], vectors, [grad_geometry, grad_factors]
-        )
         return energies, gradient

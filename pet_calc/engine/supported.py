@@ -6,7 +6,6 @@ import torch
 
 from pet_calc.checkpoint.to_ev import is_angstrom
 from pet_calc.model.fold import FORMAT_VERSION
-from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
 from pet_calc.units import energy_factor
 
@@ -24,21 +23,14 @@ def find_obstacle(model: PET, target: str) -> str | None:
         return f"the model is in {weight.dtype}"
     if hypers.transformer_type != "PreLN":
         return f"the model has the older {hypers.transformer_type} transformer"
+    is_adaptive = hypers.num_neighbors_adaptive is not None
+    if is_adaptive and hypers.adaptive_cutoff_method != "solver":
+        return "the model has the older grid of adaptive radii"
     if hypers.d_pet // hypers.num_heads not in HEAD_WIDTHS:
         return f"attention heads are {hypers.d_pet // hypers.num_heads} wide"
     if model.targets[target].n_values != 1:
         return f"{target} has several values per atom"
     return None
-
-
-def find_grid_obstacle(hypers: PETHypers) -> str | None:
-    """Return why the engine cannot find the edges by itself, None if it can."""
-    if (
-        hypers.num_neighbors_adaptive is None
-        or hypers.adaptive_cutoff_method == "solver"
-    ):
-        return None
-    return "the model has the older grid of adaptive radii"
 
 
 def find_exported_obstacle(exported: Any, output: str) -> str | None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pet_calc.engine.build import TRAINER, load_engine
 from pet_calc.engine.origin import compute_atom_inputs, differentiate_repulsion
-from pet_calc.engine.supported import find_grid_obstacle, find_obstacle
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction
 from pet_calc.model.edges import compute_edge_vectors
@@ -25,11 +24,6 @@ from pet_calc.model.fold import (
 )
 from pet_calc.model.hypers import PETHypers
 from pet_calc.model.pet import PET
-
-
-def find_training_obstacle(model: PET, target: str) -> str | None:
-    """Return why the engine cannot train this output, None if it can."""
-    return find_obstacle(model, target) or find_grid_obstacle(model.hypers)
 
 
 class TrainingEngine:
@@ -54,7 +48,7 @@ class TrainingEngine:
         graph leads to the model's parameters; it can be differentiated once.
 
         Args:
-            model: one for which ``find_training_obstacle`` finds none.
+            model: one for which ``find_obstacle`` finds none.
             batch: the systems.
             target: name of an energy output.
             with_stress: whether to derive the stress.

@@ -10,7 +10,7 @@ from typing import Dict, List, Tuple, cast
 import torch
 from torch import Tensor, nn
 
-from pet_calc.engine.supported import find_grid_obstacle, find_obstacle
+from pet_calc.engine.supported import find_obstacle
 from pet_calc.export.composition import CompositionTable
 from pet_calc.model.batch import Batch
 from pet_calc.model.edges import compute_distances
@@ -46,7 +46,6 @@ class WeightsForEngine(nn.Module):
         obstacle = find_obstacle(self.pet, target)
         if obstacle is None and not self.pet.targets[target].is_energy:
             obstacle = f"{target} is not an energy"
-        obstacle = obstacle or find_grid_obstacle(self.pet.hypers)
         self._obstacles[name] = obstacle or ""
 
     @torch.jit.export

@@ -10,6 +10,7 @@ from pet_calc.errors import LoRAError
 from pet_calc.lora.layer import LoRAConfig, LoRALinear
 
 SHORTHANDS = {
+    "all-linear": ("trans", "compress"),
     "heads": ("node_heads", "edge_heads"),
     "last_layers": ("node_last_layers", "edge_last_layers"),
     "center": ("center_*",),
@@ -29,7 +30,9 @@ def inject_lora(
     The output does not change. Which parameters train is set by ``freeze_for_lora``.
     A target is a dotted pattern (``*`` and ``?`` allowed) that must cover whole parts
     of a layer's path, at any place: ``input_linear``, ``mlp`` (not ``center_mlp``),
-    ``center_*``, ``gnn_layers.0``, ``gnn_layers.*.compress``, or a full path.
+    ``center_*``, ``gnn_layers.0``, ``gnn_layers.*.compress``, or a full path;
+    ``all-linear`` is every linear layer of the message-passing layers, but for the one
+    that embeds the edges' vectors.
 
     Args:
         model: any module with linear layers.

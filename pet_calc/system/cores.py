@@ -1,6 +1,7 @@
-"""Whether other programs leave free the cores that torch's threads want."""
+"""How many of the cores that torch's threads want other programs leave free."""
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ STAT_FILE = Path("/proc/stat")
 SHORTEST_WATCH = 0.1
 # seconds: an average over what others do now and then
 LONG_WATCH = 1.0
+# of a core: less than this does the system itself, and programs that hardly run
+NOTHING = 0.1
 
 
 class CoreWatch:
@@ -28,13 +31,9 @@ class CoreWatch:
 
     def warn_if_shared(self, n_threads: int) -> None:
         """Warn if there are more threads than others have left free cores since."""
-        elapsed, busy, own = (
-            now - before
-            for now, before in zip(self._read(), self._started, strict=True)
-        )
-        if not self._cores or elapsed < SHORTEST_WATCH:
+        n_busy = self.measure()
+        if n_busy is None:
             return
-        n_busy = max(0.0, busy - own) / elapsed
         n_free = max(1, round(len(self._cores) - n_busy))
         if n_threads > n_free:
             logger.warning(
@@ -44,6 +43,27 @@ class CoreWatch:
                 len(self._cores),
                 n_free,
             )
+
+    def count_free(self) -> int | None:
+        """Return how many cores others have left alone since; None if it is unknown.
+
+        A core that is busy a part of the time is none of them: threads would wait for
+        each other in that part, many times as long as all cores together save.
+        """
+        n_busy = self.measure()
+        if n_busy is None:
+            return None
+        return max(1, math.floor(len(self._cores) - n_busy + NOTHING))
+
+    def measure(self) -> float | None:
+        """Return how many cores others have kept busy; None if it is unknown."""
+        elapsed, busy, own = (
+            now - before
+            for now, before in zip(self._read(), self._started, strict=True)
+        )
+        if not self._cores or elapsed < SHORTEST_WATCH:
+            return None
+        return max(0.0, busy - own) / elapsed
 
     @property
     def elapsed(self) -> float:
@@ -57,22 +77,42 @@ class CoreWatch:
         return time.monotonic(), _read_busy_seconds(self._cores), own
 
 
-class SharedCoresWarning:
-    """Warns once, when a series of evaluations has lasted long enough to tell."""
+class FreeCores:
+    """Says, at each evaluation of a series, how many threads have cores of their own.
+
+    Looks every second, after a first look as soon as something is known.
+    """
 
     def __init__(self) -> None:
         self._watch: CoreWatch | None = None
-        self._is_done = False
+        self._n_free: int | None = None
+        self._has_said = False
 
-    def look(self, n_threads: int) -> None:
-        """Begin to watch, or end it with a warning; called at each evaluation."""
-        if self._is_done or n_threads < 2:
-            return
+    def begin(self) -> None:
+        """Begin to watch, if that has not begun."""
         if self._watch is None:
             self._watch = CoreWatch()
-        elif self._watch.elapsed >= LONG_WATCH:
-            self._watch.warn_if_shared(n_threads)
-            self._is_done = True
+
+    def limit(self, n_threads: int) -> int:
+        """Return how many of some threads are to run; all while nothing is known."""
+        if n_threads < 2:
+            return n_threads
+        self.begin()
+        assert self._watch is not None
+        shortest = SHORTEST_WATCH if self._n_free is None else LONG_WATCH
+        if self._watch.elapsed >= shortest:
+            self._n_free = self._watch.count_free()
+            self._watch = CoreWatch()
+        if self._n_free is None or self._n_free >= n_threads:
+            return n_threads
+        if not self._has_said:
+            logger.info(
+                "other programs leave %d core(s) free: %d of %d threads are used until "
+                "there are more",
+                *(self._n_free, self._n_free, n_threads),
+            )
+            self._has_said = True
+        return self._n_free
 
 
 def _read_busy_seconds(cores: set[int]) -> float:

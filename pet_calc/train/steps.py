@@ -9,8 +9,9 @@ import torch
 
 from pet_calc.data.loader import Step
 from pet_calc.engine.build import TRAINER, find_build_obstacle, is_built
+from pet_calc.engine.supported import find_obstacle
 from pet_calc.engine.switch import find_mixed_obstacle
-from pet_calc.engine.training import TrainingEngine, find_training_obstacle
+from pet_calc.engine.training import TrainingEngine
 from pet_calc.errors import ConfigError
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Derived, Outputs, Prediction, predict_outputs
@@ -134,7 +135,7 @@ def choose_predictor(
         return StepPredictor(is_mixed=True)
     if compile is False:
         return StepPredictor()
-    found = (find_training_obstacle(model, target) for target in targets)
+    found = (find_obstacle(model, target) for target in targets)
     obstacle = next((each for each in found if each is not None), None)
     if obstacle is None and not is_built(TRAINER):
         obstacle = find_build_obstacle()

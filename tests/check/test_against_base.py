@@ -25,6 +25,7 @@ from pet_calc.check.units import (
 from pet_calc.data.labels import LabelUnits
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.units import force_factor
 
 # noise and softness of a base: perfect, fair (force correlation 0.9), soft
 BASES = [(0.0, 1.0), (0.45, 1.0), (0.3, 0.7), (0.3, 1.3)]
@@ -105,8 +106,6 @@ def test_labels_that_agree_with_themselves_overrule_the_base():
     ],
 )
 def test_the_unit_of_forces_is_named(frames, noise, soft, factor, energy, unit, advice):
-    if factor < 1 and noise > 0.3:
-        pytest.skip("small forces may be right: only a better base is believed")
     labels = scale(frames, forces=factor, energy=energy)
     finding = find(compare(labels, frames, noise, soft), "forces-unit")
     assert unit in finding.what
@@ -156,6 +155,36 @@ def test_other_totals_are_a_note_with_both_numbers(frames):
     assert finding.severity == "note"
     assert "are -4999.9 eV/atom" in finding.what
     assert "the base's 0.1" in finding.what
+
+
+def test_forces_that_the_base_confirms_make_the_energies_wrong():
+    # the energies alone, of which the base knows nothing, would not tell
+    frames = build_labelled(20, strain=0.0)
+    labels = scale(frames, energy=-1.0)
+    base = scale(frames)
+    for k, frame in enumerate(base):
+        frame.energy = frames[-k].energy
+    finding = find(compare(labels, base, work=compute_work_fit(labels)), "energy-sign")
+    assert finding.severity == "error"
+    assert "forces of their own file" in finding.what
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6])
+@pytest.mark.parametrize("unit", ["Hartree/bohr", "Ry/bohr"])
+def test_forces_far_smaller_than_the_base_s_are_seen(frames, noise, unit):
+    # no base has forces of another chemistry's pattern, and twenty times their size
+    labels = scale(frames, forces=1 / force_factor(unit))
+    finding = find(compare(labels, frames, noise), "forces-unit")
+    assert unit in finding.what
+    assert finding.severity == ("error" if noise < 0.4 else "warning")
+
+
+@pytest.mark.parametrize("unit", ["kcal/mol/A", "Hartree/bohr"])
+def test_the_unit_of_forces_shows_beside_their_sign(frames, unit):
+    labels = scale(frames, forces=-1 / force_factor(unit))
+    findings = compare(labels, frames)
+    assert find(findings, "forces-sign").severity == "error"
+    assert unit in find(findings, "forces-unit").what
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2], [1, 2, 0]])

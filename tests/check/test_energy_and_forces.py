@@ -40,6 +40,12 @@ def test_gradients_in_the_place_of_forces_are_an_error(name):
     assert "negate" in finding.advice
 
 
+def test_the_energies_may_be_what_has_the_wrong_sign(frames):
+    finding = find(check(scale(frames, energy=-1.0)), "forces-sign")
+    assert "or the energies" in finding.what
+    assert "binding energies" in finding.advice
+
+
 @pytest.mark.parametrize(
     ("factors", "text", "severity"),
     [

@@ -47,6 +47,14 @@ def test_the_report_has_text_and_json():
     assert [f.code for f in report.errors] == ["forces-sign"]
 
 
+def test_a_base_that_confirms_the_forces_settles_which_sign_is_wrong():
+    frames = build_labelled(24, strain=0.0)
+    labels = scale(frames, energy=-1.0)
+    assert "forces-sign" in get_codes(check_frames(labels).findings, "error")
+    report = check_frames(labels, predictor=predict_from(frames))
+    assert {f.code for f in report.errors} == {"energy-sign"}
+
+
 def test_an_error_replaces_the_warnings_of_the_same_thing():
     frames = build_labelled(12)
     labels = scale(frames, energy=23.06, forces=23.06 * 5)

@@ -165,6 +165,36 @@ def test_a_sign_that_is_clear_is_said_beside_forces_that_are_not(frames):
     assert find(found, "stress-sign").severity in ("warning", "error")
 
 
+@pytest.mark.parametrize("n_frames", [6, 24])
+def test_few_frames_say_nothing_of_a_base_that_forces_do_not_confirm(n_frames):
+    # an untrained network, and carbon under pressure: in 1 of 32 draws of 5 frames
+    rng = np.random.default_rng(0)
+    frames = build_labelled(n_frames)
+    labels = [
+        f.relabel(stress=-f.stress, forces=rng.normal(0, 5, f.forces.shape))
+        for f in frames
+    ]
+    codes = get_codes(compare(labels, frames, 0.1))
+    assert ("stress-sign" in codes) == (n_frames > 6)
+
+
+@pytest.mark.parametrize(("n_frames", "severity"), [(5, "warning"), (24, "error")])
+def test_few_frames_refuse_a_sign_only_where_it_is_very_clear(n_frames, severity):
+    # random weights, and cells of four carbon atoms: in 9 of 1500 draws of 5 frames
+    # forces agreed by chance, and stresses went with -0.82 to -0.844 of the base's
+    rng = np.random.default_rng(7)
+    frames = build_labelled(n_frames)
+    labels = scale(frames, stress=-1.0)
+    size = np.std([f.stress for f in frames])
+    predictions = [
+        p._replace(stress=p.stress + rng.normal(0, 0.8 * size, (3, 3)))
+        for p in predict_as(labels, frames, noise=0.1)
+    ]
+    comparison, findings = compare_with_base(predictions)
+    assert -0.9 < comparison.stress.correlation < -0.8
+    assert find(findings, "stress-sign").severity == severity
+
+
 def test_small_stresses_of_relaxed_structures_are_no_alarm(frames):
     rng = np.random.default_rng(0)
     labels = []
@@ -205,3 +235,16 @@ def test_forces_that_nothing_bears_are_an_error(frames):
 def test_right_sizes_of_public_sets_are_no_alarm(name):
     codes = get_codes(check_magnitudes(read_shared(name, ":40")))
     assert "large-stress" not in codes
+
+
+def build_positive(frames, energy):
+    return [f.relabel(energy=energy * f.n_atoms) for f in frames]
+
+
+def test_energies_that_nothing_bound_has_are_named_without_a_base(frames):
+    finding = find(check_magnitudes(build_positive(frames, 4.5)), "energy-sign")
+    assert finding.severity == "warning"
+    assert "binding energies" in finding.advice
+    for energy in (0.4, -4.5):
+        found = check_magnitudes(build_positive(frames, energy))
+        assert "energy-sign" not in get_codes(found)

@@ -13,6 +13,7 @@ from support.runs import build_options, write_base
 from pet_calc import PETCalculator
 from pet_calc.cli.main import cli
 from pet_calc.config import CompositionOptions
+from pet_calc.config.quick import DATA_PLACES, RUN_PLACES
 from pet_calc.errors import DataError
 from pet_calc.train.run import run_training
 
@@ -73,11 +74,58 @@ def test_leakage_is_a_warning(run, tmp_path):
     assert "12 of 12 validation frames are in the training set too" in text
 
 
+def test_leakage_into_the_test_set_is_one_too(run, tmp_path):
+    data = write_frames(tmp_path)
+    status, text = run(data, "--test", data)
+    assert status == 0
+    assert "12 of 12 test frames are in the training set too" in text
+
+
+def test_check_takes_the_flags_of_data_and_labels_that_finetune_takes():
+    def flags_of(verb):
+        command = cli.get_command(None, verb)
+        return {flag for parameter in command.params for flag in parameter.opts}
+
+    places = (*RUN_PLACES, *DATA_PLACES)
+    wanted = {p.name for p in places if p.flag.group in ("Data", "Labels")}
+    wanted |= {"--base", "--target", "--allow-new-elements", "--device", "--dtype"}
+    assert wanted <= flags_of("finetune")
+    assert wanted <= flags_of("check")
+
+
+def test_elements_that_training_would_start_are_compared_as_it_would(run, tmp_path):
+    base = write_base(tmp_path)
+    frames = build_frames(12)
+    for atoms in frames:
+        atoms.symbols[-1] = "Ga"
+    data = tmp_path / "gallium.xyz"
+    ase.io.write(data, frames)
+    status, text = run(data, "--base", base)
+    assert status == 2
+    assert "--allow-new-elements" in text
+    status, text = run(data, "--base", base, "--allow-new-elements", "Ga=Al")
+    assert status == 0, text
+    assert "base      forces correlation" in text
+    status, text = run(data, "--base", base, "--allow-new-elements", "Ge=Al")
+    assert status == 2
+    assert "name a known one for each of them" in text
+
+
+def test_weights_are_those_of_finetune(run, tmp_path):
+    data = write_frames(tmp_path)
+    other = write_scaled(tmp_path)
+    status, text = run(data, other, "--weight", f"{other}=0.5")
+    assert "frames    24" in text
+    status, text = run(data, "--weight", f"{other}=0.5")
+    assert status == 2
+    assert "--weight: expected one of the files" in text
+
+
 def test_errors_end_with_status_2_and_are_in_the_json(run, tmp_path):
     data = write_scaled(tmp_path, forces=-1.0, n_frames=36)
     status, text = run(data, "--json", tmp_path / "findings.json")
     assert status == 2
-    assert "the forces have the wrong sign" in text
+    assert "the forces have the wrong sign, or the energies: " in text
     values = json.loads((tmp_path / "findings.json").read_text())
     assert values["findings"][0]["code"] == "forces-sign"
     assert values["census"]["n_frames"] == 36

@@ -9,6 +9,7 @@ from pathlib import Path
 import ase.io
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 from support.frames import write_frames
 from support.models import build_tuned
@@ -254,6 +255,32 @@ def test_home_and_variables_are_filled_in(folder, monkeypatch):
     assert expand_path("$NO_SUCH_VARIABLE/x") == "$NO_SUCH_VARIABLE/x"
     Path("~odd").write_text("")
     assert expand_path("~odd") == "~odd"
+
+
+def test_home_and_variables_of_an_options_file_are_filled_in(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("WHERE", str(folder))
+    training = {"num_epochs": 1}
+    training["finetune"] = {
+        "method": "lora",
+        "read_from": "$WHERE/base.ckpt",
+        "config": {"rank": 1},
+    }
+    energy = {"key": "energy", "unit": "eV"}
+    options = {
+        "output": "~/yaml",
+        "device": "cpu",
+        "architecture": {"name": "pet", "training": training},
+        "training_set": {
+            "systems": {"read_from": "~/train.xyz"},
+            "targets": {"energy": energy},
+        },
+        "validation_set": 0.25,
+    }
+    Path("options.yaml").write_text(yaml.safe_dump(options))
+    run("finetune", "~/options.yaml", "--quiet", status=0)
+    assert list((folder / "yaml").glob("best_model*.ckpt"))
+    assert not (folder / "~").exists()
 
 
 def test_kinds_of_files_are_told_by_their_content(folder):

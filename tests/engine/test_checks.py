@@ -119,31 +119,6 @@ def prepare_step(weights, inputs):
     )
 
 
-def test_edges_that_do_not_fit_are_named(model, weights, inputs):
-    load_engine()
-    engine = torch.classes.pet_calc.Engine(*weights)
-    species, n_edges = inputs["species"], len(inputs["centers"])
-    first_edge = torch.searchsorted(inputs["centers"], torch.arange(len(species) + 1))
-    geometry = torch.ones(n_edges, 4, dtype=torch.float64)
-    kinds = species[inputs["neighbors"]]
-
-    def run(first_edge=first_edge, geometry=geometry, kinds=kinds):
-        return engine.run_edges(
-            *(species, kinds, inputs["reverse"], first_edge, geometry),
-            *(geometry[:, 0].contiguous(), inputs["scale"], None),
-        )
-
-    run()
-    with pytest.raises(RuntimeError, match="first_edge: expected from 0 to"):
-        run(first_edge=first_edge + 1)
-    with pytest.raises(RuntimeError, match=r"first_edge: .* in order"):
-        run(first_edge=change(first_edge, 1, n_edges))
-    with pytest.raises(RuntimeError, match="geometry: expected the size"):
-        run(geometry=geometry[:, :3].contiguous())
-    with pytest.raises(RuntimeError, match="kinds: 1 of"):
-        run(kinds=change(kinds, 0, 99))
-
-
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [

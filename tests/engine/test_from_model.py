@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from support.models import build_model
-from support.structures import build_batch, build_structures
+from support.structures import build_batch, build_bulk, build_structures
 
 from pet_calc.data.systems import build_batch as build_system_batch
 from pet_calc.engine.engine import Engine
@@ -33,7 +33,6 @@ VARIANTS = {
     "solver": {**ADAPTIVE, "adaptive_cutoff_method": "solver"},
     "crowded": {**ADAPTIVE, "cutoff_width_adaptive": 0.3, "cutoff": 5.0},
     "narrow": {**ADAPTIVE, "cutoff_width_adaptive": 0.05, "cutoff": 5.0},
-    "grid": {**ADAPTIVE, "adaptive_cutoff_method": "grid"},
     "conditioned": {"system_conditioning": True},
     "zbl": {"zbl": True},
 }
@@ -112,6 +111,23 @@ def test_several_threads_give_the_same_numbers():
         torch.set_num_threads(before)
 
 
+def test_the_number_of_threads_changes_no_bit():
+    # PETCalculator takes as many as others leave cores: results must not show it
+    model = build_model(dtype=torch.float32, d_pet=32, d_node=64)
+    batch = build_batch([*build_structures(), build_bulk().repeat(2)], model)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            found.append(
+                Engine.from_model(model, "energy").predict(batch, with_stress=True)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].energy, found[1].energy)
+    assert torch.equal(found[0].forces, found[1].forces)
+
+
 def test_another_output_of_the_model_is_computed():
     model = build_model([TargetSpec.for_energy(), TargetSpec.for_energy("energy/pbe")])
     batch = build_batch(build_structures(), model)
@@ -183,7 +199,11 @@ def test_a_pair_that_rounding_puts_beyond_reach_one_way_is_no_edge(dtype, hypers
 
 @pytest.mark.parametrize(
     ("hypers", "message"),
-    [({"transformer_type": "PostLN"}, "PostLN"), ({"num_heads": 8}, "1 wide")],
+    [
+        ({"transformer_type": "PostLN"}, "PostLN"),
+        ({"num_heads": 8}, "1 wide"),
+        ({**ADAPTIVE, "adaptive_cutoff_method": "grid"}, "older grid"),
+    ],
 )
 def test_what_the_engine_cannot_run_is_named(hypers, message):
     assert message in find_obstacle(build_model(**hypers), "energy")

@@ -8,7 +8,8 @@ from engine.test_from_model import VARIANTS
 from support.models import build_model
 from support.structures import build_batch, build_structures
 
-from pet_calc.engine.training import TrainingEngine, find_training_obstacle
+from pet_calc.engine.supported import find_obstacle
+from pet_calc.engine.training import TrainingEngine
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
@@ -43,7 +44,7 @@ def differentiate(model, result):
 
 
 def compare(model, batch, engine=None):
-    assert find_training_obstacle(model, "energy") is None
+    assert find_obstacle(model, "energy") is None
     expected = predict(
         model,
         batch,
@@ -70,7 +71,7 @@ def compare(model, batch, engine=None):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "grid"])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_of_every_variant_equal_those_of_pytorch(name, dtype):
     model = build_model(dtype=dtype, **VARIANTS[name])
     compare(model, build_batch(build_structures(), model, skin=0.5))
@@ -294,10 +295,3 @@ def test_two_steps_at_once_do_not_share_their_memory():
         alone.forces.pow(2).sum(), model.edge_embedder.weight
     )
     assert torch.equal(gradients[0], expected)
-
-
-def test_what_the_engine_cannot_train_is_named():
-    model = build_model(**VARIANTS["grid"])
-    assert "grid" in find_training_obstacle(model, "energy")
-    old = build_model(transformer_type="PostLN")
-    assert "PostLN" in find_training_obstacle(old, "energy")

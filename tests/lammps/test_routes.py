@@ -4,6 +4,7 @@ The other half of ``tests/calculator/test_routes.py``.
 """
 
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -101,3 +102,41 @@ def test_a_damaged_file_is_refused(tmp_path, new_batch, run_and_fail):
     batch.add("water", build_water((1, 1, 1)), f"{path} device cpu")
     message = run_and_fail(batch.folder, batch.texts[0])
     assert "is damaged" in message
+
+
+@pytest.mark.parametrize("part", ["code", "data"])
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_compressed_entries_are_verified(
+    part, is_changed, tmp_path, new_batch, run_and_fail
+):
+    path = export_model(build_model(), tmp_path / "m.pt", check=False)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    suffix = ".py" if part == "code" else ""
+    name = max(
+        (n for n in entries if f"/{part}/" in n and n.endswith(suffix)),
+        key=lambda name: len(entries[name]),
+    )
+    content = entries[name]
+    if is_changed:
+        middle = len(content) // 2
+        entries[name] = (
+            content + b"\n"
+            if part == "code"
+            else content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, values in entries.items():
+            archive.writestr(each, values)
+    # as damage leaves it: the content is another, the checksum that of what was written
+    new, old = (zlib.crc32(c).to_bytes(4, "little") for c in (entries[name], content))
+    path.write_bytes(path.read_bytes().replace(new, old))
+    batch = new_batch()
+    batch.add("water", build_water((1, 1, 1)), f"{path} device cpu")
+    if is_changed:
+        message = run_and_fail(batch.folder, batch.texts[0])
+        assert f"is damaged ({name} differs from its checksum)" in " ".join(
+            message.split()
+        )
+    else:
+        assert np.isfinite(batch.run()["water"].energy)

@@ -164,12 +164,21 @@ def test_merged_equals_unmerged(config):
     assert [name for name, _ in model.named_parameters()] == names
 
 
+@pytest.mark.parametrize("hypers", [{}, {"featurizer_type": "residual", "d_node": 8}])
+def test_all_linear_is_all_that_lies_between_embedding_and_heads(hypers):
+    model = build_model(**hypers)
+    found = find_target_layers(model, ["all-linear"])
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    inside = [name for name in layers if name.startswith("gnn_layers.")]
+    assert found == [name for name in inside if not name.endswith("edge_embedder")]
+
+
 def test_a_failed_merge_leaves_the_model_unmerged():
     model = build_lora_model()
     layers = [m for m in model.modules() if isinstance(m, LoRALinear)]
     with torch.no_grad():
         layers[-1].lora_B.weight.fill_(float("nan"))
-    with pytest.raises(LoRAError, match=r"layers\.0\.attention\.output_linear"):
+    with pytest.raises(LoRAError, match=r"gnn_layers\.1\.compress\.2"):
         merge_lora(model)
     assert [m for m in model.modules() if isinstance(m, LoRALinear)] == layers
 

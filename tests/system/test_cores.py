@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pet_calc.system import cores
-from pet_calc.system.cores import CoreWatch, SharedCoresWarning
+from pet_calc.system.cores import CoreWatch, FreeCores
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -83,16 +83,44 @@ def test_nothing_is_found_without_the_file(machine, caplog, monkeypatch, tmp_pat
     assert not caplog.records
 
 
-def test_a_series_of_evaluations_is_warned_of_once(machine, caplog):
-    warning = SharedCoresWarning()
-    with caplog.at_level(logging.WARNING):
-        warning.look(1)  # one thread waits for no other
-        warning.look(2)
-        machine(0.4, [1.0, 0.0, 1.0, 0.0])
-        warning.look(2)
-        assert not caplog.records
-        machine(0.7, [1.0, 0.0, 1.0, 0.0])
-        for _ in range(3):
-            warning.look(2)
+@pytest.mark.parametrize(
+    ("busy", "n_used"),
+    [
+        ([0.0, 1.0, 0.0, 1.0], 2),  # only cores of others
+        ([0.05, 0.0, 0.04, 0.0], 2),
+        ([0.2, 0.0, 0.0, 0.0], 1),  # a fifth of the time, threads would wait for it
+        ([1.0, 0.0, 0.0, 0.0], 1),
+        ([1.0, 0.0, 1.0, 0.0], 1),
+    ],
+)
+def test_threads_that_have_no_core_of_their_own_are_left_out(machine, busy, n_used):
+    free = FreeCores()
+    free.begin()
+    assert free.limit(2) == 2  # nothing is known yet
+    machine(0.2, busy)
+    assert free.limit(2) == n_used
+    assert free.limit(1) == 1
+
+
+def test_threads_come_back_when_others_have_gone(machine, caplog):
+    free = FreeCores()
+    with caplog.at_level(logging.INFO):
+        free.begin()
+        machine(0.2, [1.0, 0.0, 0.0, 0.0])
+        assert free.limit(2) == 1
+        machine(0.5, [0.0] * 4)
+        assert free.limit(2) == 1  # looks once a second
+        machine(0.6, [0.0] * 4)
+        assert free.limit(2) == 2
+        machine(1.1, [1.0, 0.0, 0.0, 0.0])
+        assert free.limit(2) == 1
     assert len(caplog.records) == 1
-    assert "OMP_NUM_THREADS=1" in caplog.records[0].getMessage()
+    assert "1 core(s) free: 1 of 2 threads" in caplog.text
+
+
+def test_all_threads_run_where_nobody_can_tell(machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "STAT_FILE", tmp_path / "missing")
+    free = FreeCores()
+    free.begin()
+    machine(1.0, [1.0, 0.0, 1.0, 0.0])
+    assert free.limit(2) == 2

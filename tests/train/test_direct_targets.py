@@ -208,7 +208,10 @@ def test_lora_trains_heads_that_the_base_lacks(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "pet_calc"):
         report = run(
             build_options(
-                tmp_path, base, finetune={"method": "lora", "config": {"rank": 2}}
+                tmp_path,
+                base,
+                finetune={"method": "lora", "config": {"rank": 2}},
+                learning_rate=0.003,
             )
         )
     assert f"new target {FORCES} starts from random weights" in caplog.text

@@ -103,6 +103,20 @@ def test_a_kept_head_changes_through_the_trunk_only(tmp_path, method):
         assert np.array_equal(predict(model), predict(base))
 
 
+@pytest.mark.parametrize("level", ["", "PBE0"])
+def test_a_trained_model_no_longer_claims_the_level_of_its_base(
+    tmp_path, caplog, level
+):
+    base = write_base(tmp_path, [TargetSpec.for_energy(description="GFN1-xTB")])
+    options = build_options(tmp_path, base=base, level=level)
+    with caplog.at_level(logging.INFO, "pet_calc"):
+        model = run(options).best_model
+    text = format_description(describe_file(model))
+    unstated = "from GFN1-xTB, trained on train.xyz, level not stated"
+    assert f"energy [eV]: {level or unstated}" in text
+    assert ("name it with --level" in caplog.text) == (not level)
+
+
 def test_both_levels_are_loaded_exported_converted_and_shown(tmp_path, caplog):
     base = write_base(tmp_path)
     options = build_options(

@@ -317,4 +317,11 @@ def test_early_stopping_ends_a_run_that_does_not_improve(tmp_path):
     )
     report = run(options)
     assert report.end == "early"
-    assert len(read_log(tmp_path / "run")) < 30
+    rows = read_log(tmp_path / "run")
+    assert len(rows) < 30
+    # what is left is the last epoch's state: nothing is trained again
+    again = run(options, is_resumed=True)
+    assert (again.end, again.n_steps) == ("early", rows[-1]["step"] + 3)
+    assert [row["epoch"] for row in read_log(tmp_path / "run")[:-1]] == [
+        row["epoch"] for row in rows
+    ]

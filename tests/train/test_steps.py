@@ -147,7 +147,9 @@ def test_mixed_precision_trains_and_validates_in_float32(tmp_path, monkeypatch):
     options = build_options(tmp_path, base=write_wide_base(tmp_path), dtype="float32")
     reports = []
     for is_mixed in (False, True):
-        train = replace(options.train, compile=False, mixed_precision=is_mixed)
+        train = replace(
+            options.train, compile=False, mixed_precision=is_mixed, learning_rate=1e-3
+        )
         output = str(tmp_path / f"mixed-{is_mixed}")
         changed = replace(options, train=train, output=output)
         reports.append(run_training(changed, show_progress=False))

@@ -21,21 +21,6 @@ Engine::Engine(const Tensors &tensors, const Integers &shape, const Numbers &num
           return Network(tensors, shape, numbers, {}, none);
       }()) {}
 
-std::tuple<Tensor, Tensor, Tensor> Engine::run_edges(const Tensor &species, const Tensor &kinds,
-                                                     const Tensor &reverse,
-                                                     const Tensor &first_edge,
-                                                     const Tensor &geometry, const Tensor &factors,
-                                                     const Tensor &scale,
-                                                     const c10::optional<Tensor> &addition) {
-    at::NoGradGuard no_grad;
-    Input input{species, kinds, reverse, first_edge, geometry, factors, scale, addition};
-    check_edges(network_, input);
-    return dispatch([&](auto real, auto stored) {
-        Output out = evaluate<decltype(real), decltype(stored)>(network_, input, pool_);
-        return std::make_tuple(out.energies, out.grad_geometry, out.grad_factors);
-    });
-}
-
 std::tuple<Tensor, Tensor> Engine::run_pairs(const Tensor &species, const Tensor &centers,
                                              const Tensor &neighbors, const Tensor &reverse,
                                              const Tensor &vectors, const Tensor &scale,

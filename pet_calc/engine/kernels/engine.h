@@ -21,16 +21,8 @@ class Engine : public torch::CustomClassHolder {
   public:
     Engine(const Tensors &tensors, const Integers &shape, const Numbers &numbers);
 
-    // Energies per atom, and the gradient of their sum, from edges and their factors.
-    // Arguments: see Input in input.h.
-    std::tuple<Tensor, Tensor, Tensor> run_edges(const Tensor &species, const Tensor &kinds,
-                                                 const Tensor &reverse, const Tensor &first_edge,
-                                                 const Tensor &geometry, const Tensor &factors,
-                                                 const Tensor &scale,
-                                                 const c10::optional<Tensor> &addition);
-
-    // The same from all pairs, sorted by centre, whose edges are found here; the gradient
-    // is that of the vectors [n_pairs, 3].
+    // Energies per atom, and the gradient of their sum with respect to the vectors
+    // [n_pairs, 3], from pairs sorted by centre. Arguments: see Edges in edges.h.
     std::tuple<Tensor, Tensor> run_pairs(const Tensor &species, const Tensor &centers,
                                          const Tensor &neighbors, const Tensor &reverse,
                                          const Tensor &vectors, const Tensor &scale,

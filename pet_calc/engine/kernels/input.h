@@ -67,20 +67,4 @@ inline void check_pairs(const Network &network, int64_t n_atoms, const Tensor &c
     TORCH_CHECK(std::is_sorted(center, center + n_pairs), "engine: centers: expected in order");
 }
 
-inline void check_edges(const Network &network, const Input &input) {
-    const int64_t n_atoms = input.species.numel(), n_edges = input.kinds.numel();
-    check_atoms(network, input.species, input.scale, input.addition);
-    check_tensor("kinds", input.kinds, {n_edges}, at::kLong);
-    check_tensor("reverse", input.reverse, {n_edges}, at::kLong);
-    check_tensor("first_edge", input.first_edge, {n_atoms + 1}, at::kLong);
-    check_tensor("geometry", input.geometry, {n_edges, 4}, network.real);
-    check_tensor("factors", input.factors, {n_edges}, network.real);
-    check_indices("kinds", input.kinds, network.n_species());
-    check_indices("reverse", input.reverse, n_edges);
-    const int64_t *first = input.first_edge.data_ptr<int64_t>();
-    TORCH_CHECK(
-        first[0] == 0 && first[n_atoms] == n_edges && std::is_sorted(first, first + n_atoms + 1),
-        "engine: first_edge: expected from 0 to ", n_edges, ", in order");
-}
-
 }  // namespace pet_calc::engine

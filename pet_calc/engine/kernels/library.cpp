@@ -10,6 +10,5 @@ TORCH_LIBRARY(pet_calc, library) {
     library.class_<Engine>("Engine")
         .def(torch::init<pet_calc::engine::Tensors, pet_calc::engine::Integers,
                          pet_calc::engine::Numbers>())
-        .def("run_edges", &Engine::run_edges)
         .def("run_pairs", &Engine::run_pairs);
 }

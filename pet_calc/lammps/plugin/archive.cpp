@@ -10,7 +10,10 @@
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
+
+#include <caffe2/serialize/inline_container.h>
 
 namespace pet_calc {
 
@@ -20,6 +23,22 @@ constexpr uint32_t END = 0x06054b50, END64 = 0x06064b50, LOCATOR64 = 0x07064b50;
 constexpr uint32_t CENTRAL = 0x02014b50, LOCAL = 0x04034b50;
 constexpr uint64_t IN_EXTRA_FIELD = 0xffffffff;
 constexpr uint64_t LONGEST_COMMENT = 65535;
+constexpr uint64_t STORED = 0, DEFLATED = 8;
+
+uint32_t compute_checksum(const unsigned char *bytes, uint64_t length) {
+  static const std::array<uint32_t, 256> table = [] {
+    std::array<uint32_t, 256> values;
+    for (uint32_t n = 0; n < 256; n++) {
+      uint32_t value = n;
+      for (int bit = 0; bit < 8; bit++) value = value & 1 ? 0xedb88320 ^ value >> 1 : value >> 1;
+      values[n] = value;
+    }
+    return values;
+  }();
+  uint32_t sum = 0xffffffff;
+  for (uint64_t k = 0; k < length; k++) sum = table[(sum ^ bytes[k]) & 0xff] ^ sum >> 8;
+  return ~sum;
+}
 
 class Bytes {
  public:
@@ -42,11 +61,7 @@ class Bytes {
 
   uint32_t compute_checksum(uint64_t place, uint64_t length) const {
     require(place, length);
-    static const std::array<uint32_t, 256> table = make_table();
-    uint32_t sum = 0xffffffff;
-    for (uint64_t k = place; k < place + length; k++)
-      sum = table[(sum ^ bytes_[k]) & 0xff] ^ sum >> 8;
-    return ~sum;
+    return pet_calc::compute_checksum(bytes_.data() + place, length);
   }
 
   [[noreturn]] void fail(const std::string &what) const {
@@ -54,16 +69,6 @@ class Bytes {
   }
 
  private:
-  static std::array<uint32_t, 256> make_table() {
-    std::array<uint32_t, 256> table;
-    for (uint32_t n = 0; n < 256; n++) {
-      uint32_t value = n;
-      for (int bit = 0; bit < 8; bit++) value = value & 1 ? 0xedb88320 ^ value >> 1 : value >> 1;
-      table[n] = value;
-    }
-    return table;
-  }
-
   void require(uint64_t place, uint64_t length) const {
     if (place > size() || length > size() - place) fail("an entry ends beyond the file");
   }
@@ -74,6 +79,11 @@ class Bytes {
 
 struct Entry {
   uint64_t length, place;    // of the content in the archive, and of the local header
+};
+
+struct Compressed {
+  std::string name;
+  uint64_t checksum;    // of the content once unpacked
 };
 
 // The numbers that do not fit into 32 bits are in the extra field, in this order.
@@ -98,6 +108,26 @@ Entry read_entry(const Bytes &bytes, uint64_t header) {
   return entry;
 }
 
+// torch unpacks them, as it does when it loads the file, and does not look at checksums.
+void check_compressed(const std::string &path, const Bytes &bytes,
+                      const std::vector<Compressed> &entries) {
+  if (entries.empty()) return;
+  std::string name = "its directory";
+  try {
+    caffe2::serialize::PyTorchStreamReader reader(path);
+    for (const Compressed &entry : entries) {
+      name = entry.name;
+      // torch's names leave out the folder that all entries are in
+      const auto [content, length] = reader.getRecord(name.substr(name.find('/') + 1));
+      const auto *unpacked = static_cast<const unsigned char *>(content.get());
+      if (compute_checksum(unpacked, length) != entry.checksum)
+        bytes.fail(name + " differs from its checksum");
+    }
+  } catch (const c10::Error &) {
+    bytes.fail(name + " cannot be unpacked");
+  }
+}
+
 }    // namespace
 
 void check_archive(const std::string &path) {
@@ -117,6 +147,7 @@ void check_archive(const std::string &path) {
     n_entries = bytes.read(record + 32, 8);
     header = bytes.read(record + 48, 8);
   }
+  std::vector<Compressed> compressed;
   for (uint64_t k = 0; k < n_entries; k++) {
     if (bytes.read(header, 4) != CENTRAL) bytes.fail("its directory is not whole");
     const uint64_t method = bytes.read(header + 10, 2), name_length = bytes.read(header + 28, 2);
@@ -127,10 +158,16 @@ void check_archive(const std::string &path) {
       bytes.fail(name + " is not where its directory says");
     const uint64_t content =
         entry.place + 30 + bytes.read(entry.place + 26, 2) + bytes.read(entry.place + 28, 2);
-    if (method == 0 && bytes.compute_checksum(content, entry.length) != bytes.read(header + 16, 4))
+    const uint64_t checksum = bytes.read(header + 16, 4);
+    if (method == DEFLATED)
+      compressed.push_back({name, checksum});
+    else if (method != STORED)
+      bytes.fail(name + " is packed in a way that torch does not write");
+    else if (bytes.compute_checksum(content, entry.length) != checksum)
       bytes.fail(name + " differs from its checksum");
     header += 46 + name_length + bytes.read(header + 30, 2) + bytes.read(header + 32, 2);
   }
+  check_compressed(path, bytes, compressed);
 }
 
 }    // namespace pet_calc

@@ -9,8 +9,8 @@
 namespace pet_calc {
 
 // Throws std::runtime_error if an entry of a zip archive differs from its checksum: torch does
-// not look at them. Entries that are compressed (code) are compared by pet-calc's Python side
-// only; those of tensors never are. Does nothing for files that are no zip archives.
+// not look at them. Compressed entries (code; tensors in files that were packed again) are
+// unpacked for it. Does nothing for files that are no zip archives.
 void check_archive(const std::string &path);
 
 }    // namespace pet_calc

@@ -1,0 +1,221 @@
+"""Which recipe fine-tunes best: one question, all sets, several seeds, one table.
+
+    python benchmarks/recipe.py targets --data ../shared/data -o /tmp/recipe
+    python benchmarks/recipe.py rank --data ../shared/data -o /tmp/recipe --seeds 0
+
+A question is a list of recipes; the first is what the others are compared with. All
+recipes of a set have the same base, frames and number of steps; errors are those of the
+best model on test frames in random orientation, as medians over the seeds. Ratios are
+geometric means over the sets. Rows that are done are not run again, whichever question
+asked for them; one that was cut off is resumed. Needs the public data sets.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_table import SETS, count_frames, make_slug, run_row
+
+from pet_calc.checkpoint.open import load_record
+from pet_calc.config import default_learning_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+MOLECULES, MATERIALS = "pet-gfn1-xs", "pet-sevennet-xs"
+
+
+class Case(NamedTuple):
+    """One set with its base and what a run on it costs."""
+
+    parts: tuple[str, str, str]
+    base: str
+    n_steps: int
+    batch_size: int
+
+
+CASES = {
+    "glycol": Case(SETS["glycol"], MOLECULES, 400, 8),
+    "aspirin-50": Case(SETS["aspirin-50"], MOLECULES, 400, 8),
+    "acac-50": Case(("acac_train_300K.xyz@:50", *SETS["acac"][1:]), MOLECULES, 400, 8),
+    "ethanol-20": Case(
+        ("rmd17_ethanol_train.xyz@:20", *SETS["ethanol"][1:]), MOLECULES, 200, 8
+    ),
+    "Si-100": Case(("mlearn_Si_train.xyz@::2", *SETS["Si"][1:]), MATERIALS, 300, 4),
+    "Li3PS4": Case(SETS["Li3PS4"], MATERIALS, 400, 4),
+    "water": Case(SETS["water"], MOLECULES, 150, 1),
+}
+ATTENTION = ["input_linear", "output_linear"]
+MLPS = [*ATTENTION, "mlp"]
+ALL_LINEAR = [*MLPS, "compress", "center"]
+
+
+def lora(targets=ATTENTION, rank=8, alpha=None, **others):
+    """A recipe with LoRA; alpha is twice the rank unless it is given."""
+    config = {
+        "rank": rank,
+        "alpha": float(2 * rank if alpha is None else alpha),
+        "target_modules": targets,
+    }
+    return {"finetune": {"method": "lora", "config": config}, **others}
+
+
+# `rate` is a factor of the default rate of the method, everything else stands under
+# `training` as in an options file
+QUESTIONS = {
+    "targets": {
+        "attention r8": lora(),
+        "attention, mlp r8": lora(MLPS),
+        "all linear r8": lora(ALL_LINEAR),
+        "full": {"finetune": {"method": "full"}},
+        "full, rate x3": {"finetune": {"method": "full"}, "rate": 3.0},
+        "full, rate x10": {"finetune": {"method": "full"}, "rate": 10.0},
+        "heads": {"finetune": {"method": "heads"}},
+    },
+    "rank": {
+        "all linear r8": lora(ALL_LINEAR),
+        "all linear r4": lora(ALL_LINEAR, 4),
+        "all linear r16": lora(ALL_LINEAR, 16),
+        "all linear r16, alpha 16": lora(ALL_LINEAR, 16, 16.0),
+        "all linear r32": lora(ALL_LINEAR, 32),
+        "all linear r32, alpha 16": lora(ALL_LINEAR, 32, 16.0),
+        "all linear r32, alpha 32": lora(ALL_LINEAR, 32, 32.0),
+    },
+    "rate": {
+        "all linear r8": lora(ALL_LINEAR),
+        "all linear r8, rate x1/3": lora(ALL_LINEAR, rate=1 / 3),
+        "all linear r8, rate x2": lora(ALL_LINEAR, rate=2.0),
+        "all linear r8, rate x3": lora(ALL_LINEAR, rate=3.0),
+    },
+    "loss": {
+        "all linear r8": lora(ALL_LINEAR),
+        "all linear r8, energy 1": lora(ALL_LINEAR, loss={"energy": {"weight": 1.0}}),
+        "all linear r8, energy 30": lora(ALL_LINEAR, loss={"energy": {"weight": 30.0}}),
+        "all linear r8, warm-up 0.1": lora(ALL_LINEAR, warmup_fraction=0.1),
+        "all linear r8, weight decay 0.1": lora(ALL_LINEAR, weight_decay=0.1),
+        "all linear r8, mean of 1/5": lora(ALL_LINEAR, ema_decay=0.9875),
+    },
+    "heads": {
+        "all linear r8": lora(ALL_LINEAR),
+        "all linear r8, heads frozen": lora(ALL_LINEAR),
+        "all linear r8, heads by LoRA": lora(ALL_LINEAR),
+    },
+}
+for _name, _mode in (("frozen", "freeze"), ("by LoRA", "lora")):
+    QUESTIONS["heads"][f"all linear r8, heads {_name}"]["finetune"]["head_mode"] = _mode
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("question", choices=list(QUESTIONS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data")
+    parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--only", nargs="*", metavar="RECIPE", help="of the question")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    recipes = QUESTIONS[arguments.question]
+    if arguments.only:
+        recipes = {name: recipes[name] for name in arguments.only}
+    # a seed of all sets and recipes first: the table says something early
+    for seed in arguments.seeds:
+        for name in arguments.sets:
+            for recipe, training in recipes.items():
+                folder = find_folder(arguments.output, name, recipe, seed)
+                folder.mkdir(parents=True, exist_ok=True)
+                options = build_options(arguments.data, CASES[name], training, seed)
+                run_row(folder, options, f"{name}, seed {seed}", recipe)
+    print(format_table(arguments, recipes))
+
+
+def find_folder(output, name, recipe, seed):
+    return output / name / make_slug(recipe).replace("/", "-") / str(seed)
+
+
+def build_options(data, case, training, seed):
+    """Return an options file as data."""
+    folder = ROOT / "data" / "dft" if case.parts is SETS["glycol"] else data
+    train, validation, test = (str(folder / part) for part in case.parts)
+    n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
+    training = dict(training)
+    method = training["finetune"]["method"]
+    factor = training.pop("rate", 1.0)
+    rate = None
+    if factor != 1.0:
+        rate = factor * default_learning_rate(method, count_weights(case.base))
+    return {
+        "seed": seed,
+        "device": "cpu",
+        "architecture": {
+            "name": "pet",
+            "training": {
+                "num_epochs": max(1, n_epochs),
+                "batch_size": case.batch_size,
+                "learning_rate": rate,
+                **training,
+                "finetune": {**training["finetune"], "read_from": case.base},
+            },
+        },
+        "training_set": train,
+        "validation_set": validation,
+        "test_set": test,
+    }
+
+
+def count_weights(base):
+    return sum(value.numel() for value in load_record(base).state.values())
+
+
+def format_table(arguments, recipes):
+    """Return medians over seeds, and means over sets relative to the first recipe."""
+    sets = arguments.sets
+
+    def read_rows(name, recipe):
+        folders = (
+            find_folder(arguments.output, name, recipe, s) for s in arguments.seeds
+        )
+        return [json.loads((folder / "row.json").read_text()) for folder in folders]
+
+    lines = [
+        f"{arguments.question}: energy meV/atom, forces meV/Å (and half the range over "
+        f"{len(arguments.seeds)} seeds); means over the sets relative to the first row",
+        "",
+        "| recipe | " + " | ".join(sets) + " | energy | forces | time |",
+        "|" + "---|" * (len(sets) + 4),
+    ]
+    first = None
+    for recipe in recipes:
+        rows = {name: read_rows(name, recipe) for name in sets}
+        medians = {name: summarize(values) for name, values in rows.items()}
+        first = first or medians
+        cells = [recipe]
+        for name in sets:
+            energy, forces, _ = medians[name]
+            spread = half_range(rows[name], "forces_mae")
+            cells.append(f"{energy:.2f}, {forces:.1f} ({spread:.1f})")
+        for k in range(3):
+            logs = [math.log(medians[name][k] / first[name][k]) for name in sets]
+            cells.append(f"{math.exp(statistics.fmean(logs)):.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def summarize(rows):
+    """Median energy error meV/atom, force error meV/Å, and seconds of training."""
+    return (
+        1000 * statistics.median(row["report"]["test"]["energy_mae"] for row in rows),
+        1000 * statistics.median(row["report"]["test"]["forces_mae"] for row in rows),
+        statistics.median(row["seconds"] for row in rows),
+    )
+
+
+def half_range(rows, key):
+    values = [1000 * row["report"]["test"][key] for row in rows]
+    return (max(values) - min(values)) / 2
+
+
+if __name__ == "__main__":
+    main()
