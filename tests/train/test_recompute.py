@@ -94,7 +94,7 @@ def test_predictions_are_bit_for_bit_those_without():
         model = build_model()
         if recomputes:
             recompute_layers(model)
-        results.append(predict(model, batch, with_stress=True))
+        results.append(predict(model, batch, with_stress=True, with_features=True))
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
 
