@@ -33,6 +33,10 @@ class ModelError(PetCalcError):
     """A request that the model cannot serve, such as an unknown element or target."""
 
 
+class UncertaintyError(PetCalcError):
+    """A prediction that is less certain than the user wants."""
+
+
 class LoRAError(PetCalcError):
     """An injection, adapter, or merge that does not fit the model."""
 

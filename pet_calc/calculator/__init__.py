@@ -1,5 +1,6 @@
 """The calculator for ASE: one system after the other, from any model file."""
 
 from pet_calc.calculator.calculator import PETCalculator
+from pet_calc.calculator.uncertainty import UncertainStep
 
-__all__ = ["PETCalculator"]
+__all__ = ["PETCalculator", "UncertainStep"]

@@ -1,5 +1,6 @@
 """One system in, results in ASE's names out: what the calculator's routes share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from pet_calc.calculator.uncertainty import ENERGIES_UNCERTAINTY, ENERGY_UNCERTAINTY
 from pet_calc.data.neighbors import mask_cell
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.model.batch import Batch
@@ -64,12 +66,12 @@ def name_results(prediction: Prediction) -> dict[str, Any]:
     results = {
         "energy": energy,
         "free_energy": energy,
-        "energies": _to_numpy(prediction.atomic_energies),
+        "energies": to_numpy(prediction.atomic_energies),
     }
     if prediction.forces is not None:
-        results["forces"] = _to_numpy(prediction.forces)
+        results["forces"] = to_numpy(prediction.forces)
     if prediction.stress is not None:
-        stress = _to_numpy(prediction.stress[0])
+        stress = to_numpy(prediction.stress[0])
         results["stress"] = full_3x3_to_voigt_6_stress(stress)
     return results
 
@@ -97,5 +99,22 @@ def assemble_direct(
     )
 
 
-def _to_numpy(values: torch.Tensor) -> np.ndarray:
+def name_uncertainties(
+    uncertainty: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> dict[str, Any]:
+    """Return the uncertainties of the energy and of each atom's, in eV.
+
+    Args:
+        uncertainty: standard deviations [n] for features [n, n_features].
+        features: [n_atoms, n_features], of a single system.
+    """
+    per_atom = features.to(torch.float64)
+    return {
+        ENERGY_UNCERTAINTY: float(uncertainty(per_atom.sum(dim=0, keepdim=True))),
+        ENERGIES_UNCERTAINTY: to_numpy(uncertainty(per_atom)),
+    }
+
+
+def to_numpy(values: torch.Tensor) -> np.ndarray:
+    """Return the values in float64."""
     return values.detach().cpu().numpy().astype(np.float64)

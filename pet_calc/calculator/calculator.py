@@ -6,16 +6,32 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
 
 from pet_calc.calculator.from_checkpoint import CheckpointBackend
 from pet_calc.calculator.from_export import DTYPES, ExportBackend
 from pet_calc.calculator.supported import check_known_elements, has_stress
 from pet_calc.calculator.threads import use_threads
+from pet_calc.calculator.uncertainty import (
+    ENERGIES_UNCERTAINTY,
+    UNCERTAINTIES,
+    OnUncertain,
+    UncertaintyWatch,
+)
 from pet_calc.checkpoint import Checkpoint
-from pet_calc.checkpoint.open import choose_device, is_exported, load_merged_model
+from pet_calc.checkpoint.open import (
+    choose_device,
+    is_exported,
+    load_merged_model,
+    load_record,
+    load_uncertainties,
+)
 from pet_calc.engine.switch import Compile
-from pet_calc.errors import ConfigError
+from pet_calc.errors import ConfigError, ModelError
 from pet_calc.model.pet import PET
 from pet_calc.system.cores import FreeCores
 from pet_calc.system.paths import expand_path
@@ -35,6 +51,10 @@ class PETCalculator(Calculator):
     Units are ASE's: eV, eV/Å, eV/Å^3, stress positive in tension. Every call gives
     ``energy``, ``free_energy`` (the same), ``energies`` (per atom) and ``forces``;
     ``stress`` too where the system is periodic in all three directions.
+
+    Models with an uncertainty (``pet-calc uncertainty`` makes it) give the standard
+    deviations ``energy_uncertainty`` (eV), ``energies_uncertainty`` ([n_atoms], eV) and
+    ``forces_uncertainty`` ([n_atoms, 3], eV/Å): ``get_property("energy_uncertainty")``.
 
     Models conditioned on charge and spin read ``atoms.info["charge"]`` (default 0)
     and ``atoms.info["spin"]`` (multiplicity 2S + 1, default 1).
@@ -60,6 +80,8 @@ class PETCalculator(Calculator):
         skin: float = DEFAULT_SKIN,
         compile: Compile = "auto",
         precision: str = "exact",
+        max_uncertainty: float | None = None,
+        on_uncertain: OnUncertain = "warn",
     ) -> None:
         """Load the model.
 
@@ -84,6 +106,11 @@ class PETCalculator(Calculator):
             precision: ``"exact"``, or ``"mixed"`` for matrix products in bfloat16,
                 which newer processors and GPUs do several times faster. The page on
                 accuracy in the documentation has the size of the error.
+            max_uncertainty: how uncertain the energy of an atom may be, eV; None does
+                not look. Every evaluation then estimates it.
+            on_uncertain: what happens if one is more uncertain: ``"warn"`` logs a line
+                once, ``"raise"`` stops with ``UncertaintyError``, a function is called
+                with an ``UncertainStep`` each time.
 
         Raises:
             CheckpointError: if the file cannot be read.
@@ -91,7 +118,8 @@ class PETCalculator(Calculator):
                 engine was asked for and cannot run, and for an adapter, another dtype
                 or precision on an exported file, in which all are fixed.
             LoRAError: if the adapter belongs to another base.
-            ModelError: if the model lacks the target asked for.
+            ModelError: if the model lacks the target asked for, or an uncertainty that
+                is to be looked at.
         """
         super().__init__()
         _free_cores.begin()
@@ -123,8 +151,10 @@ class PETCalculator(Calculator):
             )
         else:
             source = Checkpoint.from_model(model) if isinstance(model, PET) else model
+            place = choose_device(device)
+            record = load_record(source)
             network = load_merged_model(
-                source, adapter=adapter, dtype=wanted, device=choose_device(device)
+                record, adapter=adapter, dtype=wanted, device=place
             )
             self._backend = CheckpointBackend(
                 network,
@@ -133,7 +163,16 @@ class PETCalculator(Calculator):
                 skin=skin,
                 compile=compile,
                 precision=precision,
+                uncertainties=load_uncertainties(record, adapter=adapter, device=place),
+                source=_name_source(model, adapter),
             )
+        names = self._backend.list_uncertainties()
+        self.implemented_properties = [*self.implemented_properties, *names]
+        self._watch: UncertaintyWatch | None = None
+        if max_uncertainty is not None:
+            if not names:
+                raise ModelError(self._backend.explain_missing())
+            self._watch = UncertaintyWatch(max_uncertainty, on_uncertain)
         logger.info(
             "PETCalculator: target %s, %s on %s",
             self.target,
@@ -168,6 +207,19 @@ class PETCalculator(Calculator):
             changes.extend(self._backend.find_changes(self.atoms, atoms))
         return changes
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a result; called by ASE.
+
+        Raises:
+            PropertyNotImplementedError: for an uncertainty that the model lacks, saying
+                which command makes it.
+        """
+        if name in UNCERTAINTIES and name not in self.implemented_properties:
+            raise PropertyNotImplementedError(self._backend.explain_missing())
+        return super().get_property(name, atoms, allow_calculation)
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -179,8 +231,9 @@ class PETCalculator(Calculator):
         Raises:
             ModelError: for elements, charges or spins that the model does not know.
             PropertyNotImplementedError: for the stress of a molecule or a slab.
+            UncertaintyError: for atoms too uncertain, if ``on_uncertain="raise"``.
         """
-        properties = properties or ["energy"]
+        properties = list(properties or ["energy"])
         super().calculate(atoms, properties, system_changes)
         system: Any = self.atoms
         check_known_elements(system, self._backend.known)
@@ -189,7 +242,22 @@ class PETCalculator(Calculator):
         if self.device.type == "cpu":
             n_used = _free_cores.limit(n_threads)
         with use_threads(n_used):
-            self.results = self._backend.compute(system, properties, is_bulk)
+            is_rest = not system_changes and "energy" in self.results
+            if is_rest and set(properties) <= set(UNCERTAINTIES):
+                self.results |= self._backend.estimate(system, properties)
+                return
+            if self._watch is not None:
+                properties.append(ENERGIES_UNCERTAINTY)
+            results = self._backend.compute(system, properties, is_bulk)
+        if self._watch is not None:
+            self._watch.look(system, results[ENERGIES_UNCERTAINTY])
+        self.results = results
+
+
+def _name_source(model: str | Checkpoint | PET, adapter: str | Path | None) -> str:
+    """Return what messages call the model."""
+    name = model if isinstance(model, str) else "the model"
+    return f"{name} with {adapter}" if adapter is not None else name
 
 
 def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -1,20 +1,30 @@
 """Evaluate a PET on one ``Atoms`` after the other, as a calculator needs it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from pet_calc.calculator.atoms_io import (
     assemble_direct,
     build_single_batch,
     name_results,
+    name_uncertainties,
+    to_numpy,
 )
 from pet_calc.calculator.supported import (
     check_charge_and_spin,
     check_direct_stress,
     require_direct_targets,
 )
+from pet_calc.calculator.uncertainty import (
+    FORCES_UNCERTAINTY,
+    OF_ENERGIES,
+    name_available,
+)
+from pet_calc.checkpoint.uncertainty import describe_missing
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.engine.switch import Compile, ModelSwitch
@@ -24,6 +34,11 @@ from pet_calc.model.derivatives import Prediction
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.hypers import choose_energy_target
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import (
+    LastLayerUncertainty,
+    compute_features,
+    compute_force_uncertainty,
+)
 
 
 class CheckpointBackend:
@@ -38,8 +53,13 @@ class CheckpointBackend:
         skin: float,
         compile: Compile = "auto",
         precision: str = "exact",
+        uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
+        source: str = "the model",
     ) -> None:
-        """Set up; the arguments are those of ``PETCalculator``.
+        """Set up; most arguments are those of ``PETCalculator``.
+
+        The uncertainties are those of the model's energies, on its device; ``source``
+        is what messages call the model.
 
         Raises:
             ModelError: if the model lacks a target.
@@ -47,6 +67,8 @@ class CheckpointBackend:
         """
         self.model = model
         self.target = choose_energy_target(model.targets, target)
+        self._uncertainty = (uncertainties or {}).get(self.target)
+        self._source = source
         weight = model.edge_embedder.weight
         self.device, self.dtype = weight.device, weight.dtype
         self.known = set(model.atomic_types)
@@ -85,12 +107,50 @@ class CheckpointBackend:
         """
         batch = self._build_batch(atoms)
         if self._direct is None:
-            result = self._switch.predict(batch, with_stress=has_stress)
+            result = self._switch.predict(
+                batch,
+                with_stress=has_stress,
+                with_features=not set(OF_ENERGIES).isdisjoint(properties),
+            )
         else:
             if has_stress:
                 check_direct_stress(self._direct[1], properties)
             result = self._predict_direct(batch, has_stress)
-        return name_results(result)
+        results = name_results(result)
+        results |= self._estimate(batch, result.features, properties)
+        return results
+
+    def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
+        """Return the uncertainties among the properties, and nothing else."""
+        return self._estimate(self._build_batch(atoms), None, properties)
+
+    def list_uncertainties(self) -> list[str]:
+        """Return the names of those that there are."""
+        if self._uncertainty is None:
+            return []
+        return name_available(self._uncertainty.n_members)
+
+    def explain_missing(self) -> str:
+        """Return why there is no uncertainty, and which command makes one."""
+        return describe_missing(self._source, self.target)
+
+    def _estimate(
+        self, batch: Batch, features: Tensor | None, properties: list[str]
+    ) -> dict[str, Any]:
+        uncertainty = self._uncertainty
+        if uncertainty is None:
+            return {}
+        found: dict[str, Any] = {}
+        if not set(OF_ENERGIES).isdisjoint(properties):
+            if features is None:
+                features = compute_features(self.model, batch, self.target)
+            found |= name_uncertainties(uncertainty, features)
+        if FORCES_UNCERTAINTY in properties and uncertainty.n_members > 1:
+            deviations = compute_force_uncertainty(
+                self.model, batch, self.target, uncertainty
+            )
+            found[FORCES_UNCERTAINTY] = to_numpy(deviations)
+        return found
 
     def _build_batch(self, atoms: Atoms) -> Batch:
         charge, spin = 0, 1

@@ -11,14 +11,17 @@ from pet_calc.calculator.atoms_io import build_single_batch, name_results
 from pet_calc.calculator.metatomic_file import MetatomicFile
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
 from pet_calc.calculator.supported import check_direct_stress, require_direct_targets
+from pet_calc.calculator.uncertainty import UNCERTAINTIES
 from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
+from pet_calc.checkpoint.uncertainty import describe_missing
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.engine.engine import Engine
 from pet_calc.engine.supported import find_exported_obstacle
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
+from pet_calc.model.batch import Batch
 from pet_calc.model.hypers import (
     DIRECT_FORCE,
     DIRECT_STRESS,
@@ -62,6 +65,7 @@ class ExportBackend:
             skin=skin,
             compile=compile,
         )
+        self._path = str(path)
         self.device = choose_device(device)
         self.model = load_exported(path)
         capabilities = self.model.capabilities()
@@ -164,7 +168,37 @@ class ExportBackend:
             )
         else:
             prediction = runner.predict(batch, with_stress=has_stress)
-        return name_results(prediction)
+        return name_results(prediction) | self._estimate(batch, properties)
+
+    def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
+        """Return the uncertainties among the properties, and nothing else."""
+        if not isinstance(self._file, ScriptedFile):
+            return {}
+        state = self._state if self._file.is_conditioned else (0, 1)
+        batch = build_single_batch(atoms, self._pairs, self.device, *(state or (0, 1)))
+        return self._estimate(batch, properties)
+
+    def list_uncertainties(self) -> list[str]:
+        """Return the names of those that there are."""
+        if not isinstance(self._file, ScriptedFile):
+            return []
+        return self._file.list_uncertainties()
+
+    def explain_missing(self) -> str:
+        """Return why there is no uncertainty, and which command makes one."""
+        if isinstance(self._file, MetatomicFile):
+            return (
+                f"{self._path}: of this file uncertainties cannot be read here; export "
+                "the checkpoint with this pet-calc"
+            )
+        missing = describe_missing(self._path, self.target)
+        return f"{missing}; then export it again"
+
+    def _estimate(self, batch: Batch, properties: list[str]) -> dict[str, Any]:
+        names = [name for name in properties if name in UNCERTAINTIES]
+        if not names or not isinstance(self._file, ScriptedFile):
+            return {}
+        return self._file.estimate(batch, names)
 
 
 def load_exported(path: str | Path) -> Any:

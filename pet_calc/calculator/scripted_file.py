@@ -2,12 +2,22 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from pet_calc.calculator.atoms_io import assemble_direct
+from pet_calc.calculator.atoms_io import (
+    assemble_direct,
+    name_uncertainties,
+    to_numpy,
+)
+from pet_calc.calculator.uncertainty import (
+    FORCES_UNCERTAINTY,
+    OF_ENERGIES,
+    name_available,
+)
 from pet_calc.checkpoint.to_ev import is_angstrom
 from pet_calc.model.batch import Batch
-from pet_calc.model.derivatives import Prediction, assemble_prediction
+from pet_calc.model.derivatives import Prediction, assemble_prediction, compute_forces
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.units import energy_factor
 
@@ -79,6 +89,58 @@ class ScriptedFile:
                 for name, per_atom in values.items()
             }
         return assemble_direct(totals, self._output, forces, stress)
+
+    def list_uncertainties(self) -> list[str]:
+        """Return the names of the uncertainties that the file has of the energy."""
+        # files from before know of none
+        if not hasattr(self._module, "count_members"):
+            return []
+        n_members = self._module.count_members(self._output)
+        return [] if n_members < 0 else name_available(n_members)
+
+    def estimate(self, batch: Batch, properties: list[str]) -> dict[str, Any]:
+        """Return the uncertainties among the properties, which the file has."""
+        found: dict[str, Any] = {}
+        module, output = self._module, self._output
+        vectors = compute_edge_vectors(batch).to(self._dtype)
+        if not set(OF_ENERGIES).isdisjoint(properties):
+            with torch.no_grad():
+                features = self._run_features(batch, vectors)
+                found |= name_uncertainties(
+                    lambda rows: module.estimate_uncertainty(output, rows), features
+                )
+        if FORCES_UNCERTAINTY in properties:
+            found[FORCES_UNCERTAINTY] = self._estimate_forces(batch, vectors)
+        return found
+
+    def _estimate_forces(self, batch: Batch, vectors: torch.Tensor) -> np.ndarray:
+        """Return the standard deviation of each force over the ensemble."""
+        if len(vectors) == 0:
+            return np.zeros((len(batch.species), 3))
+        vectors = vectors.requires_grad_(True)
+        features = self._run_features(batch, vectors).sum(dim=0, keepdim=True)
+        energies = self._module.deviate_ensemble(self._output, features)[0]
+        # one by one: TorchScript's operations cannot be batched
+        gradients = (
+            torch.autograd.grad(energy, vectors, retain_graph=True)[0]
+            for energy in energies
+        )
+        forces = [compute_forces(gradient, batch) for gradient in gradients]
+        return to_numpy(torch.stack(forces).std(dim=0))
+
+    def _run_features(self, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._module.evaluate_features(
+            self._output,
+            batch.species,
+            batch.cells[0],
+            batch.centers,
+            batch.neighbors,
+            batch.reverse,
+            vectors,
+            int(batch.charges[0]),
+            int(batch.spin_multiplicities[0]),
+        )
+        return features
 
     def _run(
         self, batch: Batch, vectors: torch.Tensor, names: list[str]

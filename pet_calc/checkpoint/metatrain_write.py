@@ -15,7 +15,9 @@ from metatomic.torch import ModelMetadata
 from torch import Tensor
 
 from pet_calc.checkpoint.layout import build_block_map, build_layout, encode_map
+from pet_calc.checkpoint.llpr import LATEST_VERSION as LATEST_LLPR_VERSION
 from pet_calc.checkpoint.record import Checkpoint
+from pet_calc.checkpoint.uncertainty import LLPR
 from pet_calc.checkpoint.versions import BACKEND, LATEST_VERSION, LONG_RANGE_DEFAULTS
 from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import base_state_of
@@ -61,8 +63,9 @@ class _Pickler(_PythonPickler):
 def save_metatrain_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a metatrain checkpoint of PET, version 16, with LoRA layers merged.
 
-    Fine-tuning state and the uncertainty wrapper are not written: metatrain can
-    export, evaluate and fine-tune the file, not resume pet-calc's training.
+    Fine-tuning state is not written: metatrain can export, evaluate and fine-tune the
+    file, not resume pet-calc's training. A model with an uncertainty is written inside
+    metatrain's wrapper for it (LLPR, version 4), all in the model's dtype.
 
     Args:
         path: the file, usually ``*.ckpt``; its folder must exist.
@@ -90,9 +93,39 @@ def save_metatrain_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         # a copy, because metatrain takes finetune_config out of the one it loads
         "best_model_state_dict": dict(saved),
     }
+    content = _wrap(content, checkpoint)
     # torch asks a pickle module for its name and its Pickler
     module = SimpleNamespace(Pickler=_Pickler, __name__=__name__)
     write_atomically(path, lambda file: torch.save(content, file, pickle_module=module))
+
+
+def _wrap(content: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the content inside the uncertainty's wrapper, if the model has one."""
+    saved = checkpoint.extras.get(LLPR) or {}
+    if not saved.get("state"):
+        return content
+    order = ("covariance_", "cholesky_", "multiplier_")
+    # metatrain takes the dtype of the whole model from the second entry
+    state = {
+        name: _detach(value).to(checkpoint.dtype)
+        for name, value in sorted(
+            saved["state"].items(), key=lambda item: not item[0].startswith(order)
+        )
+    }
+    return {
+        "architecture_name": "llpr",
+        "model_ckpt_version": LATEST_LLPR_VERSION,
+        "metadata": ModelMetadata(),
+        "model_data": {
+            "hypers": {"num_ensemble_members": dict(saved["num_ensemble_members"])},
+            "dataset_info": content["model_data"]["dataset_info"],
+        },
+        "epoch": None,
+        "best_epoch": None,
+        "model_state_dict": state,
+        "best_model_state_dict": dict(state),
+        "wrapped_model_checkpoint": content,
+    }
 
 
 def _merge_lora(checkpoint: Checkpoint) -> dict[str, Tensor]:

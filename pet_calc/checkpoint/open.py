@@ -9,11 +9,16 @@ from pet_calc.checkpoint import Checkpoint, load_checkpoint
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.checkpoint.archive import has_code
 from pet_calc.checkpoint.to_ev import convert_energies_to_ev, is_angstrom
+from pet_calc.checkpoint.uncertainty import (
+    build_uncertainties,
+    convert_wrapper_to_ev,
+)
 from pet_calc.errors import CheckpointError, ConfigError
 from pet_calc.hub import find_model
 from pet_calc.lora.adapter import Adapter, apply_adapter
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import LastLayerUncertainty
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
@@ -100,10 +105,11 @@ def load_merged_checkpoint(
     record = load_record(checkpoint)
     loaded = None if adapter is None else load_adapter(adapter)
     metadata: dict[str, Any] = dict(record.metadata)
-    extras = dict(record.extras)
+    extras = convert_wrapper_to_ev(record.extras, record)
     if loaded is not None:
         metadata.update(loaded.metadata)
         extras.pop("llpr", None)
+        metadata.pop("uncertainty", None)
         metadata.pop("wrapper", None)
     merged = Checkpoint.from_model(
         _build_merged(record, loaded, dtype, "cpu"),
@@ -113,6 +119,25 @@ def load_merged_checkpoint(
     )
     merged.source = record.source
     return merged
+
+
+def load_uncertainties(
+    checkpoint: str | Path | Checkpoint,
+    *,
+    adapter: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, LastLayerUncertainty]:
+    """Return the uncertainties that belong to ``load_merged_model``, by target, in eV.
+
+    With an adapter there are none: those of the base are of other features.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or they do not fit the model.
+    """
+    if adapter is not None:
+        return {}
+    found = build_uncertainties(load_record(checkpoint))
+    return {name: part.to(device) for name, part in found.items()}
 
 
 def load_record(checkpoint: str | Path | Checkpoint) -> Checkpoint:

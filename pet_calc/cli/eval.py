@@ -81,8 +81,10 @@ def command(
     the number of frames. Errors are those of frames turned at random, for a model is
     exact in no orientation more than in another; predictions in OUTPUT are of the
     frames as they stand in the file, and beside all that the file has: pet_energy,
-    pet_forces, pet_stress in eV and Å, and pet_model, whose they are. What an
-    interrupted run has done stays in OUTPUT.partial.
+    pet_forces, pet_stress in eV and Å, and pet_model, whose they are. A model with an
+    uncertainty adds pet_energy_uncertainty and pet_energies_uncertainty (of atoms),
+    and errors are held against it. What an interrupted run has done stays in
+    OUTPUT.partial.
 
     \b
     Examples:
@@ -141,6 +143,9 @@ def command(
         turned, as_in_file = errors.turned.to_dict(), errors.as_in_file.to_dict()
         if depends_on_file(turned, as_in_file):
             click.echo(f"as filed  {format_errors(as_in_file)}")
+    if errors.reliability.count:
+        first, second = errors.reliability.to_text().splitlines()
+        click.echo(f"uncertain {first}\n          {second}")
     if output:
         click.echo(f"written   {output}")
     if json_file:
@@ -149,5 +154,7 @@ def command(
             as_in_file = errors.as_in_file.to_dict()
             values |= {f"as_in_file.{name}": as_in_file[name] for name in as_in_file}
             values |= {f"spread.{name}": spread[name] for name in spread}
+        if errors.reliability.count:
+            values["uncertainty"] = errors.reliability.to_dict()
         text = json.dumps(values, indent=2)
         write_text_atomically(json_file, text + "\n")

@@ -39,7 +39,8 @@ def command(
     """Export CHECKPOINT, LoRA merged, as a metatomic model.
 
     The file runs in every program that speaks metatomic: LAMMPS, ASE, i-PI, GROMACS,
-    torch-sim. Before it is kept it is loaded again and compared with the model.
+    torch-sim. Before it is kept it is loaded again and compared with the model. A
+    model with an uncertainty gives energy_uncertainty and energy_ensemble as well.
 
     \b
     Examples:
@@ -49,6 +50,7 @@ def command(
     import torch
 
     from pet_calc.checkpoint.open import load_merged_checkpoint
+    from pet_calc.checkpoint.uncertainty import build_uncertainties
     from pet_calc.export import export_model
 
     path = output or _choose_name(checkpoint)
@@ -60,6 +62,7 @@ def command(
         path,
         metadata=merged.metadata,
         length_unit=merged.length_unit,
+        uncertainties=build_uncertainties(merged),
         check=not no_check,
     )
     click.echo(f"written   {path}")

@@ -31,6 +31,9 @@ VERBS = {
     "finetune": Verb("finetune", "Fine-tune a base model on data or from options."),
     "check": Verb("check", "Look for mistakes in data: units, signs, copies."),
     "eval": Verb("eval", "Compare a model with labelled frames."),
+    "uncertainty": Verb(
+        "uncertainty", "Give a model an uncertainty, from its training set."
+    ),
     "models": Verb("models", "List the models that can be used by name."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other programs."),

@@ -110,6 +110,9 @@ class TrainOptions(Options):
         None, "--num-workers", MACHINE, shown="by cores"
     )
     """Processes that compute neighbour lists; null chooses, 0 uses no others."""
+    uncertainty: bool = option(False, "--uncertainty", TRAINING)
+    """Give the best model an uncertainty, from the training set's last-layer features.
+    It is calibrated on the validation set, in one more pass over both."""
     replay: ReplayOptions = Field(default_factory=ReplayOptions)
     """Frames of the base's domain that are trained on as well."""
 

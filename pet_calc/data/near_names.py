@@ -10,7 +10,15 @@ PREDICTED_PREFIX = "pet_"
 """Names under which ``eval`` writes predictions begin with this."""
 
 PREDICTED_NAMES = frozenset(
-    PREDICTED_PREFIX + what for what in ("energy", "forces", "stress", "model")
+    PREDICTED_PREFIX + what
+    for what in (
+        "energy",
+        "forces",
+        "stress",
+        "energy_uncertainty",
+        "energies_uncertainty",
+        "model",
+    )
 )
 
 _LIKE: Mapping[str, re.Pattern[str]] = {

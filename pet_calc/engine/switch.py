@@ -22,6 +22,7 @@ from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
+from pet_calc.model.uncertainty import compute_features
 from pet_calc.system.compiler import multiplies_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -154,12 +155,26 @@ class ModelSwitch(EngineSwitch):
             wish=wish,
         )
 
-    def predict(self, batch: Batch, *, with_stress: bool) -> Prediction:
-        """Return energies, forces and, if asked for, stress, whoever computes them."""
+    def predict(
+        self, batch: Batch, *, with_stress: bool, with_features: bool = False
+    ) -> Prediction:
+        """Return energies, forces and, if asked for, stress, whoever computes them.
+
+        Features of the last layer cost nothing more in PyTorch, and another pass
+        through the network beside the engine, which has none.
+        """
         engine = self.get()
         if engine is None:
             with self._precision():
                 return predict(
-                    self._model, batch, self._target, with_stress=with_stress
+                    self._model,
+                    batch,
+                    self._target,
+                    with_stress=with_stress,
+                    with_features=with_features,
                 )
-        return engine.predict(batch, with_stress=with_stress)
+        prediction = engine.predict(batch, with_stress=with_stress)
+        if not with_features:
+            return prediction
+        features = compute_features(self._model, batch, self._target)
+        return prediction._replace(features=features)

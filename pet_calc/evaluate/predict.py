@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
@@ -16,10 +17,12 @@ from pet_calc.data.systems import Labels, System, build_system, collate, collate
 from pet_calc.engine.switch import Compile, ModelSwitch
 from pet_calc.evaluate.metrics import Metrics, SpreadSums
 from pet_calc.evaluate.predicted_atoms import add_predictions
+from pet_calc.evaluate.reliability import Reliability
 from pet_calc.evaluate.rotation import average, compute_spreads, turn_back
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import LastLayerUncertainty, sum_over_systems
 
 # pairs and atoms that one batch may hold: about 1 GB for a mid-sized model
 DEFAULT_BATCH_TOKENS = 20_000
@@ -34,13 +37,18 @@ class FramePrediction(NamedTuple):
     """[n_atoms, 3]."""
     stress: np.ndarray | None
     """[3, 3], positive in tension; None unless periodic in all directions."""
+    energy_uncertainty: float | None = None
+    """Standard deviation of the energy; None of a model without an uncertainty."""
+    energies_uncertainty: np.ndarray | None = None
+    """[n_atoms], likewise of the atoms' energies."""
 
     def to_atoms(self, model: str = "unknown") -> Atoms:
         """Return the frame with all it had, and the predictions beside that.
 
-        They are ``info['pet_energy']``, ``arrays['pet_forces']`` and, where there is
-        one, ``info['pet_stress']`` [3, 3], in eV and Å: names that no reader takes for
-        labels.
+        They are ``info['pet_energy']``, ``arrays['pet_forces']`` and, where there are,
+        ``info['pet_stress']`` [3, 3], ``info['pet_energy_uncertainty']`` and
+        ``arrays['pet_energies_uncertainty']``, in eV and Å: names that no reader takes
+        for labels.
 
         Args:
             model: whose predictions they are, for ``info['pet_model']``.
@@ -48,6 +56,9 @@ class FramePrediction(NamedTuple):
         values: dict[str, Any] = {"energy": self.energy, "forces": self.forces}
         if self.stress is not None:
             values["stress"] = self.stress
+        for name in ("energy_uncertainty", "energies_uncertainty"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)
         frame = self.frame
         atoms = frame.to_atoms() if frame.atoms is None else frame.atoms
         return add_predictions(atoms, values, model)
@@ -62,12 +73,26 @@ class Errors:
     """Each frame in each of its random orientations; empty without any."""
     spread: SpreadSums = field(default_factory=SpreadSums)
     """Over all orientations of each frame."""
+    reliability: Reliability = field(default_factory=Reliability)
+    """Of the judged energies; empty for a model without an uncertainty."""
 
     def merge(self, other: "Errors") -> None:
         """Add the errors of other frames."""
         self.as_in_file.merge(other.as_in_file)
         self.turned.merge(other.turned)
         self.spread.merge(other.spread)
+        self.reliability.merge(other.reliability)
+
+    def add_reliability(
+        self, prediction: Prediction, labels: Labels, deviations: Tensor
+    ) -> None:
+        """Add the energies of a batch against their uncertainties, [n_systems] eV."""
+        errors = (prediction.energy - labels.energy) / labels.n_atoms
+        chosen = labels.has_energy
+        self.reliability.add(
+            errors[chosen].cpu().numpy(),
+            (deviations / labels.n_atoms)[chosen].cpu().numpy(),
+        )
 
     @property
     def judged(self) -> Metrics:
@@ -97,6 +122,7 @@ class BatchPredictor:
         compile: Compile = "auto",
         precision: str = "exact",
         n_orientations: int = 0,
+        uncertainty: LastLayerUncertainty | None = None,
     ) -> None:
         """Set up.
 
@@ -109,6 +135,9 @@ class BatchPredictor:
             precision: ``exact`` or ``mixed``, likewise.
             n_orientations: random ones in which each frame is evaluated as well, for
                 its errors and their spread.
+            uncertainty: of the target, on the model's device. It is estimated of
+                frames as they stand in the file, in one more pass where the engine
+                runs.
 
         Raises:
             ConfigError: if the compiled engine was asked for and cannot run.
@@ -116,6 +145,7 @@ class BatchPredictor:
         self._model = model
         self._batch_tokens = batch_tokens
         self._n_orientations = n_orientations
+        self._uncertainty = uncertainty
         self._device = model.edge_embedder.weight.device
         self._switch = ModelSwitch(model, target, compile=compile, precision=precision)
 
@@ -148,23 +178,41 @@ class BatchPredictor:
                 check_frame_state(self._model, frame)
             shown: Iterable[LabeledFrame] = frames
         else:
-            shown = _check_each(self._model, frames)
+            shown = check_each(self._model, frames)
         shown = progress(shown) if progress else shown
         all_systems = (build_system(frame, self._model.pair_cutoff) for frame in shown)
         for systems in pack(all_systems, self._batch_tokens, lambda s: s.n_tokens):
             # positions in float64, see CheckpointBackend
             batch = collate(systems, dtype=torch.float64, device=self._device)
             labels = collate_labels(systems, dtype=torch.float64, device=self._device)
-            prediction = self._switch.predict(batch, with_stress=True)
+            prediction = self._switch.predict(
+                batch,
+                with_stress=True,
+                with_features=self._uncertainty is not None,
+            )
             errors = Errors()
             errors.as_in_file.add(prediction, labels)
+            judged = [prediction]
             predictions = averaged = _split(prediction, systems)
             if self._n_orientations:
                 numbers = range(first, first + len(systems))
-                mean = self._turn(batch, labels, prediction, numbers, errors)
+                mean, judged = self._turn(batch, labels, prediction, numbers, errors)
                 averaged = _split(mean, systems)
+            if self._uncertainty is not None:
+                total, per_atom = self._estimate(batch, prediction)
+                for each in judged:
+                    errors.add_reliability(each, labels, total)
+                predictions = _add_uncertainties(predictions, total, per_atom)
             first += len(systems)
             yield PredictedBatch(predictions, errors, averaged)
+
+    def _estimate(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """Return the uncertainties of totals and of the atoms' energies, in eV."""
+        assert self._uncertainty is not None
+        assert prediction.features is not None  # asked for
+        per_atom = prediction.features.to(torch.float64)
+        total = self._uncertainty(sum_over_systems(per_atom, batch))
+        return total, self._uncertainty(per_atom)
 
     def _turn(
         self,
@@ -173,10 +221,11 @@ class BatchPredictor:
         as_in_file: Prediction,
         numbers: Sequence[int],
         errors: Errors,
-    ) -> Prediction:
+    ) -> tuple[Prediction, list[Prediction]]:
         """Evaluate a batch in random orientations and add its errors, in place.
 
-        Returns the mean over these and the file's, turned back.
+        Returns the mean over these and the file's, and those in random orientations,
+        all turned back.
         """
         found = [as_in_file]
         for k in range(self._n_orientations):
@@ -191,7 +240,7 @@ class BatchPredictor:
             found.append(turn_back(prediction, matrices, batch.system_of_atom))
         for name, spreads in compute_spreads(found, batch, labels.n_atoms).items():
             errors.spread.add(name, spreads)
-        return average(found)
+        return average(found), found[1:]
 
 
 def predict_frames(
@@ -232,7 +281,18 @@ def _split(prediction: Prediction, systems: Sequence[System]) -> list[FramePredi
     ]
 
 
-def _check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
+def _add_uncertainties(
+    predictions: list[FramePrediction], total: Tensor, per_atom: Tensor
+) -> list[FramePrediction]:
+    """Return the predictions with the uncertainties of their batch."""
+    parts = per_atom.cpu().split([each.frame.n_atoms for each in predictions])
+    return [
+        each._replace(energy_uncertainty=value, energies_uncertainty=part.numpy())
+        for each, value, part in zip(predictions, total.tolist(), parts, strict=True)
+    ]
+
+
+def check_each(model: PET, frames: Iterable[LabeledFrame]) -> Iterator[LabeledFrame]:
     """Yield frames that the model can answer for; raise at the first other one."""
     for frame in frames:
         check_elements([frame], model.atomic_types)

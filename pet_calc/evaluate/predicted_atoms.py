@@ -11,6 +11,8 @@ from pet_calc.data.near_names import PREDICTED_NAMES, PREDICTED_PREFIX
 
 logger = logging.getLogger(__name__)
 
+PER_ATOM = ("forces", "energies_uncertainty")
+
 # of extended XYZ itself
 _RESERVED = ("Lattice", "Properties", "pbc")
 
@@ -22,8 +24,8 @@ def add_predictions(atoms: Atoms, predictions: dict[str, Any], model: str) -> At
 
     Args:
         atoms: as the file has it, labels included.
-        predictions: by name without the prefix, in eV and Å; arrays with a row for each
-            atom are named after ``forces``.
+        predictions: by name without the prefix, in eV and Å; ``PER_ATOM`` have a row
+            for each atom.
         model: goes into ``info['pet_model']``.
     """
     calculator = atoms.calc
@@ -36,7 +38,7 @@ def add_predictions(atoms: Atoms, predictions: dict[str, Any], model: str) -> At
         for name in [name for name in place if _is_ours(name)]:
             del place[name]
     for name, value in predictions.items():
-        place = atoms.arrays if name == "forces" else atoms.info
+        place = atoms.arrays if name in PER_ATOM else atoms.info
         place[f"{PREDICTED_PREFIX}{name}"] = value
     atoms.info[PREDICTED_BY] = model
     return atoms

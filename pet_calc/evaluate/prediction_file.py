@@ -22,6 +22,7 @@ from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import ErrorSums, Metrics, SpreadSums
 from pet_calc.evaluate.predict import Errors, PredictedBatch
 from pet_calc.evaluate.predicted_atoms import make_writable
+from pet_calc.evaluate.reliability import Reliability
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.system.locks import hold_lock
 from pet_calc.system.paths import expand_path
@@ -76,6 +77,8 @@ class PredictionWriter:
                 _read_metrics(values["errors"]["as_in_file"]),
                 _read_metrics(values["errors"]["turned"]),
                 SpreadSums(**values["errors"]["spread"]),
+                # records of earlier versions have none
+                Reliability.from_sums(values["errors"].get("reliability", {})),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(

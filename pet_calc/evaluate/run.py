@@ -11,7 +11,12 @@ from typing import Any
 import torch
 
 from pet_calc.calculator.supported import find_serious_notes
-from pet_calc.checkpoint.open import choose_device, load_merged_model
+from pet_calc.checkpoint.open import (
+    choose_device,
+    load_merged_model,
+    load_record,
+    load_uncertainties,
+)
 from pet_calc.config.data_options import DatasetOptions
 from pet_calc.data.census import CensusCounter, LabelCensus
 from pet_calc.data.files import expand_paths
@@ -90,12 +95,12 @@ def run_evaluation(
         PetCalcError: for files that cannot be used, naming them.
     """
     dataset = options.dataset
+    device = choose_device(options.device)
+    record = load_record(options.model)
     model = load_merged_model(
-        options.model,
-        adapter=options.adapter,
-        dtype=options.dtype,
-        device=choose_device(options.device),
+        record, adapter=options.adapter, dtype=options.dtype, device=device
     )
+    uncertainties = load_uncertainties(record, adapter=options.adapter, device=device)
     target = choose_energy_target(model.targets, options.target)
     frames = iterate_frames(
         list(dataset.read_from),
@@ -113,6 +118,7 @@ def run_evaluation(
         compile=options.compile,
         precision=options.precision,
         n_orientations=options.n_orientations,
+        uncertainty=uncertainties.get(target),
     )
     with ExitStack() as stack:
         writer: PredictionWriter | None = None

@@ -1,6 +1,7 @@
 """Is a saved file still the model it was made from?"""
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,29 @@ from torch import Tensor
 from pet_calc.data.systems import build_batch
 from pet_calc.errors import ExportError
 from pet_calc.export.module import build_labels, name_output
+from pet_calc.export.uncertainty import ENSEMBLE, UNCERTAINTY, name_extra_output
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import LastLayerUncertainty, compute_features
 
 # allowed difference between file and model, relative to the largest value: the same
 # operations, compiled, hence a few hundred roundings at most
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# where the factor of an uncertainty magnifies roundings, 1e4 times at most
+UNCERTAINTY_TOLERANCES = {torch.float32: 1e-2, torch.float64: 1e-7}
 # spacing and jitter of the eight atoms of the check, Å
 SPACING = 2.2
 JITTER = 0.3
 
 
-def check_file(draft: Path, model: PET, path: Path) -> None:
+def check_file(
+    draft: Path,
+    model: PET,
+    path: Path,
+    uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
+) -> None:
     """Raise ``ExportError`` unless a saved file says what the model says.
 
     Compares every output, and the forces of every energy, on eight atoms.
@@ -42,6 +52,7 @@ def check_file(draft: Path, model: PET, path: Path) -> None:
         draft: the file.
         model: what it was made from, on the CPU.
         path: what to call the file in the message.
+        uncertainties: of energies that have one.
     """
     try:
         loaded = load_atomistic_model(draft)
@@ -60,11 +71,30 @@ def check_file(draft: Path, model: PET, path: Path) -> None:
                 values = model(batch, compute_edge_vectors(batch), [name])[name]
             own = (values.double() + model.composition(batch, name)).sum(dim=0)
         _compare(found, own, f"values of output {name}", path)
+    for name, uncertainty in (uncertainties or {}).items():
+        output = name_extra_output(name, UNCERTAINTY)
+        features = compute_features(model, batch, name).double().sum(dim=0)[None]
+        own = uncertainty(features)
+        found, _ = _run_file(loaded, batch, output)
+        tolerances = UNCERTAINTY_TOLERANCES
+        _compare(found, own, f"values of output {output}", path, tolerances)
+        if uncertainty.n_members:
+            output = name_extra_output(name, ENSEMBLE)
+            energy = predict(model, batch, name).energy
+            own = energy + uncertainty.deviate(features)[0]
+            found, _ = _run_file(loaded, batch, output)
+            _compare(found, own, f"values of output {output}", path)
 
 
-def _compare(found: Tensor, own: Tensor, what: str, path: Path) -> None:
+def _compare(
+    found: Tensor,
+    own: Tensor,
+    what: str,
+    path: Path,
+    tolerances: Mapping[torch.dtype, float] = TOLERANCES,
+) -> None:
     difference = float((found - own).abs().max())
-    allowed = TOLERANCES[found.dtype] * max(float(own.abs().max()), 1.0)
+    allowed = tolerances[found.dtype] * max(float(own.abs().max()), 1.0)
     # `not <=` catches NaN as well
     if not difference <= allowed:
         raise ExportError(

@@ -17,17 +17,26 @@ class CompositionTable(nn.Module):
 
     def __init__(self, table: TargetTable) -> None:
         super().__init__()
-        values = table.composition.detach().to(torch.float64).contiguous()
-        # a clone: tensors that share storage would be saved with one dtype
-        self.register_buffer("bits", values.view(torch.int64).clone())
+        self.register_buffer("bits", keep_bits(table.composition))
 
     def forward(self, species: Tensor) -> Tensor:
         """Return the composition part per atom, [n_atoms, n_values] float64."""
-        if self.bits.dtype != torch.int64:
-            raise RuntimeError(
-                "the tables of this model were cast to another dtype; load the file "
-                "again and move it with .to(device) only"
-            )
-        # TorchScript does not know Tensor.view(dtype)
-        bits = self.bits.index_select(0, species)
-        return torch.view_copy(bits, dtype=torch.float64)
+        return restore_bits(self.bits).index_select(0, species)
+
+
+def keep_bits(values: Tensor) -> Tensor:
+    """Return the bits of float64 numbers as int64, which no cast of dtypes touches."""
+    values = values.detach().to(torch.float64).contiguous()
+    # a clone: tensors that share storage would be saved with one dtype
+    return values.view(torch.int64).clone()
+
+
+def restore_bits(bits: Tensor) -> Tensor:
+    """Return the float64 numbers whose bits these are."""
+    if bits.dtype != torch.int64:
+        raise RuntimeError(
+            "the tables of this model were cast to another dtype; load the file "
+            "again and move it with .to(device) only"
+        )
+    # TorchScript does not know Tensor.view(dtype)
+    return torch.view_copy(bits, dtype=torch.float64)

@@ -46,7 +46,7 @@ class WeightsForEngine(nn.Module):
         obstacle = find_obstacle(self.pet, target)
         if obstacle is None and not self.pet.targets[target].is_energy:
             obstacle = f"{target} is not an energy"
-        self._obstacles[target] = obstacle or ""
+        self._obstacles[name] = obstacle or ""
 
     @torch.jit.export
     def describe_engine(
@@ -61,7 +61,7 @@ class WeightsForEngine(nn.Module):
         shape = self._shape.copy()
         shape["has_zbl"] = int(target in self.pet._zbl_targets)
         shape["is_conditioned"] = int(self.pet.system_conditioning is not None)
-        return self._obstacles[target], shape, self._numbers
+        return self._obstacles[output], shape, self._numbers
 
     @torch.jit.export
     def fold_weights(
@@ -157,8 +157,76 @@ class WeightsForEngine(nn.Module):
             composition adds to it, [n_atoms, n_values] in float64: sums of such
             numbers may need more digits than float32 has.
         """
+        batch = self._build_pair_batch(
+            numbers,
+            cell,
+            centers,
+            neighbors,
+            reverse,
+            vectors,
+            charge,
+            spin_multiplicity,
+        )
+        targets: List[str] = []
+        for name in outputs:
+            targets.append(self._target_of[name])
+        values = self.pet(batch, vectors, targets)
+        species = self.pet.species_to_species_index.index_select(0, numbers)
+        results: Dict[str, Tensor] = {}
+        compositions: Dict[str, Tensor] = {}
+        for name in outputs:
+            target = self._target_of[name]
+            results[name] = values[target]
+            compositions[name] = self._composition(target, species)
+        return results, compositions
+
+    @torch.jit.export
+    def evaluate_features(
+        self,
+        output: str,
+        numbers: Tensor,
+        cell: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        reverse: Tensor,
+        vectors: Tensor,
+        charge: int,
+        spin_multiplicity: int,
+    ) -> Tensor:
+        """Return the last-layer features of an output, [n_atoms, n_features].
+
+        The arguments are those of ``evaluate_pairs``; gradients flow to the vectors.
+        """
+        batch = self._build_pair_batch(
+            numbers,
+            cell,
+            centers,
+            neighbors,
+            reverse,
+            vectors,
+            charge,
+            spin_multiplicity,
+        )
+        target = self._target_of[output]
+        _, features = self.pet.evaluate_with_features(
+            batch, vectors, [target], [target]
+        )
+        return features[target]
+
+    def _build_pair_batch(
+        self,
+        numbers: Tensor,
+        cell: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        reverse: Tensor,
+        vectors: Tensor,
+        charge: int,
+        spin_multiplicity: int,
+    ) -> Batch:
+        """Return one system of which the vectors are known, not the positions."""
         device = vectors.device
-        batch = Batch(
+        return Batch(
             species=numbers,
             positions=torch.zeros(
                 (numbers.shape[0], 3), dtype=vectors.dtype, device=device
@@ -176,18 +244,6 @@ class WeightsForEngine(nn.Module):
                 (1,), spin_multiplicity, dtype=torch.int64, device=device
             ),
         )
-        targets: List[str] = []
-        for name in outputs:
-            targets.append(self._target_of[name])
-        values = self.pet(batch, vectors, targets)
-        species = self.pet.species_to_species_index.index_select(0, numbers)
-        results: Dict[str, Tensor] = {}
-        compositions: Dict[str, Tensor] = {}
-        for name in outputs:
-            target = self._target_of[name]
-            results[name] = values[target]
-            compositions[name] = self._composition(target, species)
-        return results, compositions
 
     def _composition(self, target: str, species: Tensor) -> Tensor:
         for name, table in self.compositions.items():

@@ -1,15 +1,22 @@
 """PET behind metatomic's interface, as TorchScript compiles it."""
 
+from collections.abc import Mapping
 from typing import Dict, List, Optional, Tuple
 
 import torch
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import ModelOutput, NeighborListOptions, System
-from torch import Tensor
+from torch import Tensor, nn
 
 from pet_calc.checkpoint.layout import build_components, build_properties
 from pet_calc.export.engine import WeightsForEngine
 from pet_calc.export.pairs import pair_up
+from pet_calc.export.uncertainty import (
+    ENSEMBLE,
+    UNCERTAINTY,
+    UncertaintyTables,
+    name_extra_output,
+)
 from pet_calc.model.batch import Batch
 from pet_calc.model.hypers import (
     DIRECT_FORCE,
@@ -18,6 +25,7 @@ from pet_calc.model.hypers import (
     TargetSpec,
 )
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import LastLayerUncertainty
 
 # how far below the cutoff a pair is left out, Å: above the rounding of any distance
 MARGINS = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -28,25 +36,41 @@ class ExportedPET(WeightsForEngine):
 
     _target_of: Dict[str, str]
     _obstacles: Dict[str, str]
+    _kinds: Dict[str, str]
     _shapes: Dict[str, List[int]]
     _component_names: Dict[str, List[str]]
     _property_names: Dict[str, List[str]]
     _property_values: Dict[str, List[List[int]]]
 
-    def __init__(self, model: PET) -> None:
+    def __init__(
+        self,
+        model: PET,
+        uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
+    ) -> None:
         super().__init__(model)
+        # of outputs that are no target: uncertainties and ensembles, by name
+        self._kinds = {}
+        # TorchScript reads no constants of the module
+        self._uncertainty, self._ensemble = UNCERTAINTY, ENSEMBLE
         self._shapes = {}
         self._component_names = {}
         self._property_names = {}
         self._property_values = {}
         for name, spec in model.targets.items():
-            self._add_output(name_output(spec), name)
-            self._shapes[name] = [*spec.components, spec.n_properties]
+            output = name_output(spec)
+            self._add_output(output, name)
+            self._shapes[output] = [*spec.components, spec.n_properties]
             components = build_components(spec)
-            self._component_names[name] = [axis.names[0] for axis in components]
+            self._component_names[output] = [axis.names[0] for axis in components]
             properties = _build_standard_properties(spec)
-            self._property_names[name] = list(properties.names)
-            self._property_values[name] = properties.values.tolist()
+            self._property_names[output] = list(properties.names)
+            self._property_values[output] = properties.values.tolist()
+        self.uncertainties = nn.ModuleDict()
+        for name, own in (uncertainties or {}).items():
+            self.uncertainties[name] = UncertaintyTables(own)
+            self._add_extra_output(name, UNCERTAINTY, 1)
+            if own.n_members:
+                self._add_extra_output(name, ENSEMBLE, own.n_members)
         self._is_conditioned = model.system_conditioning is not None
         margin = MARGINS[model.edge_embedder.weight.dtype]
         self._reach = model.pair_cutoff - margin
@@ -54,6 +78,17 @@ class ExportedPET(WeightsForEngine):
         self._neighbor_options = NeighborListOptions(
             cutoff=model.pair_cutoff, full_list=True, strict=False
         )
+
+    def _add_extra_output(self, target: str, kind: str, n_values: int) -> None:
+        """Note an output of numbers per sample that the last-layer features give."""
+        output = name_extra_output(target, kind)
+        self._target_of[output] = target
+        self._obstacles[output] = f"it computes no {kind}"
+        self._kinds[output] = kind
+        self._shapes[output] = [n_values]
+        self._component_names[output] = []
+        self._property_names[output] = ["energy"]
+        self._property_values[output] = [[i] for i in range(n_values)]
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         """Return the one full list that PET needs."""
@@ -84,10 +119,7 @@ class ExportedPET(WeightsForEngine):
                 all others only act as neighbours.
         """
         batch, vectors = self._build_batch(systems)
-        targets: List[str] = []
-        for name in outputs:
-            targets.append(self._target_of[name])
-        values = self.pet(batch, vectors, targets)
+        values, features = self._evaluate(batch, vectors, list(outputs.keys()))
         species = self.pet.species_to_species_index.index_select(0, batch.species)
 
         system_of_atom = batch.system_of_atom
@@ -108,10 +140,17 @@ class ExportedPET(WeightsForEngine):
         results: Dict[str, TensorMap] = {}
         for name, output in outputs.items():
             target = self._target_of[name]
+            kind = self._kinds.get(name, "")
             per_atom = values[target].index_select(0, chosen)
             dtype = per_atom.dtype
             # float64: composition energies reach 1e5 eV
             per_atom = per_atom.to(torch.float64) + self._composition(target, species)
+            if kind != "":
+                own = features[target].index_select(0, chosen).to(torch.float64)
+                if kind == self._ensemble:
+                    per_atom = per_atom + self._deviate(target, own)
+                else:
+                    per_atom = own
             if output.sample_kind == "atom":
                 samples = build_labels(["system", "atom"], atom_labels)
                 summed = per_atom
@@ -123,25 +162,92 @@ class ExportedPET(WeightsForEngine):
                     device=per_atom.device,
                 ).index_add(0, system_of_atom, per_atom)
                 summed = summed.index_select(0, system_index)
-            results[name] = self._build_map(target, summed.to(dtype), samples)
+            if kind == self._uncertainty:
+                # of the sum, not the sum of those of the atoms
+                summed = self._estimate(target, summed)
+            results[name] = self._build_map(name, summed.to(dtype), samples)
         return results
 
-    def _build_map(self, target: str, values: Tensor, samples: Labels) -> TensorMap:
-        """Return ``values`` with the axes that the target has."""
+    def _evaluate(
+        self, batch: Batch, vectors: Tensor, outputs: List[str]
+    ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+        """Return the values of the targets that outputs need, and their features."""
+        targets: List[str] = []
+        featured: List[str] = []
+        for name in outputs:
+            target = self._target_of[name]
+            if target not in targets:
+                targets.append(target)
+            if name in self._kinds and target not in featured:
+                featured.append(target)
+        if len(featured) == 0:
+            no_features: Dict[str, Tensor] = {}
+            return self.pet(batch, vectors, targets), no_features
+        return self.pet.evaluate_with_features(batch, vectors, targets, featured)
+
+    def _estimate(self, target: str, features: Tensor) -> Tensor:
+        """Return the uncertainty of rows of features, [n, 1]."""
+        for name, tables in self.uncertainties.items():
+            if name == target:
+                return tables(features)
+        raise RuntimeError("the file has no uncertainty of " + target)
+
+    def _deviate(self, target: str, features: Tensor) -> Tensor:
+        """Return what the ensemble differs from the prediction by, [n, n_members]."""
+        for name, tables in self.uncertainties.items():
+            if name == target:
+                return tables.deviate(features)  # type: ignore[operator]
+        raise RuntimeError("the file has no ensemble of " + target)
+
+    @torch.jit.export
+    def count_members(self, output: str) -> int:
+        """Return the size of an energy's ensemble, -1 without an uncertainty."""
+        target = self._target_of[output]
+        for name, tables in self.uncertainties.items():
+            if name == target:
+                return tables.count_members()  # type: ignore[operator]
+        return -1
+
+    @torch.jit.export
+    def estimate_uncertainty(self, output: str, features: Tensor) -> Tensor:
+        """Return the uncertainty of an energy for rows of its features, [n].
+
+        Args:
+            output: name of the energy, of which the file has an uncertainty.
+            features: [n, n_features], such as ``evaluate_features`` gives per atom;
+                summed over the atoms, those of the total.
+        """
+        return self._estimate(self._target_of[output], features).squeeze(1)
+
+    @torch.jit.export
+    def deviate_ensemble(self, output: str, features: Tensor) -> Tensor:
+        """Return what the members of an energy's ensemble differ from it by.
+
+        Args:
+            output: name of the energy, of which the file has an ensemble.
+            features: [n, n_features], to which gradients flow.
+
+        Returns:
+            [n, n_members] float64.
+        """
+        return self._deviate(self._target_of[output], features)
+
+    def _build_map(self, output: str, values: Tensor, samples: Labels) -> TensorMap:
+        """Return ``values`` with the axes that the output has."""
         shape = [values.shape[0]]
-        shape.extend(self._shapes[target])
+        shape.extend(self._shapes[output])
         components: List[Labels] = []
-        for i, name in enumerate(self._component_names[target]):
+        for i, name in enumerate(self._component_names[output]):
             index = torch.arange(shape[i + 1], device=values.device)
             components.append(build_labels([name], index.unsqueeze(1)))
         property_values = torch.tensor(
-            self._property_values[target], dtype=torch.int32, device=values.device
+            self._property_values[output], dtype=torch.int32, device=values.device
         )
         block = TensorBlock(
             values=values.reshape(shape),
             samples=samples,
             components=components,
-            properties=build_labels(self._property_names[target], property_values),
+            properties=build_labels(self._property_names[output], property_values),
         )
         key = torch.zeros((1, 1), dtype=torch.int64, device=values.device)
         return TensorMap(build_labels(["_"], key), [block])

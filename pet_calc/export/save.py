@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +22,12 @@ from pet_calc.errors import ExportError
 from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
 from pet_calc.export.serialize import serialize
+from pet_calc.export.uncertainty import ENSEMBLE, UNCERTAINTY, name_extra_output
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.hypers import DIRECT_STRESS, TargetSpec
 from pet_calc.model.pet import PET
 from pet_calc.model.tables import TargetTable
+from pet_calc.model.uncertainty import LastLayerUncertainty
 from pet_calc.system.atomic import write_atomically
 from pet_calc.system.paths import expand_path
 from pet_calc.units import energy_factor
@@ -49,6 +52,7 @@ def build_atomistic_model(
     *,
     metadata: dict[str, Any] | None = None,
     length_unit: str = "angstrom",
+    uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
 ) -> AtomisticModel:
     """Return the model behind metatomic's interface, not yet scripted or saved.
 
@@ -58,6 +62,7 @@ def build_atomistic_model(
             list, or lists under ``model``, ``architecture``, ``implementation``), and
             anything else, which is kept as text.
         length_unit: of positions and cutoffs, as metatomic spells it.
+        uncertainties: of energies that have one, in the unit of the target.
 
     Raises:
         ExportError: if metatomic cannot express an output or a unit of the model.
@@ -73,7 +78,10 @@ def build_atomistic_model(
     merged.eval().requires_grad_(False)
     try:
         capabilities = ModelCapabilities(
-            outputs={name_output(s): _describe(s) for s in model.targets.values()},
+            outputs={
+                **{name_output(s): _describe(s) for s in model.targets.values()},
+                **_describe_uncertainties(model, uncertainties or {}),
+            },
             atomic_types=merged.atomic_types,
             interaction_range=merged.interaction_range,
             length_unit=length_unit,
@@ -81,7 +89,7 @@ def build_atomistic_model(
             dtype=DTYPE_NAMES[dtype],
         )
         return AtomisticModel(
-            ExportedPET(merged).eval(),
+            ExportedPET(merged, uncertainties).eval(),
             _build_metadata(metadata or {}),
             capabilities,
         )
@@ -95,6 +103,7 @@ def export_model(
     *,
     metadata: dict[str, Any] | None = None,
     length_unit: str = "angstrom",
+    uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
     check: bool = True,
 ) -> Path:
     """Write the model as a TorchScript file for metatomic; return its path.
@@ -104,6 +113,7 @@ def export_model(
         path: file to write, usually ``*.pt``; an older one is replaced whole.
         metadata: as for ``build_atomistic_model``.
         length_unit: likewise.
+        uncertainties: likewise.
         check: load the file again and compare it with ``model`` before it replaces
             anything.
 
@@ -113,7 +123,9 @@ def export_model(
     path = Path(expand_path(path))
     if not path.parent.is_dir():
         raise ExportError(f"{path}: there is no folder {path.parent}; make it first")
-    exported = build_atomistic_model(model, metadata=metadata, length_unit=length_unit)
+    exported = build_atomistic_model(
+        model, metadata=metadata, length_unit=length_unit, uncertainties=uncertainties
+    )
     _warn_of_coarse_totals(exported.module.pet)
     content = serialize(exported)
     if check:
@@ -124,7 +136,7 @@ def export_model(
             except OSError as error:
                 error.filename = str(path)
                 raise
-            check_file(draft, exported.module.pet, path)
+            check_file(draft, exported.module.pet, path, uncertainties)
     write_atomically(path, lambda file: file.write(content))
     logger.info(
         "exported %s: outputs %s, interaction range %g %s",
@@ -173,6 +185,26 @@ def _describe(spec: TargetSpec) -> ModelOutput:
         sample_kind="system" if is_stress else "atom",
         description=spec.description or f"PET output {spec.name}",
     )
+
+
+def _describe_uncertainties(
+    model: PET, uncertainties: Mapping[str, LastLayerUncertainty]
+) -> dict[str, ModelOutput]:
+    """Return the outputs that the uncertainties of energies add, by name."""
+    texts = {
+        UNCERTAINTY: "standard deviation of {}, by last-layer prediction rigidity",
+        ENSEMBLE: "ensemble of {}, by last layers drawn with its uncertainty",
+    }
+    return {
+        name_extra_output(name, kind): ModelOutput(
+            unit=model.targets[name].unit,
+            sample_kind="atom",
+            description=text.format(name),
+        )
+        for name, own in uncertainties.items()
+        for kind, text in texts.items()
+        if kind == UNCERTAINTY or own.n_members
+    }
 
 
 def _build_metadata(values: dict[str, Any]) -> ModelMetadata:

@@ -14,6 +14,7 @@ from pet_calc.checkpoint.adapter import FORMAT_VERSION as ADAPTER_VERSION
 from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.checkpoint.native import FORMAT, FORMAT_VERSION
 from pet_calc.checkpoint.open import is_exported
+from pet_calc.checkpoint.uncertainty import list_fitted
 from pet_calc.checkpoint.unpickle import read_archive
 from pet_calc.errors import CheckpointError
 from pet_calc.lora.fingerprint import is_lora_name
@@ -80,7 +81,8 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
         "targets": _describe_targets(record.targets, metadata),
         "lora": _describe_lora(record),
         "fingerprint": compute_fingerprint(record.state),
-        "has_uncertainty": "llpr" in record.extras,
+        "has_uncertainty": bool(list_fitted(record)),
+        "uncertainties": list_fitted(record),
         "can_resume": is_native and content.get("training_state") is not None,
     }
 
@@ -142,6 +144,11 @@ def _describe_exported(path: Path) -> dict[str, Any]:
         "inputs": list(model.requested_inputs(use_new_names=True)),
         "devices": list(capabilities.supported_devices),
         "has_uncertainty": any("uncertainty" in name for name in capabilities.outputs),
+        "uncertainties": [
+            name.replace("_uncertainty", "").replace("mtt::aux::", "mtt::")
+            for name in capabilities.outputs
+            if "_uncertainty" in name
+        ],
     }
 
 

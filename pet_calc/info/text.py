@@ -34,9 +34,9 @@ def format_description(values: dict[str, Any]) -> str:
         rows.append(("LoRA", _format_lora(values["lora"], "base" in values)))
     if "fingerprint" in values:
         rows.append(("fingerprint", values["fingerprint"][:N_SHOWN]))
-    if "has_uncertainty" in values:
-        has_it = values["has_uncertainty"]
-        rows.append(("uncertainty", "yes (LLPR)" if has_it else "no"))
+    if "uncertainties" in values:
+        names = ", ".join(values["uncertainties"])
+        rows.append(("uncertainty", f"{names} (LLPR)" if names else "no"))
     rows += _list_origin(values)
     if values.get("can_resume"):
         rows.append(("resume", "holds a training state; go on with --resume"))

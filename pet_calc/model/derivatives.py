@@ -26,6 +26,8 @@ class Prediction(NamedTuple):
     """[n_atoms, 3] in the model's dtype."""
     stress: Tensor | None
     """[n_systems, 3, 3], symmetric; zero where a system has no volume."""
+    features: Tensor | None = None
+    """[n_atoms, n_features] in the model's dtype, of the last layer; if asked for."""
 
 
 class Outputs(NamedTuple):
@@ -52,6 +54,7 @@ def predict(
     with_forces: bool = True,
     with_stress: bool = False,
     with_composition: bool = True,
+    with_features: bool = False,
     is_training: bool = False,
 ) -> Prediction:
     """Return energy, and conservative forces and stress as asked for.
@@ -64,6 +67,7 @@ def predict(
         with_stress: whether to derive the stress.
         with_composition: whether energies include the composition part; training
             leaves it out, to compare small numbers.
+        with_features: whether to keep the last layer's features; not in training.
         is_training: keep the graph of the results, to differentiate once more.
     """
     outputs = predict_outputs(
@@ -71,6 +75,7 @@ def predict(
         batch,
         {target: Derived(with_forces, with_stress)},
         with_composition=with_composition,
+        featured=[target] if with_features else [],
         is_training=is_training,
     )
     return outputs.energies[target]
@@ -83,6 +88,7 @@ def predict_outputs(
     direct: Sequence[str] = (),
     *,
     with_composition: bool = True,
+    featured: Sequence[str] = (),
     is_training: bool = False,
 ) -> Outputs:
     """Return several outputs from one pass through the network.
@@ -95,6 +101,7 @@ def predict_outputs(
         energies: what to derive from each, by the name of the output.
         direct: names of other outputs.
         with_composition: whether energies include the composition part.
+        featured: energies whose last-layer features are kept; not in training.
         is_training: keep the graph of the results.
     """
     if not energies and not direct:
@@ -106,12 +113,15 @@ def predict_outputs(
         vectors = vectors.detach().requires_grad_(True)
     gradients: dict[str, Tensor] = {}
     with torch.set_grad_enabled(bool(with_gradient) or is_training):
-        values = model(
-            batch,
-            vectors,
-            [*energies, *direct],
-            is_training and bool(with_gradient),
-        )
+        names = [*energies, *direct]
+        features: dict[str, Tensor] = {}
+        if featured:
+            assert not is_training
+            values, features = model.evaluate_with_features(
+                batch, vectors, names, list(featured)
+            )
+        else:
+            values = model(batch, vectors, names, is_training and bool(with_gradient))
         for name in with_gradient if vectors.shape[0] > 0 else ():
             (gradients[name],) = torch.autograd.grad(
                 values[name].sum(),
@@ -132,6 +142,8 @@ def predict_outputs(
             with_forces=derived.forces,
             with_stress=derived.stress,
         )
+        if name in features:
+            found[name] = found[name]._replace(features=features[name].detach())
     return Outputs(found, {name: values[name] for name in direct})
 
 

@@ -68,7 +68,9 @@ class _Empty(Function):
     @staticmethod
     def forward(ctx: Any, blocks: Tensor, index: EdgeIndex) -> Tensor:
         ctx.index = index
-        return blocks.flatten(0, 1).index_select(0, index.token_slots)
+        # not flatten, which torch cannot do for several gradients at once
+        rows = blocks.reshape(-1, blocks.shape[2])
+        return rows.index_select(0, index.token_slots)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -5,7 +5,7 @@ and give values per atom, for each target. State-dict names are those of publish
 checkpoints, so weights carry over by name.
 """
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -174,13 +174,56 @@ class PET(Trunk):
 
         The operations do not depend on the numbers, so that this part can be traced.
         """
+        values, _ = self._evaluate(
+            batch, vectors, index, targets, targets[:0], is_twice_differentiable
+        )
+        return values
+
+    @torch.jit.export
+    def evaluate_with_features(
+        self, batch: Batch, vectors: Tensor, targets: List[str], featured: List[str]
+    ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+        """Return what ``forward`` does, and what the last layers are applied to.
+
+        Args:
+            batch: the systems.
+            vectors: as for ``forward``.
+            targets: names of targets.
+            featured: those of them whose last-layer features are asked for.
+
+        Returns:
+            The values, and for each of ``featured`` [n_atoms, n_features]: for one
+            readout layer after the other the hidden features of the node head, then
+            those of the edge head, weighted by the cutoff and summed over the edges.
+        """
+        index = self.selector(batch, vectors)
+        return self._evaluate(batch, vectors, index, targets, featured, False)
+
+    def _evaluate(
+        self,
+        batch: Batch,
+        vectors: Tensor,
+        index: EdgeIndex,
+        targets: List[str],
+        featured: List[str],
+        is_twice_differentiable: bool,
+    ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+        """Return the values of ``targets``, and the features of ``featured``."""
         species = self.species_to_species_index.index_select(0, batch.species)
         edges = self.selector.measure(batch, vectors, index)
         node_features, edge_features = self.featurize(
             batch, species, edges, index, is_twice_differentiable
         )
         results: Dict[str, Tensor] = {}
-        raw = self._read_out(node_features, edge_features, edges, index, targets)
+        node_hidden, edge_hidden = self._apply_heads(
+            node_features, edge_features, targets
+        )
+        features: Dict[str, Tensor] = {}
+        for name in featured:
+            features[name] = _gather_features(
+                node_hidden[name], edge_hidden[name], edges, index
+            )
+        raw = self._read_out(node_hidden, edge_hidden, edges, index, targets)
         for name, values in raw.items():
             if name == "non_conservative_stress":
                 values = _symmetrise_per_volume(values, batch)
@@ -188,7 +231,7 @@ class PET(Trunk):
             if name in self._zbl_targets:
                 values = values + self.compute_zbl(batch, vectors, species)
             results[name] = values
-        return results
+        return results, features
 
     def compute_zbl(self, batch: Batch, vectors: Tensor, species: Tensor) -> Tensor:
         """Return the ZBL repulsion per atom, [n_atoms, 1] in eV; zero without ZBL."""
@@ -213,15 +256,13 @@ class PET(Trunk):
         species = self.species_to_species_index.index_select(0, batch.species)
         return self.baseline.composition(target, species)
 
-    def _read_out(
+    def _apply_heads(
         self,
         node_features: List[Tensor],
         edge_features: List[Tensor],
-        edges: Edges,
-        index: EdgeIndex,
         targets: List[str],
-    ) -> Dict[str, Tensor]:
-        """Return the unscaled values per atom of each requested target."""
+    ) -> Tuple[Dict[str, List[Tensor]], Dict[str, List[Tensor]]]:
+        """Return the hidden features of nodes and edges, by target and layer."""
         node_hidden: Dict[str, List[Tensor]] = {}
         edge_hidden: Dict[str, List[Tensor]] = {}
         for name, heads in self.node_heads.items():
@@ -236,7 +277,17 @@ class PET(Trunk):
                 for i, head in enumerate(heads):
                     hidden.append(head(edge_features[i]))
                 edge_hidden[name] = hidden
+        return node_hidden, edge_hidden
 
+    def _read_out(
+        self,
+        node_hidden: Dict[str, List[Tensor]],
+        edge_hidden: Dict[str, List[Tensor]],
+        edges: Edges,
+        index: EdgeIndex,
+        targets: List[str],
+    ) -> Dict[str, Tensor]:
+        """Return the unscaled values per atom of each requested target."""
         weights = edges.cutoff_factors.unsqueeze(1)
         results: Dict[str, Tensor] = {}
         for name, layers in self.node_last_layers.items():
@@ -284,6 +335,19 @@ class PET(Trunk):
                         f"shapes {list(new_value.shape)} and {list(old_value.shape)}"
                     )
                 new_value.copy_(old_value)
+
+
+def _gather_features(
+    node_hidden: List[Tensor], edge_hidden: List[Tensor], edges: Edges, index: EdgeIndex
+) -> Tensor:
+    """Return the last-layer features, [n_atoms, n_features]; see ``PET``."""
+    weights = edges.cutoff_factors.unsqueeze(1)
+    parts: List[Tensor] = []
+    for node, edge in zip(node_hidden, edge_hidden, strict=True):
+        parts.append(node)
+        summed = torch.zeros_like(node)
+        parts.append(summed.index_add(0, index.centers, edge * weights))
+    return torch.cat(parts, dim=1)
 
 
 def _symmetrise_per_volume(values: Tensor, batch: Batch) -> Tensor:

@@ -76,6 +76,22 @@ class Ranks:
         result: list[float] = tensor.tolist()
         return result
 
+    def sum_tensor(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """Return the sum of a tensor of one shape over all processes, on the CPU."""
+        if self.size == 1:
+            return tensor
+        total = tensor.to(device)
+        dist.all_reduce(total)
+        return total.cpu()
+
+    def collect(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, of any shape, on the CPU."""
+        if self.size == 1:
+            return [tensor]
+        gathered: list[Tensor] = [tensor] * self.size
+        dist.all_gather_object(gathered, tensor.cpu())
+        return gathered
+
     def share_model(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first, in place."""
         if self.size == 1:

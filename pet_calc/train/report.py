@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pet_calc.evaluate.fit_uncertainty import Calibration
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.train.domain.forgetting import Forgetting
 from pet_calc.train.rotation import RotationReport
@@ -37,10 +38,16 @@ class RunReport:
     end."""
     forgetting: Forgetting | None = None
     """Errors in the base's own domain, None without a retain_set."""
+    uncertainty: dict[str, Calibration] = field(default_factory=dict)
+    """How the uncertainty of each target was fitted, empty without one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(replace(self, rotation=None, forgetting=None))
+        values = asdict(replace(self, rotation=None, forgetting=None, uncertainty={}))
+        values["uncertainty"] = {
+            name: calibration.to_dict()
+            for name, calibration in self.uncertainty.items()
+        }
         for name in ("rotation", "forgetting"):
             part = getattr(self, name)
             if part is not None:
@@ -65,4 +72,8 @@ class RunReport:
                     f"{'' if i else name:<10} {line}"
                     for i, line in enumerate(part.to_text().splitlines())
                 ]
+        for name, calibration in self.uncertainty.items():
+            first, second = calibration.to_text().splitlines()
+            title = f"{name}: " if len(self.uncertainty) > 1 else ""
+            lines += [f"uncertain  {title}{first}", f"           {second}"]
         return "\n".join(lines)

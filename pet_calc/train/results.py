@@ -17,6 +17,7 @@ from pet_calc.train.domain.frames import BaseDomain
 from pet_calc.train.loop import Trainer
 from pet_calc.train.report import RunReport
 from pet_calc.train.start.model import Prepared
+from pet_calc.train.uncertainty import add_uncertainties
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,18 @@ def write_results(
             test_loader, model, desc="test errors", hide=trainer.hide_bar
         )
         logger.info("test set: %s", format_errors(report.test))
+    if options.train.uncertainty and is_over:
+        report.uncertainty = add_uncertainties(
+            best, runner, trainer.validation, options.seed
+        )
     if not runner.ranks.is_main:
         return
+    if report.uncertainty:
+        best.metadata["uncertainty"] = {
+            name: calibration.to_dict()
+            for name, calibration in report.uncertainty.items()
+        }
+        save_checkpoint(folder.best, best)
     if report.rotation is not None:
         report.rotation.measure(model, prepared.target)
         logger.info("rotation: %s", report.rotation.to_text())

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.llpr import build_fitted
 from support.models import PBE0, build_lora_model, build_model, build_tuned
 from support.peer import build_peer
 
 from pet_calc.checkpoint import Checkpoint, save_checkpoint
 from pet_calc.checkpoint.adapter import save_adapter
+from pet_calc.checkpoint.open import load_merged_model
+from pet_calc.checkpoint.uncertainty import set_uncertainty
 from pet_calc.errors import CheckpointError
 from pet_calc.export import export_model
 from pet_calc.info.describe import describe_file
@@ -45,9 +48,9 @@ def describe(path):
 def test_a_checkpoint_of_pet_calc(tmp_path):
     path = tmp_path / "m.ckpt"
     model = build_lora_model(num_neighbors_adaptive=6.0)
-    record = Checkpoint.from_model(
-        model, metadata=METADATA, extras={"llpr": {"version": 4}}
-    )
+    record = Checkpoint.from_model(model, metadata=METADATA)
+    merged = load_merged_model(record)
+    set_uncertainty(record, merged, "energy", build_fitted(merged))
     save_checkpoint(path, record, training_state={"step": 1})
     values, text = describe(path)
     assert values["kind"] == "pet-calc checkpoint"
@@ -68,7 +71,7 @@ def test_a_checkpoint_of_pet_calc(tmp_path):
         "targets       energy [eV]: PBE0-D3",
         "rank 2, alpha 4, on all-linear",
         "not merged",
-        "uncertainty   yes",
+        "uncertainty   energy (LLPR)",
         "lora from base.ckpt, fingerprint abababab",
         "9 train, 1 validation\n",
         "spread over orientations energy 1.00 meV/atom, forces 20.00 meV/Å\n",
@@ -199,4 +202,5 @@ def test_real_checkpoints_are_described(kind):
     for path in paths:
         values, text = describe(path)
         assert values["has_uncertainty"] == (kind == "llpr")
+        assert values["uncertainties"] == (["energy"] if kind == "llpr" else [])
         assert "H C N O (4)" in text

@@ -218,3 +218,48 @@ def test_non_conservative_stress_is_symmetric_and_zero_without_a_volume():
     is_periodic = torch.det(batch.cells).abs()[batch.system_of_atom] > 0
     assert values[~is_periodic].abs().max() == 0.0
     assert values[is_periodic].abs().max() > 0.0
+
+
+def find_last_weights(model, name):
+    """The last layers' weights in the order of the features, and the sum of biases."""
+    pairs = zip(model.node_last_layers[name], model.edge_last_layers[name], strict=True)
+    layers = [linear for pair in pairs for part in pair for linear in part.values()]
+    weights = torch.cat([linear.weight for linear in layers], dim=1)
+    return weights, [linear.bias for linear in layers]
+
+
+@pytest.mark.parametrize("name", ["default", "residual", "three_layers", "solver"])
+def test_last_weights_times_features_are_the_network_s_values(name):
+    """But for the biases, of which those of edges count once an edge."""
+    model = build_model(SEVERAL[:2], **VARIANTS[name])
+    model.baseline.tables["energy/pbe"].scale.fill_(1.0)
+    for layer in model.edge_last_layers["energy/pbe"]:
+        for linear in layer.values():
+            linear.bias.data.zero_()
+    batch = build_batch(build_structures(), model)
+    vectors = compute_edge_vectors(batch)
+    values, features = model.evaluate_with_features(
+        batch, vectors, ["energy", "energy/pbe"], ["energy/pbe"]
+    )
+    assert list(features) == ["energy/pbe"]
+    weights, biases = find_last_weights(model, "energy/pbe")
+    expected = features["energy/pbe"] @ weights.T + sum(biases)
+    torch.testing.assert_close(values["energy/pbe"], expected, rtol=1e-12, atol=1e-12)
+    plain = model(batch, vectors, ["energy", "energy/pbe"])
+    for target, value in plain.items():
+        assert torch.equal(values[target], value)
+
+
+@pytest.mark.parametrize("name", ["default", "residual_solver"])
+def test_scripted_features_equal_eager_ones(name):
+    model = build_model(SEVERAL, **VARIANTS[name])
+    batch = build_batch(build_structures(), model)
+    vectors = compute_edge_vectors(batch)
+    names = ["energy", "energy/pbe"]
+    scripted = torch.jit.script(model)
+    expected = model.evaluate_with_features(batch, vectors, names, names)
+    found = scripted.evaluate_with_features(batch, vectors, names, names)
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == names
+        for target, value in other.items():
+            torch.testing.assert_close(one[target], value, rtol=1e-12, atol=1e-12)

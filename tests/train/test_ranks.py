@@ -157,7 +157,7 @@ def test_two_processes_train_two_targets_of_a_frame_as_one_does(tmp_path):
 
 
 def test_two_processes_of_torchrun_train_as_one_does(tmp_path):
-    options = write_options(tmp_path)
+    options = write_options(tmp_path, uncertainty=True)
     run([*TRAIN, options, "-o", tmp_path / "one", "--quiet"])
     done = run([*TORCHRUN, *TRAIN, options, "-o", tmp_path / "two", "--quiet"])
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -166,6 +166,9 @@ def test_two_processes_of_torchrun_train_as_one_does(tmp_path):
         for name in ("one", "two")
     ]
     assert reports[1]["test"] == pytest.approx(reports[0]["test"], rel=1e-8)
+    one, two = (report["uncertainty"]["energy"] for report in reports)
+    for name in ("n_train", "scale", "ridge"):
+        assert two[name] == pytest.approx(one[name], rel=1e-6)
     # one process speaks and writes
     assert done.stdout.count("model      ") == 1
     assert done.stderr.count("train set:") == 1

@@ -9,6 +9,7 @@ from support.levels import read_both, write_levels
 from support.runs import check_resume, stand_as_in_file, write_base
 
 from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint.uncertainty import build_uncertainties
 from pet_calc.config import FinetuneOptions, read_options, replace
 from pet_calc.config.data_options import TargetOptions
 from pet_calc.data.frames import LabeledFrame
@@ -163,3 +164,16 @@ def test_a_direct_head_of_another_level_than_the_first_is_refused(tmp_path):
         run_training(
             replace(options, training_set=(first, second)), show_progress=False
         )
+
+
+def test_each_target_has_an_uncertainty_of_its_own(tmp_path):
+    options = write_options(tmp_path, num_epochs=1, uncertainty=True)
+    report = run_training(options, show_progress=False)
+    assert {k: v.n_train for k, v in report.uncertainty.items()} == {
+        "energy/a": 9,
+        "energy/b": 9,
+    }
+    best = load_checkpoint(tmp_path / "run" / "best_model.ckpt")
+    one, other = build_uncertainties(best).values()
+    assert not torch.equal(one.cholesky, other.cholesky)
+    assert "energy/b: " in report.to_text()

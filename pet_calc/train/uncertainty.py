@@ -1,0 +1,106 @@
+"""The uncertainty of a run's best model, from the frames that the run trained on."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from pet_calc.checkpoint import Checkpoint
+from pet_calc.checkpoint.open import load_merged_model
+from pet_calc.checkpoint.uncertainty import count_features, set_uncertainty
+from pet_calc.data.loader import BatchLoader, MicroBatch
+from pet_calc.evaluate.fit_uncertainty import (
+    Calibration,
+    CovarianceSum,
+    FrameFeatures,
+    fit_uncertainty,
+    measure_features,
+)
+from pet_calc.model.pet import PET
+from pet_calc.system.ranks import Ranks
+from pet_calc.train.objective import EnergyObjective, TrainedSet
+from pet_calc.train.step_runner import StepRunner
+
+logger = logging.getLogger(__name__)
+
+
+def add_uncertainties(
+    best: Checkpoint, runner: StepRunner, validation: BatchLoader, seed: int
+) -> dict[str, Calibration]:
+    """Fit the uncertainty of every energy of a run and put it into the best model.
+
+    All processes of the run take part, and get the same.
+
+    Args:
+        best: changed in place.
+        runner: has the frames that were trained on, replayed ones included.
+        validation: frames on which it is calibrated.
+        seed: of the draws of the ensemble.
+
+    Returns:
+        How each was fitted, by target.
+    """
+    weight = runner.model.edge_embedder.weight
+    model = load_merged_model(best, dtype=weight.dtype, device=weight.device)
+    calibrations = {}
+    for objective in runner.training.objectives:
+        if not isinstance(objective, EnergyObjective):
+            continue
+        target = objective.name
+        sets = [runner.training, *runner.replayed]
+        covariance = _sum_covariance(
+            model, sets, target, count_features(best), runner.ranks
+        )
+        held_out = _measure(model, validation, target, runner.ranks)
+        fitted, calibration = fit_uncertainty(
+            covariance, held_out, seed=seed, what=target
+        )
+        set_uncertainty(best, model, target, fitted)
+        calibrations[target] = calibration
+    return calibrations
+
+
+def _sum_covariance(
+    model: PET, sets: list[TrainedSet], target: str, n_features: int, ranks: Ranks
+) -> CovarianceSum:
+    """Return the covariance over the frames of which some objective learns a target."""
+    device = model.edge_embedder.weight.device
+    own = CovarianceSum(n_features)
+    for trained in sets:
+        for part in _iterate(trained.loader):
+            if not any(
+                objective.name == target and objective.concerns(part)
+                for objective in trained.objectives
+            ):
+                continue
+            found = measure_features(
+                model, part.batch, part.labels[target], target, is_labelled=False
+            )
+            # where each frame is there in two orientations, both count half
+            n_copies = 1 if part.turns is None else 2
+            own.add(found.features, 1 / n_copies)
+    own.matrix = ranks.sum_tensor(own.matrix, device)
+    (own.count,) = ranks.sum([own.count], device)
+    return own
+
+
+def _measure(
+    model: PET, loader: BatchLoader, target: str, ranks: Ranks
+) -> FrameFeatures:
+    """Return features and errors of the validation frames of a target."""
+    width = 2 * len(model.node_heads[target]) * model.hypers.d_head  # type: ignore[arg-type]
+    rows = [torch.zeros((0, width + 1), dtype=torch.float64)]
+    for part in _iterate(loader):
+        if target in part.labels:
+            found = measure_features(
+                model, part.batch, part.labels[target], target, is_labelled=True
+            )
+            rows.append(torch.cat([found.features, found.errors.unsqueeze(1)], dim=1))
+    together = torch.cat(ranks.collect(torch.cat(rows)))
+    return FrameFeatures(together[:, :-1], together[:, -1])
+
+
+def _iterate(loader: BatchLoader) -> Iterator[MicroBatch]:
+    """Yield this process's frames, as they stand in the first epoch."""
+    for step in loader.iterate_steps(0):
+        yield from step.parts
