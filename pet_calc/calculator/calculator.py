@@ -241,15 +241,16 @@ class PETCalculator(Calculator):
         n_used = n_threads = torch.get_num_threads()
         if self.device.type == "cpu":
             n_used = _free_cores.limit(n_threads)
+        # the same atoms again, of which something more is asked
+        is_known = not system_changes and "energy" in self.results
         with use_threads(n_used):
-            is_rest = not system_changes and "energy" in self.results
-            if is_rest and set(properties) <= set(UNCERTAINTIES):
+            if is_known and set(properties) <= set(UNCERTAINTIES):
                 self.results |= self._backend.estimate(system, properties)
                 return
             if self._watch is not None:
                 properties.append(ENERGIES_UNCERTAINTY)
             results = self._backend.compute(system, properties, is_bulk)
-        if self._watch is not None:
+        if self._watch is not None and not is_known:
             self._watch.look(system, results[ENERGIES_UNCERTAINTY])
         self.results = results
 

@@ -17,7 +17,7 @@ from pet_calc.evaluate.fit_uncertainty import (
     measure_features,
 )
 from pet_calc.model.pet import PET
-from pet_calc.system.ranks import Ranks
+from pet_calc.train.memory import describe_frame
 from pet_calc.train.objective import EnergyObjective, TrainedSet
 from pet_calc.train.step_runner import StepRunner
 
@@ -48,10 +48,8 @@ def add_uncertainties(
             continue
         target = objective.name
         sets = [runner.training, *runner.replayed]
-        covariance = _sum_covariance(
-            model, sets, target, count_features(best), runner.ranks
-        )
-        held_out = _measure(model, validation, target, runner.ranks)
+        covariance = _sum_covariance(model, sets, target, count_features(best), runner)
+        held_out = _measure(model, validation, target, runner)
         fitted, calibration = fit_uncertainty(
             covariance, held_out, seed=seed, what=target
         )
@@ -61,46 +59,65 @@ def add_uncertainties(
 
 
 def _sum_covariance(
-    model: PET, sets: list[TrainedSet], target: str, n_features: int, ranks: Ranks
+    model: PET,
+    sets: list[TrainedSet],
+    target: str,
+    n_features: int,
+    runner: StepRunner,
 ) -> CovarianceSum:
     """Return the covariance over the frames of which some objective learns a target."""
-    device = model.edge_embedder.weight.device
     own = CovarianceSum(n_features)
     for trained in sets:
-        for part in _iterate(trained.loader):
-            if not any(
-                objective.name == target and objective.concerns(part)
-                for objective in trained.objectives
-            ):
-                continue
-            found = measure_features(
-                model, part.batch, part.labels[target], target, is_labelled=False
-            )
+        # those of direct heads have no energy to be uncertain of
+        if not any(
+            isinstance(objective, EnergyObjective) and objective.name == target
+            for objective in trained.objectives
+        ):
+            continue
+        for part, found in _iterate(
+            model, trained.loader, target, runner, is_labelled=False
+        ):
             # where each frame is there in two orientations, both count half
             n_copies = 1 if part.turns is None else 2
             own.add(found.features, 1 / n_copies)
-    own.matrix = ranks.sum_tensor(own.matrix, device)
-    (own.count,) = ranks.sum([own.count], device)
+    own.matrix = runner.ranks.sum_tensor(own.matrix, runner.device)
+    (own.count,) = runner.ranks.sum([own.count], runner.device)
     return own
 
 
 def _measure(
-    model: PET, loader: BatchLoader, target: str, ranks: Ranks
+    model: PET, loader: BatchLoader, target: str, runner: StepRunner
 ) -> FrameFeatures:
     """Return features and errors of the validation frames of a target."""
-    width = 2 * len(model.node_heads[target]) * model.hypers.d_head  # type: ignore[arg-type]
+    width = 2 * model.hypers.num_readout_layers * model.hypers.d_head
     rows = [torch.zeros((0, width + 1), dtype=torch.float64)]
-    for part in _iterate(loader):
-        if target in part.labels:
-            found = measure_features(
-                model, part.batch, part.labels[target], target, is_labelled=True
-            )
-            rows.append(torch.cat([found.features, found.errors.unsqueeze(1)], dim=1))
-    together = torch.cat(ranks.collect(torch.cat(rows)))
+    for _, found in _iterate(model, loader, target, runner, is_labelled=True):
+        rows.append(torch.cat([found.features, found.errors.unsqueeze(1)], dim=1))
+    together = torch.cat(runner.ranks.collect(torch.cat(rows)))
     return FrameFeatures(together[:, :-1], together[:, -1])
 
 
-def _iterate(loader: BatchLoader) -> Iterator[MicroBatch]:
-    """Yield this process's frames, as they stand in the first epoch."""
+def _iterate(
+    model: PET,
+    loader: BatchLoader,
+    target: str,
+    runner: StepRunner,
+    *,
+    is_labelled: bool,
+) -> Iterator[tuple[MicroBatch, FrameFeatures]]:
+    """Yield this process's frames of a target, as they stand in the first epoch."""
+
+    def compute(part: MicroBatch) -> tuple[MicroBatch, FrameFeatures] | None:
+        if target not in part.labels:
+            return None
+        labels = part.labels[target]
+        found = measure_features(
+            model, part.batch, labels, target, is_labelled=is_labelled
+        )
+        return part, found
+
+    name_frame = describe_frame(loader.dataset)
     for step in loader.iterate_steps(0):
-        yield from step.parts
+        for result in runner.bound.run(step, compute, name_frame):
+            if result is not None:
+                yield result

@@ -3,16 +3,20 @@
 import json
 
 import ase.io
+import numpy as np
 import pytest
 import torch
 from support.frames import write_frames
 from support.runs import build_options
 
+from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint.open import load_merged_checkpoint
 from pet_calc.checkpoint.uncertainty import build_uncertainties
 from pet_calc.config.quick import build_dataset
 from pet_calc.data.frames import read_frames
 from pet_calc.evaluate.make_uncertainty import UncertaintyOptions, make_uncertainty
+from pet_calc.export import export_model
 from pet_calc.train.run import run_training
 
 
@@ -58,6 +62,20 @@ def test_a_run_leaves_what_the_verb_makes_of_the_same_frames(
     assert saved == record.metadata["uncertainty"]["energy"]
     assert saved["reliability"]["n_frames"] == 5
     assert saved["scale"] == pytest.approx(calibration.scale, rel=1e-7)
+    # what the run has left says the same as a file for other programs
+    best = str(tmp_path / "run" / "best_model.ckpt")
+    merged = load_merged_checkpoint(best)
+    exported = export_model(
+        merged.build_model(),
+        tmp_path / "m.pt",
+        uncertainties=build_uncertainties(merged),
+    )
+    atoms = ase.io.read(validation)
+    for name in ("energy_uncertainty", "energies_uncertainty", "forces_uncertainty"):
+        one, other = (
+            PETCalculator(model).get_property(name, atoms) for model in (best, exported)
+        )
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
 
 
 def test_the_report_tells_it_in_two_lines(tmp_path, validation):
@@ -124,3 +142,12 @@ def test_frames_of_weight_zero_do_not_count(tmp_path, validation):
         )
     )
     assert report.uncertainty["energy"].n_train == 8
+
+
+def test_two_orientations_of_a_frame_count_as_one_frame(tmp_path, validation):
+    report = run(
+        build_options(
+            tmp_path, validation=validation, epochs=1, uncertainty=True, consistency=1.0
+        )
+    )
+    assert report.uncertainty["energy"].n_train == 12
