@@ -69,7 +69,7 @@ def test_energies_and_forces_are_off_by_bfloat16s_rounding():
     with Bfloat16Products():
         mixed = predict(model, batch, with_stress=True)
     # bfloat16 has eight bits: 0.4 % per product, and a few layers of them
-    for one, other in zip(exact[1:], mixed[1:], strict=True):
+    for one, other in zip(exact[1:4], mixed[1:4], strict=True):
         assert 0 < (one - other).norm() < 0.03 * one.norm()
     again = predict(model, batch, with_stress=True)
     assert torch.equal(again.forces, exact.forces)
