@@ -22,7 +22,7 @@ SHAPES = [{}, {"featurizer_type": "residual", "zbl": True}]
 
 def run(model, structures=None):
     batch = build_batch(structures or build_structures(), model)
-    return predict(model, batch, with_stress=True)
+    return predict(model, batch, with_stress=True, with_features=True)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["feedforward", "residual with ZBL"])
