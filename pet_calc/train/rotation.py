@@ -99,14 +99,14 @@ class RotationReport:
             if before is not None and spread > (1 + TOLERANCE) * before:
                 warnings.append(
                     f"{shown} {factor * spread:.2f} {unit}, more than with the base "
-                    f"({factor * before:.2f}); train with augmentation O3, longer, or "
-                    "on more frames"
+                    f"({factor * before:.2f}); augmentation O3 (the default), "
+                    "consistency 2 and more frames make it smaller"
                 )
             elif error is not None and spread > MOST_OF_ERROR * error:
                 warnings.append(
                     f"{shown} {factor * spread:.2f} {unit}, more than a third of its "
                     f"error ({factor * error:.2f}); keep to one orientation, or train "
-                    "longer with augmentation O3"
+                    "longer, with augmentation O3 and consistency 2"
                 )
         return warnings
 
