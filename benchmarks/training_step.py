@@ -43,6 +43,8 @@ from pet_calc.model.derivatives import predict
 from pet_calc.train.recompute import recompute_layers
 
 RANK = 8
+# metatrain's default
+ATTENTION = ("input_linear", "output_linear")
 METHODS = ("full", "heads", "lora")
 # as many as those of an energy with its gradient
 PASSES = {"full": 6, "heads": 3, "lora": 4}
@@ -74,7 +76,7 @@ def prepare_peer(method, shape, frames, device="cpu"):
                 {
                     "rank": RANK,
                     "alpha": 16.0,
-                    "target_modules": ["input_linear", "output_linear"],
+                    "target_modules": list(ATTENTION),
                 }
                 if method == "lora"
                 else {"head_modules": HEADS, "last_layer_modules": LAST}
@@ -112,7 +114,7 @@ def prepare_ours(
     """A function that makes one step of our model, by PyTorch or by the engine."""
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32, device=device)
     if method == "lora":
-        inject_lora(model, LoRAConfig(rank=RANK))
+        inject_lora(model, LoRAConfig(rank=RANK, targets=ATTENTION))
         freeze_for_lora(model, head_mode="freeze")
     elif method == "heads":
         freeze_for_heads(model)
