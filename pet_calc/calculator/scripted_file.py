@@ -130,15 +130,7 @@ class ScriptedFile:
 
     def _run_features(self, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._module.evaluate_features(
-            self._output,
-            batch.species,
-            batch.cells[0],
-            batch.centers,
-            batch.neighbors,
-            batch.reverse,
-            vectors,
-            int(batch.charges[0]),
-            int(batch.spin_multiplicities[0]),
+            self._output, *_list_inputs(batch, vectors)
         )
         return features
 
@@ -146,16 +138,20 @@ class ScriptedFile:
         self, batch: Batch, vectors: torch.Tensor, names: list[str]
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         values: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = (
-            self._module.evaluate_pairs(
-                names,
-                batch.species,
-                batch.cells[0],
-                batch.centers,
-                batch.neighbors,
-                batch.reverse,
-                vectors,
-                int(batch.charges[0]),
-                int(batch.spin_multiplicities[0]),
-            )
+            self._module.evaluate_pairs(names, *_list_inputs(batch, vectors))
         )
         return values
+
+
+def _list_inputs(batch: Batch, vectors: torch.Tensor) -> tuple[Any, ...]:
+    """Return what the file's methods take of one system, after names of outputs."""
+    return (
+        batch.species,
+        batch.cells[0],
+        batch.centers,
+        batch.neighbors,
+        batch.reverse,
+        vectors,
+        int(batch.charges[0]),
+        int(batch.spin_multiplicities[0]),
+    )

@@ -1,32 +1,20 @@
 """The verb ``uncertainty``, and who knows of its result."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from metatomic.torch import load_atomistic_model
+from support.command_line import Runner
 from support.frames import build_frames, write_frames
 from support.runs import write_base
 
 from pet_calc import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.checkpoint.uncertainty import build_uncertainties
-from pet_calc.cli.main import cli
 
-
-def run(*args, status=0):
-    logger = logging.getLogger("pet_calc")
-    before, level = list(logger.handlers), logger.level
-    try:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-    finally:
-        logger.handlers[:] = before
-        logger.setLevel(level)
-    assert result.exit_code == status, (result.output, result.exception)
-    return result
+run = Runner(None)
 
 
 @pytest.fixture(scope="module")
