@@ -1,4 +1,4 @@
-"""Frames to look at: the worst ones, and a map by what the network reads."""
+"""Frames to look at: the worst ones, and a map by what the last layer reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from pet_calc.data.orientation import AS_JUDGED
 from pet_calc.data.systems import build_system, collate
 from pet_calc.evaluate.kept import KeptPredictions, rank_frames
 from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
-from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import compute_features, sum_over_systems
 
 VIEWED_FIELDS = (
     "n_atoms",
@@ -121,14 +121,14 @@ def build_viewed(
         energy_label=join([own.energy_label for own in kept]),
         energy=join([own.energy for own in kept]),
         errors=join([rank_frames(own) for own in kept]),
-        places=find_places(compute_features(model, target, frames)),
+        places=find_places(average_features(model, target, frames)),
     )
 
 
-def compute_features(
+def average_features(
     model: PET, target: str, frames: Sequence[LabeledFrame]
 ) -> npt.NDArray[np.float64]:
-    """Return what the target's last layer reads of atoms, meaned over each frame.
+    """Return the last-layer features of a target, means over each frame's atoms.
 
     Args:
         model: on its device.
@@ -136,25 +136,18 @@ def compute_features(
         frames: as they stand.
 
     Returns:
-        [n_frames, d_head].
+        [n_frames, n_features].
     """
-    weight = model.edge_embedder.weight
+    device = model.edge_embedder.weight.device
     found = []
     systems = (build_system(frame, model.pair_cutoff) for frame in frames)
     for some in pack(systems, DEFAULT_BATCH_TOKENS, lambda system: system.n_tokens):
-        batch = collate(some, dtype=torch.float64, device=weight.device)
+        batch = collate(some, dtype=torch.float64, device=device)
         with torch.no_grad():
-            vectors = compute_edge_vectors(batch).to(weight.dtype)
-            index = model.selector(batch, vectors)
-            species = model.species_to_species_index.index_select(0, batch.species)
-            edges = model.selector.measure(batch, vectors, index)
-            nodes, _ = model.featurize(batch, species, edges, index, False)
-            head: Any = model.node_heads[target]
-            values = head[-1](nodes[-1])
-            sums = values.new_zeros(len(some), values.shape[1])
-            sums = sums.index_add(0, batch.system_of_atom, values)
+            features = compute_features(model, batch, target).to(torch.float64)
+            sums = sum_over_systems(features, batch).cpu().numpy()
         n_atoms = np.array([system.n_atoms for system in some])
-        found.append(sums.cpu().to(torch.float64).numpy() / n_atoms[:, None])
+        found.append(sums / n_atoms[:, None])
     return np.concatenate(found)
 
 

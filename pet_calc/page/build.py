@@ -84,6 +84,7 @@ def render_page(run: ReadRun) -> str:
             table
             for table in (
                 *tables.list_composition(run),
+                *tables.list_uncertainty(run),
                 tables.list_parameters(run),
                 tables.list_rotation(run),
                 tables.list_origins(run),

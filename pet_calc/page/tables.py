@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
+from pet_calc.evaluate.reliability import format_reliability
 from pet_calc.page.read import ReadRun
 from pet_calc.page.verdict import format_number
 
@@ -265,6 +266,25 @@ def list_rotation(run: ReadRun) -> Table | None:
     )
     head = ["quantity", "base", "now"]
     return Table("Spread over orientations", head, rows, note)
+
+
+def list_uncertainty(run: ReadRun) -> list[Table]:
+    """Return how uncertainties hold against errors, by target."""
+    tables = []
+    for target, found in (run.report.get("uncertainty") or {}).items():
+        reliability = found["reliability"]
+        rows = [
+            [
+                _to_cell(row["uncertainty"], 1000, f"{place}.uncertainty"),
+                _to_cell(row["error"], 1000, f"{place}.error"),
+            ]
+            for i, row in enumerate(reliability["table"])
+            for place in [f"uncertainty.{target}.reliability.table.{i}"]
+        ]
+        head = ["predicted, meV/atom", "found, meV/atom"]
+        note = format_reliability(reliability).splitlines()[0]
+        tables.append(Table(f"Uncertainty of {target}", head, rows, note))
+    return tables
 
 
 def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:

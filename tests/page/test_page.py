@@ -193,8 +193,20 @@ def test_one_validation_frame_is_called_single(tmp_path):
     options = build_options(tmp_path, validation=str(tmp_path / "one.xyz"))
     run_training(options, show_progress=False)
     run = read_run(tmp_path / "run")
+    # whether it was beaten on that frame is chance
+    run.report["best_epoch"] = 1
     assert any("a single validation frame" in s.text for s in judge(run))
     write_page(tmp_path / "run")
+
+
+def test_the_page_has_what_the_uncertainty_was_fitted_to(tmp_path):
+    options = build_options(tmp_path, uncertainty=True)
+    report = run_training(options, show_progress=False)
+    page = read_page(write_page(tmp_path / "run"))
+    (calibration,) = report.uncertainty.values()
+    key = "uncertainty.energy.reliability.table.0.error"
+    wanted = calibration.reliability["table"][0]["error"]
+    assert page.numbers[key][0] == wanted
 
 
 def test_a_run_from_scratch_is_compared_with_its_start(finished, tmp_path):
