@@ -70,7 +70,9 @@ def headline(run: ReadRun) -> str:
 def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
     """Return what can be done next, and its command or code with the run's paths."""
     folder = shlex.quote(str(run.folder))
-    best = run.report.get("best_model") or str(run.folder / "best_model.ckpt")
+    # where the folder is now, from wherever the run was started
+    best_name = Path(run.report.get("best_model") or "best_model.ckpt").name
+    best = str(run.folder / best_name)
     exported = shlex.quote(str(Path(best).with_suffix(".pt")))
     frames = shlex.quote(_find_frames_file(run))
     quoted = shlex.quote(best)

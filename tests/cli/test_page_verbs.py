@@ -20,20 +20,20 @@ def test_a_run_ends_with_its_page_and_what_to_do_next(tuned):
     assert any("pet-calc lammps input" in line for line in after)
 
 
-def test_a_failing_page_leaves_a_good_run(run, monkeypatch):
+def test_a_failing_page_leaves_a_good_run(paged, monkeypatch):
     from pet_calc.page import build
 
     def fail(run):
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(build, "render_page", fail)
-    data, base = run.path("train.xyz"), run.path("base.ckpt")
-    flags = [*FINETUNE, *SESSION, "-o", run.path("out")]
-    result = run("finetune", data, "-c", base, *flags)
+    data, base = paged.path("train.xyz"), paged.path("base.ckpt")
+    flags = [*FINETUNE, *SESSION, "-o", paged.path("out")]
+    result = paged("finetune", data, "-c", base, *flags)
     assert "could not be written (RuntimeError: no ink)" in result.stderr
     assert "Traceback" not in result.output
-    assert (run.path("out") / "report.json").is_file()
-    assert not (run.path("out") / "report.html").exists()
+    assert (paged.path("out") / "report.json").is_file()
+    assert not (paged.path("out") / "report.html").exists()
 
 
 def test_report_makes_the_page_again(tuned, tmp_path):
