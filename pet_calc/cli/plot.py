@@ -2,7 +2,7 @@
 
 import click
 
-from pet_calc.cli.paths import OutputFolder, RunDirectory
+from pet_calc.cli.paths import InputFile, OutputFolder, RunDirectory
 
 
 @click.command("plot")
@@ -26,7 +26,7 @@ from pet_calc.cli.paths import OutputFolder, RunDirectory
 )
 @click.option(
     "--style",
-    type=click.Path(exists=True, dir_okay=False),
+    type=InputFile(),
     help="Style file of matplotlib (.mplstyle), on top of pet-calc's.",
 )
 def command(
