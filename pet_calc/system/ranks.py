@@ -5,12 +5,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from pet_calc.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,20 @@ class Ranks:
         gathered: list[Tensor] = [tensor] * self.size
         dist.all_gather_object(gathered, tensor.cpu())
         return gathered
+
+    def gather(self, value: T) -> list[T]:
+        """Return each process's value, in the first process; none in the others.
+
+        Args:
+            value: anything that pickles, on the CPU.
+        """
+        if self.size == 1:
+            return [value]
+        # also where the processes talk through NCCL
+        group = dist.new_group(backend="gloo")
+        values: list[Any] = [None] * self.size
+        dist.gather_object(value, values if self.is_main else None, group=group)
+        return values if self.is_main else []
 
     def share_model(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first, in place."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,14 @@ class RunFrames:
     test: Frames = ()
     isolated: Frames = ()
     """Isolated atoms of the training files; they set energies per element only."""
+    census: dict[str, dict[str, LabelCensus]] = field(default_factory=dict)
+    """By set and target."""
+
+    @property
+    def n_frames(self) -> dict[str, int]:
+        """Number of frames by use."""
+        names = ("train", "validation", "test", "isolated")
+        return {name: len(getattr(self, name)) for name in names}
 
     def all(self) -> "AllFrames":
         """Return every frame, isolated atoms included."""
@@ -116,9 +124,10 @@ def read_run_frames(options: RunOptions, *, show_progress: bool = True) -> RunFr
         part = getattr(frames, name)
         targets = list_targets(part)
         for target in targets:
-            census = LabelCensus.from_frames(select_target(part, target)).to_text()
+            census = LabelCensus.from_frames(select_target(part, target))
+            frames.census.setdefault(name, {})[target] = census
             of_target = f", {target}" if len(targets) > 1 else ""
-            logger.info("%s set%s:\n%s", name, of_target, _indent(census))
+            logger.info("%s set%s:\n%s", name, of_target, _indent(census.to_text()))
     if frames.isolated:
         logger.info(
             "isolated atoms: %d, for energies per element only "

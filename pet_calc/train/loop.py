@@ -16,6 +16,7 @@ from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
 from pet_calc.config import TrainOptions, default_ema_decay
 from pet_calc.data.loader import BatchLoader, Step
 from pet_calc.errors import CheckpointError, ConfigError, DataError
+from pet_calc.evaluate.kept import PredictionKeeper
 from pet_calc.train.logbook import Logbook
 from pet_calc.train.optim import (
     WeightAverage,
@@ -168,16 +169,29 @@ class Trainer:
                     return "early"
         return "finished"
 
+    def measure_zero(self, keeper: PredictionKeeper | None = None) -> None:
+        """Measure the model before any step.
+
+        Args:
+            keeper: takes its predictions.
+        """
+        self.zero_metrics = self._evaluate("zero-step errors", keeper)
+
     def _start(self) -> None:
-        """Measure the model before any step; it stays the best until beaten."""
-        self.zero_metrics = self._evaluate("zero-step errors")
+        """Begin with the model before any step; it stays the best until beaten."""
+        if not self.zero_metrics:
+            self.measure_zero()
         self.state.best_metric = self._compute_metric(self.zero_metrics)
         self.best_metrics = self.zero_metrics
         self._save_best()
         self._save_state()
 
-    def _evaluate(self, desc: str = "") -> dict[str, float]:
-        return self.runner.evaluate(self.validation, desc=desc, hide=self.hide_bar)
+    def _evaluate(
+        self, desc: str = "", keeper: PredictionKeeper | None = None
+    ) -> dict[str, float]:
+        return self.runner.evaluate(
+            self.validation, desc=desc, hide=self.hide_bar, keeper=keeper
+        )
 
     def _count_steps(self) -> int:
         """Return the steps of the whole run."""

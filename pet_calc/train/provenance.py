@@ -41,7 +41,7 @@ def describe_run(
         "level_of_theory": target.description,
         "new_elements": prepared.new_elements,
         "n_frames": {
-            **{name: len(part) for name, part in vars(frames).items()},
+            **frames.n_frames,
             "retained": len(domain.retained),
             "replayed": len(domain.replayed),
         },

@@ -17,8 +17,6 @@ class RunReport:
     target: str
     end: str
     """``finished``, ``early``, ``stopped`` or ``interrupted``."""
-    n_trainable: int
-    n_parameters: int
     n_steps: int
     best_epoch: int
     """0 means that the model before training was not beaten."""
@@ -33,6 +31,8 @@ class RunReport:
     """Validation errors of the best model."""
     test: dict[str, float] = field(default_factory=dict)
     """Test errors of the best model, empty without a test set."""
+    test_before: dict[str, float] = field(default_factory=dict)
+    """Test errors before the first step, likewise."""
     rotation: RotationReport | None = None
     """What turning the frames changes; None in a session that stopped before the
     end."""
@@ -40,6 +40,16 @@ class RunReport:
     """Errors in the base's own domain, None without a retain_set."""
     uncertainty: dict[str, Calibration] = field(default_factory=dict)
     """How the uncertainty of each target was fitted, empty without one."""
+    n_epochs: int = 0
+    """That the run was planned for."""
+    n_trainable: int = 0
+    n_parameters: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was trained on what and where, and what was warned of."""
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    """Errors of the frames whose predictions were kept, and of groups of them."""
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    """The frames with the largest errors."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -63,6 +73,8 @@ class RunReport:
             f"before     {format_errors(self.zero_step)}",
             f"best       {format_errors(self.validation)} (epoch {self.best_epoch})",
         ]
+        if self.test_before and self.test:
+            lines.append(f"test, base {format_errors(self.test_before)}")
         if self.test:
             lines.append(f"test       {format_errors(self.test)}")
         for name in ("rotation", "forgetting"):

@@ -14,6 +14,7 @@ from pet_calc.lora.inject import has_lora
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.train.domain.forgetting import measure_forgetting
 from pet_calc.train.domain.frames import BaseDomain
+from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loop import Trainer
 from pet_calc.train.report import RunReport
 from pet_calc.train.start.model import Prepared
@@ -32,8 +33,9 @@ def write_results(
     report: RunReport,
     options: RunOptions,
     domain: BaseDomain,
+    keeper: RunKeeper,
 ) -> None:
-    """Evaluate the best model and write adapter and report."""
+    """Evaluate the best model and write adapter, kept predictions and report."""
     folder, runner = trainer.folder, trainer.runner
     # the first process has written the model that all of them read
     runner.ranks.wait()
@@ -59,15 +61,23 @@ def write_results(
     is_over = report.end != "stopped"
     if options.final_eval and test_loader is not None and is_over:
         report.test = runner.evaluate(
-            test_loader, model, desc="test errors", hide=trainer.hide_bar
+            test_loader,
+            model,
+            desc="test errors",
+            hide=trainer.hide_bar,
+            keeper=keeper.watch("test"),
         )
         logger.info("test set: %s", format_errors(report.test))
     if options.train.uncertainty and is_over:
         report.uncertainty = add_uncertainties(
             best, runner, trainer.validation, options.seed
         )
+    for part in ("train", "validation"):
+        keeper.run(part, model)
+    kept = keeper.save_after(model)
     if not runner.ranks.is_main:
         return
+    report.kept, report.worst = kept["kept"], kept["worst"]
     if report.uncertainty:
         best.metadata["uncertainty"] = {
             name: calibration.to_dict()
@@ -90,5 +100,8 @@ def write_results(
             prepared.base_composition,
         )
         logger.info("forgetting: %s", report.forgetting.to_text())
+    keeper.save_facts()
+    report.facts = keeper.facts.to_dict()
+    report.test_before = report.facts.pop("test_before")
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_text_atomically(folder.path / REPORT_NAME, text)

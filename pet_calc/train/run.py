@@ -21,6 +21,8 @@ from pet_calc.train.datasets import (
 )
 from pet_calc.train.domain.frames import BaseDomain, read_base_domain
 from pet_calc.train.domain.replay import build_replay
+from pet_calc.train.facts import describe_start, keep_warnings
+from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, RunFolder, Trainer
 from pet_calc.train.objective import TrainedSet
@@ -65,7 +67,8 @@ def run_training(
 
     The folder then holds ``best_model.ckpt``, ``last_model.ckpt`` (to resume from),
     ``adapter.safetensors`` (with LoRA), ``log.csv``, ``log.jsonl``, ``report.json``
-    and ``options_resolved.yaml``.
+    and ``options_resolved.yaml``, and in ``predictions/`` those of some frames before
+    and after.
 
     Args:
         options: what to do.
@@ -82,7 +85,7 @@ def run_training(
     """
     options.check_ready()
     options = replace(options, output=expand_path(options.output))
-    with join_ranks(options.device) as ranks:
+    with keep_warnings() as warnings, join_ranks(options.device) as ranks:
         return _run(
             options,
             ranks,
@@ -92,6 +95,7 @@ def run_training(
             show_progress,
             run_name,
             accepts_new_data,
+            warnings,
         )
 
 
@@ -104,6 +108,7 @@ def _run(
     show_progress: bool,
     run_name: str,
     accepts_new_data: bool,
+    warnings: list[str],
 ) -> RunReport:
     """Do what ``run_training`` says, as one of its processes."""
     watch = CoreWatch()
@@ -166,26 +171,48 @@ def _run(
         show_progress=show_progress,
     )
     runner.smoke_test()
+    keeper = RunKeeper(
+        path,
+        frames,
+        loaders,
+        runner,
+        target=prepared.target,
+        facts=describe_start(prepared, frames, folder.metadata, ranks.size),
+        warnings=warnings,
+    )
+    if is_resumed:
+        keeper.resume()
+    else:
+        keeper.begin(trainer, loaders.get("test") if options.final_eval else None)
+    keeper.save_facts()
+    report = _fit(trainer, options, is_resumed, stop_after)
+    report.n_trainable, report.n_parameters = n_trainable, n_parameters
+    if report.end != "stopped":
+        report.rotation = RotationReport(sample, base=base_spread)
+    test = loaders.get("test")
+    write_results(trainer, prepared, test, report, options, domain, keeper)
+    return report
+
+
+def _fit(
+    trainer: Trainer, options: RunOptions, is_resumed: bool, stop_after: int | None
+) -> RunReport:
+    """Train, and return what came out but for the test errors."""
     started = time.monotonic()
     end = trainer.fit(is_resumed=is_resumed, stop_after=stop_after)
-    report = RunReport(
+    return RunReport(
         method=options.finetune.method,
         target=", ".join(options.targets),
         end=end,
-        n_trainable=n_trainable,
-        n_parameters=n_parameters,
         n_steps=trainer.state.step,
+        n_epochs=trainer.n_epochs,
         best_epoch=trainer.state.best_epoch,
         seconds=round(time.monotonic() - started, 2),
         zero_step=trainer.zero_metrics,
         validation=trainer.best_metrics,
-        best_model=str(folder.best),
+        best_model=str(trainer.folder.best),
         signal=trainer.signal if end == "interrupted" else 0,
     )
-    if end != "stopped":
-        report.rotation = RotationReport(sample, base=base_spread)
-    write_results(trainer, prepared, loaders.get("test"), report, options, domain)
-    return report
 
 
 def _build_runner(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.errors import DataError, ModelError
+from pet_calc.evaluate.kept import PredictionKeeper
 from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
 from pet_calc.model.pet import PET
@@ -88,6 +89,7 @@ class StepRunner:
         *,
         desc: str = "",
         hide: bool | None = None,
+        keeper: PredictionKeeper | None = None,
     ) -> dict[str, float]:
         """Return errors (eV, Å) and the loss over a set, of all processes' frames.
 
@@ -96,6 +98,7 @@ class StepRunner:
             model: None is the one that trains.
             desc: shown by the progress bar; none without it.
             hide: tqdm's ``disable``.
+            keeper: takes the predictions of energies and what follows from these.
         """
         model = model or self.model
         objectives = self.training.objectives
@@ -110,15 +113,24 @@ class StepRunner:
         name_frame = describe_frame(loader.dataset)
         for step in steps:
 
-            def compute(part: MicroBatch, step: Step = step) -> list[Outcome | None]:
-                return self._compute(model, part, step, objectives, is_training=False)
+            def compute(
+                part: MicroBatch, step: Step = step
+            ) -> tuple[MicroBatch, list[Outcome | None]]:
+                found = self._compute(model, part, step, objectives, is_training=False)
+                return part, found
 
             parts = self.predictor.divide(step)
-            for outcomes in self.bound.run(parts, compute, name_frame):
-                for sums, outcome in zip(metrics, outcomes, strict=True):
-                    if outcome is not None:
-                        sums.add(outcome.prediction, outcome.labels)
-                        loss_sum += float(outcome.share)
+            for part, outcomes in self.bound.run(parts, compute, name_frame):
+                for k, (sums, outcome) in enumerate(
+                    zip(metrics, outcomes, strict=True)
+                ):
+                    if outcome is None:
+                        continue
+                    sums.add(outcome.prediction, outcome.labels)
+                    loss_sum += float(outcome.share)
+                    if keeper is not None and not objectives[k].prefix:
+                        name = objectives[k].name
+                        keeper.add(name, part, outcome.prediction, outcome.labels)
         (loss_sum,) = self.ranks.sum([loss_sum], self.device)
         for sums in metrics:
             sums.merge_over(self.ranks, self.device)

@@ -5,13 +5,22 @@ from support.command_line import FINETUNE, SESSION, Runner
 from support.frames import write_frames
 from support.runs import write_base
 
+from pet_calc.cli import run_report
+
 
 @pytest.fixture
-def run(tmp_path):
+def paged(tmp_path):
     """A folder with data, a base, and the command line."""
     write_frames(tmp_path)
     write_base(tmp_path)
     return Runner(tmp_path)
+
+
+@pytest.fixture
+def run(paged, monkeypatch):
+    """Likewise, but runs end without their page, which takes seconds."""
+    monkeypatch.setattr(run_report, "_write_page", lambda folder: None)
+    return paged
 
 
 @pytest.fixture(scope="session")

@@ -166,6 +166,13 @@ def test_two_processes_of_torchrun_train_as_one_does(tmp_path):
         for name in ("one", "two")
     ]
     assert reports[1]["test"] == pytest.approx(reports[0]["test"], rel=1e-8)
+    # predictions of all processes are kept, in the order of the frames
+    for mine, theirs in zip(reports[1]["kept"], reports[0]["kept"], strict=True):
+        assert mine["n_frames"] == theirs["n_frames"]
+        for name in ("before", "after"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+    sources = [[entry["source"] for entry in report["worst"]] for report in reports]
+    assert sources[0] == sources[1]
     one, two = (report["uncertainty"]["energy"] for report in reports)
     for name in ("n_train", "scale", "ridge"):
         assert two[name] == pytest.approx(one[name], rel=1e-6)

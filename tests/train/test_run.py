@@ -47,6 +47,7 @@ def test_a_run_leaves_model_adapter_log_options_and_report(tmp_path):
         "log.jsonl",
         "report.json",
         "options_resolved.yaml",
+        "predictions",
     }
     assert names == {path.name for path in folder.iterdir()}
     assert len(read_log(folder)) == 4

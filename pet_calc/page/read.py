@@ -1,0 +1,111 @@
+"""Read what a run has left in its folder, as far as it got."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pet_calc.errors import ConfigError
+from pet_calc.evaluate.kept_file import KeptFile
+
+_REPORT, _LOG, _OPTIONS = "report.json", "log.jsonl", "options_resolved.yaml"
+_START, _BEFORE, _AFTER = (
+    f"predictions/{name}" for name in ("start.json", "before.npz", "after.npz")
+)
+
+
+@dataclass
+class ReadRun:
+    """What a run has left; errors in eV and Å."""
+
+    folder: Path
+    report: dict[str, Any]
+    """As in ``report.json``; the facts of the start alone where there is none yet."""
+    is_ended: bool
+    """Whether there is a report: a run that was killed leaves none."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of the log, one an epoch."""
+    options: str = ""
+    """The options file."""
+    before: KeptFile = field(default_factory=KeptFile)
+    """Predictions before the first step."""
+    after: KeptFile = field(default_factory=KeptFile)
+    """Those of the result."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was trained on what."""
+        facts: dict[str, Any] = self.report.get("facts", {})
+        return facts
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Base, level of theory, versions, files."""
+        provenance: dict[str, Any] = self.facts.get("provenance", {})
+        return provenance
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the run began with a model, and not with random weights."""
+        return bool(self.provenance.get("base"))
+
+    @property
+    def target(self) -> str:
+        """The main energy."""
+        return str(self.provenance.get("target", "energy"))
+
+    def errors(self, part: str, *, is_before: bool) -> dict[str, float]:
+        """Return the errors of a set, empty if they were not measured."""
+        if part == "validation":
+            name = "zero_step" if is_before else "validation"
+        elif part == "test":
+            name = "test_before" if is_before else "test"
+        else:
+            return dict(self.table(part).get("before" if is_before else "after", {}))
+        return dict(self.report.get(name) or {})
+
+    def table(self, part: str, target: str | None = None) -> dict[str, Any]:
+        """Return what was kept of a set and a target, empty if nothing was."""
+        wanted = (part, target or self.target)
+        for table in self.report.get("kept", []):
+            if (table["set"], table["target"]) == wanted:
+                return dict(table)
+        return {}
+
+
+def read_run(folder: str | Path) -> ReadRun:
+    """Return what a run has left.
+
+    Raises:
+        ConfigError: if there is no run in the folder.
+        DataError: if its predictions cannot be read.
+    """
+    folder = Path(folder)
+    report_path, start_path = folder / _REPORT, folder / _START
+    if not report_path.exists() and not (folder / _LOG).exists():
+        raise ConfigError(
+            f"{folder}: expected the folder of a run, but there is neither {_REPORT} "
+            f"nor {_LOG}; name what `pet-calc finetune -o` named"
+        )
+    is_ended = report_path.exists()
+    if is_ended:
+        report = json.loads(report_path.read_text())
+    else:
+        facts = json.loads(start_path.read_text()) if start_path.exists() else {}
+        report = {"test_before": facts.pop("test_before", {}), "facts": facts}
+    run = ReadRun(folder, report, is_ended)
+    if (folder / _LOG).exists():
+        lines = (folder / _LOG).read_text().splitlines()
+        run.rows = [json.loads(line) for line in lines]
+    if (folder / _OPTIONS).exists():
+        run.options = (folder / _OPTIONS).read_text()
+    if (folder / _BEFORE).exists():
+        run.before = KeptFile.load(folder / _BEFORE)
+    if is_ended and (folder / _AFTER).exists():
+        run.after = KeptFile.load(folder / _AFTER)
+    return run

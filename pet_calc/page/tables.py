@@ -1,0 +1,336 @@
+"""The tables of the page: every number is one of the report, shown with its unit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pet_calc.evaluate.metrics import DISPLAY_UNITS
+from pet_calc.evaluate.reliability import format_reliability
+from pet_calc.page.read import ReadRun
+from pet_calc.page.verdict import format_number
+
+PARTS = ("test", "validation", "train")
+KINDS = {
+    "config_type": "By config_type",
+    "file": "By file",
+    "element": "By element",
+    "force": "By size of the force",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table."""
+
+    text: str
+    value: float | None = None
+    """As in the report, in eV and Å."""
+    key: str = ""
+    """Where in the report it stands, such as ``validation.forces_mae``."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+def list_errors(run: ReadRun) -> Table | None:
+    """Return MAE and RMSE of each set and quantity, before and after."""
+    rows = []
+    for part in PARTS:
+        before, after = (run.errors(part, is_before=each) for each in (True, False))
+        keys = _find_keys(run, part)
+        for name, (factor, unit) in DISPLAY_UNITS.items():
+            if f"{name}_mae" not in (after or before):
+                continue
+            row = [Cell(part), Cell(f"{name.replace('_', ' ')}, {_show(unit)}")]
+            for kind in ("mae", "rmse"):
+                for key, values in zip(keys, (before, after), strict=True):
+                    error = values.get(f"{name}_{kind}")
+                    row.append(_to_cell(error, factor, f"{key}.{name}_{kind}"))
+            rows.append(row)
+    if not rows:
+        return None
+    head = ["set", "quantity", "MAE before", "MAE after", "RMSE before", "RMSE after"]
+    table = run.table("train")
+    note = (
+        "Of frames in an orientation of their own. Energies before have the new "
+        "energies per element."
+    )
+    if table and table["n_frames"] < table["n_frames_of_set"]:
+        note += (
+            f" Of the training set {table['n_frames']} of {table['n_frames_of_set']} "
+            "frames, evenly spread."
+        )
+    return Table("Errors", head, rows, note)
+
+
+def list_groups(run: ReadRun) -> list[Table]:
+    """Return the errors of groups of the test set, or else of the validation set."""
+    part = "test" if run.table("test") else "validation"
+    table = run.table(part)
+    tables = []
+    for kind, caption in KINDS.items():
+        groups = [g for g in table.get("groups", []) if g["kind"] == kind]
+        names = [
+            name
+            for name in ("energy", "forces", "stress")
+            if any(f"{name}_mae" in group["errors"] for group in groups)
+        ]
+        if not names:
+            continue
+        head = ["group", "frames", "atoms"]
+        for name in names:
+            unit = _show(DISPLAY_UNITS[name][1])
+            head += [f"{name} MAE before, {unit}", f"{name} MAE after, {unit}"]
+        rows = []
+        for group in groups:
+            row = [Cell(group["name"])]
+            row += [Cell(f"{group[key]:,}") for key in ("n_frames", "n_atoms")]
+            for name in names:
+                factor = DISPLAY_UNITS[name][0]
+                for errors in (group.get("before", {}), group["errors"]):
+                    row.append(_to_cell(errors.get(f"{name}_mae"), factor))
+            rows.append(row)
+        tables.append(Table(f"{caption}, {part} set", head, rows))
+    return tables
+
+
+def list_worst(run: ReadRun) -> Table | None:
+    """Return the frames with the largest errors."""
+    worst = run.report.get("worst") or []
+    if not worst:
+        return None
+    rows = []
+    for entry in worst:
+        atom = entry["atom"]
+        rows.append(
+            [
+                Cell(entry["source"]),
+                Cell(entry["config_type"] or "-"),
+                Cell(str(entry["n_atoms"])),
+                _to_cell(entry["forces_rmse"], 1000),
+                _to_cell(entry["largest_force_error"], 1000),
+                Cell("-" if atom is None else str(atom)),
+                _to_cell(entry["energy_error"], 1000),
+            ]
+        )
+    head = [
+        "frame",
+        "config_type",
+        "atoms",
+        "RMSE of forces, meV/Å",
+        "largest error of a force, meV/Å",
+        "of atom",
+        "error of energy, meV/atom",
+    ]
+    return Table(f"The worst frames of the {worst[0]['set']} set", head, rows)
+
+
+def list_census(run: ReadRun) -> list[Table]:
+    """Return what the sets hold, by target."""
+    tables = []
+    census = run.facts.get("census", {})
+    targets = list(dict.fromkeys(t for part in census.values() for t in part))
+    for target in targets:
+        parts = {
+            part: found[target] for part, found in census.items() if target in found
+        }
+        rows = []
+        labels = list(dict.fromkeys(n for c in parts.values() for n in c["n_labeled"]))
+        for caption, read in (
+            ("frames", lambda c: f"{c['n_frames']:,}"),
+            ("atoms", lambda c: f"{c['n_atoms']:,}"),
+            ("atoms in a frame", lambda c: " to ".join(map(str, c["atoms_range"]))),
+            ("elements", lambda c: _join(c["elements"])),
+            ("periodic", lambda c: _join(c["periodicity"])),
+            ("config_type", lambda c: _join(c["config_types"]) or "-"),
+            ("energy, eV/atom", lambda c: _join_range(c["energy_per_atom_range"])),
+            (
+                "largest force, eV/Å",
+                lambda c: (
+                    "-"
+                    if c["largest_force"] is None
+                    else format_number(c["largest_force"])
+                ),
+            ),
+        ):
+            rows.append([Cell(caption), *(Cell(read(c)) for c in parts.values())])
+        for label in labels:
+            cells = [
+                Cell(
+                    f"{c['n_labeled'].get(label, 0):,} of {c['n_frames']:,} frames"
+                    f"{_name_origins(c, label)}"
+                )
+                for c in parts.values()
+            ]
+            rows.append([Cell(f"labels: {label}"), *cells])
+        of = f" of {target}" if len(targets) > 1 else ""
+        tables.append(Table(f"Frames and labels{of}", ["", *parts], rows))
+    return tables
+
+
+def list_composition(run: ReadRun) -> list[Table]:
+    """Return the energies per element, in eV."""
+    tables = []
+    for target, found in run.facts.get("composition", {}).items():
+        has_before = any(len(values) > 1 for values in found.values())
+        head = ["element", *(["base, eV"] if has_before else []), "now, eV"]
+        rows = [
+            [
+                Cell(symbol),
+                *(
+                    Cell(f"{value:.4f}", value, f"facts.composition.{target}.{symbol}")
+                    for value in values
+                ),
+            ]
+            for symbol, values in found.items()
+        ]
+        tables.append(Table(f"Energies per element, {target}", head, rows))
+    return tables
+
+
+def list_parameters(run: ReadRun) -> Table | None:
+    """Return what trained of the model."""
+    found = run.facts.get("trainable", [])
+    rows = [
+        [
+            Cell(row["group"]),
+            Cell(f"{row['n_parameters']:,}"),
+            Cell(f"{row['n_trainable']:,}"),
+        ]
+        for row in found
+    ]
+    if not rows:
+        return None
+    sums = [sum(r[key] for r in found) for key in ("n_parameters", "n_trainable")]
+    rows.append([Cell("total"), *(Cell(f"{value:,}") for value in sums)])
+    head = ["part", "parameters", "of these trained"]
+    return Table("Parameters", head, rows)
+
+
+def list_origins(run: ReadRun) -> Table:
+    """Return versions, machine, times and checksums."""
+    source, machine, report = run.provenance, run.facts.get("machine", {}), run.report
+    rows = []
+    for caption, value in (
+        ("base", source.get("base") or "none"),
+        ("fingerprint of the base", source.get("base_fingerprint") or "-"),
+        ("target", source.get("target")),
+        ("level of theory", source.get("level_of_theory") or "not named"),
+        ("pet-calc", source.get("pet_calc")),
+        ("torch", source.get("torch")),
+        ("ASE", source.get("ase")),
+        ("Python", machine.get("python")),
+        ("system", machine.get("system")),
+        ("device", machine.get("device")),
+        ("processes x threads", _join_threads(machine)),
+        ("training, s", report.get("seconds")),
+        ("s an epoch", _find_pace(run)),
+        ("steps", report.get("n_steps")),
+        ("epochs planned", report.get("n_epochs")),
+        ("best epoch", report.get("best_epoch")),
+        ("ended", report.get("end")),
+        ("best model", report.get("best_model")),
+    ):
+        if value is not None:
+            rows.append([Cell(caption), Cell(str(value))])
+    for name, digest in source.get("files", {}).items():
+        rows.append([Cell(f"SHA-256 of {name}"), Cell(digest)])
+    return Table("Where it comes from", ["", ""], rows)
+
+
+def list_rotation(run: ReadRun) -> Table | None:
+    """Return how far predictions change when frames are turned."""
+    found = run.report.get("rotation")
+    if not found:
+        return None
+    rows = []
+    for name, value in found["spread"].items():
+        factor, unit = DISPLAY_UNITS[name]
+        rows.append(
+            [
+                Cell(f"{name}, {_show(unit)}"),
+                _to_cell(found["base"].get(name), factor, f"rotation.base.{name}"),
+                _to_cell(value, factor, f"rotation.spread.{name}"),
+            ]
+        )
+    note = (
+        f"Standard deviation over {found['n_orientations']} orientations, mean of "
+        f"{found['n_frames']} {found['set']} frames; a model that is exactly "
+        "equivariant has zero."
+    )
+    head = ["quantity", "base", "now"]
+    return Table("Spread over orientations", head, rows, note)
+
+
+def list_uncertainty(run: ReadRun) -> list[Table]:
+    """Return how uncertainties hold against errors, by target."""
+    tables = []
+    for target, found in (run.report.get("uncertainty") or {}).items():
+        reliability = found["reliability"]
+        rows = [
+            [
+                _to_cell(row["uncertainty"], 1000, f"{place}.uncertainty"),
+                _to_cell(row["error"], 1000, f"{place}.error"),
+            ]
+            for i, row in enumerate(reliability["table"])
+            for place in [f"uncertainty.{target}.reliability.table.{i}"]
+        ]
+        head = ["predicted, meV/atom", "found, meV/atom"]
+        note = format_reliability(reliability).splitlines()[0]
+        tables.append(Table(f"Uncertainty of {target}", head, rows, note))
+    return tables
+
+
+def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
+    """Return where in the report errors before and after stand."""
+    if part == "validation":
+        return "zero_step", "validation"
+    if part == "test":
+        return "test_before", "test"
+    for i, table in enumerate(run.report.get("kept", [])):
+        if (table["set"], table["target"]) == (part, run.target):
+            return f"kept.{i}.before", f"kept.{i}.after"
+    return "", ""
+
+
+def _to_cell(value: float | None, factor: float, key: str = "") -> Cell:
+    if value is None:
+        return Cell("-")
+    return Cell(format_number(factor * value), value, key)
+
+
+def _show(unit: str) -> str:
+    return unit.replace("^3", "³")
+
+
+def _join(counts: dict[str, int]) -> str:
+    listed = list(counts.items())
+    more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
+    return ", ".join(f"{key} {count:,}" for key, count in listed[:12]) + more
+
+
+def _join_range(found: list[float] | None) -> str:
+    return "-" if found is None else " to ".join(f"{value:.4f}" for value in found)
+
+
+def _name_origins(census: dict[str, Any], label: str) -> str:
+    found = census["origins"].get(label, {})
+    return f", from {', '.join(found)}" if found else ""
+
+
+def _join_threads(machine: dict[str, Any]) -> str | None:
+    if not machine:
+        return None
+    return f"{machine['processes']} x {machine['threads']}"
+
+
+def _find_pace(run: ReadRun) -> str | None:
+    if not run.rows:
+        return None
+    return format_number(run.rows[-1]["seconds"] / len(run.rows))
