@@ -26,7 +26,8 @@ with join_ranks("cpu") as ranks:
 
     inside = count_threads()
 # a file each: lines of two processes can mix in one pipe
-Path(__file__).with_name(f"rank_{ranks.rank}").write_text(f"{inside > 0} {count_threads()}")
+counts = Path(__file__).with_name(f"rank_{ranks.rank}")
+counts.write_text(f"{inside > 0} {count_threads()}")
 """
 
 
