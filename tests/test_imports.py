@@ -18,7 +18,7 @@ FLOORS = [
     {"checkpoint", "data"},
     {"engine"},
     {"calculator", "export", "evaluate"},
-    {"check", "info", "lammps", "page"},
+    {"check", "select", "info", "lammps", "page"},
     {"train"},
     {"cli"},
 ]

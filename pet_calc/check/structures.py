@@ -89,7 +89,7 @@ def check_leakage(
 
 def check_alone(frames: Sequence[LabeledFrame]) -> list[Finding]:
     """Report atoms without any neighbour in frames of several atoms."""
-    found = [frame for frame in frames if _has_lone_atom(frame)]
+    found = [frame for frame in frames if has_lone_atom(frame)]
     if not found:
         return []
     return [
@@ -108,7 +108,7 @@ def check_close(frames: Sequence[LabeledFrame]) -> list[Finding]:
     """Report atoms nearer to each other than half the sum of their covalent radii."""
     found = []
     for frame in frames:
-        pair = _find_closest(frame)
+        pair = find_closest(frame)
         if pair is not None and pair[0] < CLOSE:
             found.append((*pair, frame))
     if not found:
@@ -128,10 +128,15 @@ def check_close(frames: Sequence[LabeledFrame]) -> list[Finding]:
     ]
 
 
-def _find_closest(frame: LabeledFrame) -> tuple[float, float, str] | None:
-    """Return distance over sum of radii, distance, and names of the nearest atoms."""
+def find_closest(
+    frame: LabeledFrame, ratio: float = CLOSE
+) -> tuple[float, float, str] | None:
+    """Return distance over sum of radii, distance, and names of the nearest atoms.
+
+    None where all are farther apart than ``ratio`` times twice the largest radius.
+    """
     radii = covalent_radii[frame.numbers]
-    reach = 2 * CLOSE * float(radii.max())
+    reach = 2 * ratio * float(radii.max())
     pairs = compute_pairs(frame.positions, frame.cell, frame.pbc, reach)
     centers, neighbors, shifts = pairs
     if len(centers) == 0:
@@ -204,8 +209,9 @@ def _energy_spread(frames: list[LabeledFrame]) -> float:
     return max(energies) - min(energies) if energies else 0.0
 
 
-def _has_lone_atom(frame: LabeledFrame) -> bool:
+def has_lone_atom(frame: LabeledFrame, distance: float = ALONE) -> bool:
+    """Return whether one of several atoms is farther than that from all others."""
     if frame.n_atoms == 1:
         return False
-    centers, _, _ = compute_pairs(frame.positions, frame.cell, frame.pbc, ALONE)
+    centers, _, _ = compute_pairs(frame.positions, frame.cell, frame.pbc, distance)
     return len(np.unique(centers)) < frame.n_atoms

@@ -10,6 +10,7 @@ KINDS = {
     "export": "an exported model",
     "report": "a report of pet-calc",
     "predictions": "predictions of pet-calc",
+    "selection": "frames chosen by pet-calc",
     "structures": "structures",
     "options": "an options file",
     "lammps": "a LAMMPS input of pet-calc",
@@ -37,6 +38,8 @@ def find_kind(path: Path) -> str | None:
     lines = text.lstrip("\ufeff \n\r\t").splitlines()
     if lines and lines[0].strip().isdigit():
         comment = lines[1] if len(lines) > 1 else ""
+        if "select_from=" in comment:
+            return "selection"
         return "predictions" if "pet_model=" in comment else "structures"
     if text.startswith("<!doctype html>") and '"generator" content="pet-calc"' in text:
         return "page"
@@ -69,4 +72,5 @@ def _look_into_json(path: Path) -> str:
     if not isinstance(values, dict):
         return "json"
     is_errors = all(isinstance(value, int | float) for value in values.values())
-    return "report" if "findings" in values or is_errors else "json"
+    is_ours = "findings" in values or {"taken", "left_out"} <= values.keys()
+    return "report" if is_ours or is_errors else "json"

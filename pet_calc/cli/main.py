@@ -37,6 +37,7 @@ VERBS = {
     "uncertainty": Verb(
         "uncertainty", "Give a model an uncertainty, from its training set."
     ),
+    "select": Verb("select", "Take the frames that are worth labelling next."),
     "models": Verb("models", "List the models that can be used by name."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other programs."),

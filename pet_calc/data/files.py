@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, string2index
 
 from pet_calc.data.extxyz import FrameError, iterate_extxyz
+from pet_calc.data.lammps_dump import iterate_dump
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.system.paths import expand_path
 
@@ -61,18 +62,26 @@ def split_source(source: str) -> tuple[str, str]:
     return file, number
 
 
-def iterate_atoms(paths: Paths, index: str = ":") -> Iterator[ReadAtoms]:
+def iterate_atoms(
+    paths: Paths, index: str = ":", elements: Sequence[str] = ()
+) -> Iterator[ReadAtoms]:
     """Yield each frame of the files, in order.
 
-    Memory stays flat for extended XYZ; of other formats ASE may keep more, and an
-    ``index`` that counts from the end needs the whole file.
+    Memory stays flat for extended XYZ, dumps of LAMMPS and ASE's trajectories; of
+    other formats ASE may keep more, and an ``index`` that counts from the end needs
+    the whole file.
+
+    Args:
+        paths: files, globs, or ASE's ``file.xyz@0:10``.
+        index: which frames of each file.
+        elements: of the atom types in dumps of LAMMPS, in order.
 
     Raises:
         DataError: no file, or one that cannot be read, naming the frame.
         ConfigError: an index that is none.
     """
     for name, file_index in expand_paths(paths, index):
-        for i, (atoms, notes) in _iterate_frames(name, file_index):
+        for i, (atoms, notes) in _iterate_frames(name, file_index, elements):
             yield ReadAtoms(atoms, name, i, notes)
 
 
@@ -111,7 +120,9 @@ def _expand(path: str, index: str) -> list[tuple[str, str]]:
     return [(name, index) for name in names]
 
 
-def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, _Read]]:
+def _iterate_frames(
+    name: str, index: str, elements: Sequence[str]
+) -> Iterator[tuple[int, _Read]]:
     """Yield (index in the file, what is there), reading no further than needed."""
     try:
         chosen = string2index(index)
@@ -123,7 +134,7 @@ def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, _Read]]:
         raise ConfigError(f"index {index!r} is none; write it as 0:100:2 or -1")
     if isinstance(chosen, int):
         chosen = slice(chosen, None if chosen == -1 else chosen + 1)
-    stream = enumerate(_iterate_file(name))
+    stream = enumerate(_iterate_file(name, elements))
     parts = (chosen.start, chosen.stop, chosen.step)
     if any(part is not None and part < 0 for part in parts):
         yield from list(stream)[chosen]
@@ -131,7 +142,7 @@ def _iterate_frames(name: str, index: str) -> Iterator[tuple[int, _Read]]:
         yield from islice(stream, *parts)
 
 
-def _iterate_file(name: str) -> Iterator[_Read]:
+def _iterate_file(name: str, elements: Sequence[str]) -> Iterator[_Read]:
     n_read = 0
     try:
         form = filetype(name)
@@ -139,6 +150,8 @@ def _iterate_file(name: str) -> Iterator[_Read]:
             frames = iterate_extxyz(name)
         elif form in _DATABASES:
             frames = _iterate_database(name)
+        elif form == "lammps-dump-text":
+            frames = ((atoms, ()) for atoms in iterate_dump(name, elements))
         else:
             frames = ((atoms, ()) for atoms in ase.io.iread(name, index=":"))
         for read in frames:

@@ -219,6 +219,8 @@ def iterate_frames(
     index: str = ":",
     weight: float = 1.0,
     keeps_atoms: bool = False,
+    elements: Sequence[str] = (),
+    on_broken: Callable[[LabeledFrame, DataError], None] | None = None,
 ) -> Iterator[LabeledFrame]:
     """Yield the frames of one or many files that ASE can read, one by one.
 
@@ -228,6 +230,9 @@ def iterate_frames(
         index: which frames of each file, as ASE writes it.
         weight: multiplies the weight of every frame.
         keeps_atoms: give each frame what the file has, see ``LabeledFrame.atoms``.
+        elements: of the atom types in dumps of LAMMPS, in order.
+        on_broken: called with a frame that makes no sense and why, and the frame left
+            out; without it, that is an error.
 
     Raises:
         DataError: no file or no frame, a file ASE cannot read, or a frame that
@@ -241,20 +246,26 @@ def iterate_frames(
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     origins: dict[str, dict[str, set[str]]] = {name: {} for name in table}
     n_frames = 0
-    for read in iterate_atoms(paths, index):
+    for read in iterate_atoms(paths, index, elements):
+        n_frames += 1
         source = name_source(read.file, read.number)
         frame = LabeledFrame.from_table(read.atoms, table, source)
         frame.notes += read.notes
         if keeps_atoms:
             frame.atoms = read.atoms
-        check_geometry(frame)
+        try:
+            check_geometry(frame)
+        except DataError as error:
+            if on_broken is None:
+                raise
+            on_broken(frame, error)
+            continue
         frame.weight *= weight
         # the same few key lists for all frames: share them
         frame.keys = shared.setdefault(frame.keys, frame.keys)
         for name, found in frame.labels.items():
             for label, origin in found.origins.items():
                 origins[name].setdefault(label, set()).add(origin)
-        n_frames += 1
         yield frame
     if n_frames == 0:
         raise DataError(f"no frames in {describe_paths(paths)} with index {index!r}")
