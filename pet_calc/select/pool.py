@@ -24,6 +24,8 @@ class Pool:
         self.n_dropped = 0
         """Frames left out for others that are more uncertain, or farther apart."""
         self._features: Vector = np.zeros((0, 0))
+        # else the frames of a slow drift would push out the ones before, one by one
+        self._reach = 0.0
 
     def add(self, candidate: Candidate, near: float) -> None:
         """Take a frame in, or count it.
@@ -41,6 +43,9 @@ class Pool:
                 grown[:count] = self._features
             self._features = grown
         distances = compute_distances(candidate.features, self.features)
+        if count and near <= distances.min() < self._reach:
+            self.n_dropped += 1
+            return
         copies = np.flatnonzero(distances < near)
         own = candidate.uncertainty or 0.0
         others = [self.candidates[i].uncertainty or 0.0 for i in copies]
@@ -64,7 +69,8 @@ class Pool:
             values = np.array([c.uncertainty for c in self.candidates])
             best = np.argsort(-values, kind="stable")[: self.size]
         else:
-            best = choose_farthest(self.features, self.size).indices
+            best, distances = choose_farthest(self.features, self.size)
+            self._reach = float(distances[-1])
         self._keep(np.sort(best))
         self.n_dropped += n_before - self.size
 
