@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import ase.io
 import pytest
 from support.commands import PROGRAM, require_lammps, run_command
 
@@ -56,3 +57,18 @@ def test_adapters_side_by_side(tmp_path):
     lines = text.splitlines()
     assert len(lines) == 3
     assert lines[-1].startswith("the base alone")
+
+
+@pytest.mark.slow
+def test_active_learning(tmp_path):
+    pytest.importorskip("skmatter", reason="pip install 'pet-calc[select]'")
+    pytest.importorskip("tblite", reason="pip install tblite, which labels the frames")
+    text = run("active_learning.py", "--tiny", "-o", "loop", cwd=tmp_path)
+    assert "$ pet-calc select" in text
+    table = text[text.index("RMSE on held-out frames") :].splitlines()
+    # round 0, and one round, by both ways
+    assert [line.split()[:2] for line in table[2:]] == [
+        [number, way] for number in "01" for way in ("select", "random")
+    ]
+    folder = tmp_path / "loop" / "seed-0"
+    assert len(ase.io.read(folder / "select-1.xyz", ":")) == 2

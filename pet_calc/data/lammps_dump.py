@@ -52,9 +52,10 @@ def _split(file: IO[Any]) -> Iterator[tuple[list[str], int]]:
 
 
 def _parse(lines: list[str], first: int, elements: list[str]) -> Atoms:
-    columns = _check_whole(lines, first)
+    columns, rows = _find_rows(lines, first)
+    symbols: list[str] = []
     if elements and "type" in columns:
-        _check_types(lines, columns, first, elements)
+        symbols = _name_atoms(columns, rows, first, elements)
     elif not {"element", "mass"}.intersection(columns):
         raise FrameError(
             f"line {first}: has types of atoms and no elements; name those of type 1, "
@@ -68,45 +69,48 @@ def _parse(lines: list[str], first: int, elements: list[str]) -> Atoms:
     except Exception as error:
         why = str(error) or type(error).__name__
         raise FrameError(f"line {first}: {why}") from error
-    if elements and "type" in columns:
-        types = atoms.arrays["type"]
-        atoms.set_chemical_symbols([elements[kind - 1] for kind in types])
+    if symbols:
+        atoms.set_chemical_symbols(symbols)
     return atoms
 
 
-def _check_whole(lines: list[str], first: int) -> list[str]:
-    """Return the names of the columns of a frame that has all its atoms."""
+def _find_rows(lines: list[str], first: int) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns, and the words of each atom's line."""
     n_atoms, start = 0, len(lines)
     for i, line in enumerate(lines):
-        if line.startswith(_NUMBER) and i + 1 < len(lines):
+        if line.startswith(_NUMBER) and lines[i + 1 : i + 2]:
             n_atoms = int(lines[i + 1])
         if line.startswith(_ATOMS):
             start = i
             break
-    n_there = sum(bool(line.strip()) for line in lines[start + 1 :])
-    if start == len(lines) or n_there < n_atoms:
+    columns = lines[start].split()[2:] if start < len(lines) else []
+    rows = [line.split() for line in lines[start + 1 :] if line.strip()]
+    is_cut = len(rows) < n_atoms or any(len(row) < len(columns) for row in rows[-1:])
+    if start == len(lines) or is_cut:
         raise FrameError(
-            f"line {first}: a frame begins here, but it ends after {n_there} of its "
-            f"{n_atoms} atoms; read the frames before it with FILE@:N"
+            f"line {first}: a frame begins here, but the file ends within it, at atom "
+            f"{max(len(rows) - 1, 0)} of {n_atoms}; read those before it with FILE@:N"
         )
-    return lines[start].split()[2:]
+    return columns, rows[:n_atoms]
 
 
-def _check_types(
-    lines: list[str], columns: list[str], first: int, elements: list[str]
-) -> None:
-    """Raise ``FrameError`` for a type without an element."""
+def _name_atoms(
+    columns: list[str], rows: list[list[str]], first: int, elements: list[str]
+) -> list[str]:
+    """Return the elements of the atoms, in the order in which ASE has them."""
     unknown = [symbol for symbol in elements if symbol not in atomic_numbers]
     if unknown:
         raise FrameError(f"expected a chemical element for a type, got {unknown[0]!r}")
-    start = next(i for i, line in enumerate(lines) if line.startswith(_ATOMS))
+    if "id" in columns:
+        place = columns.index("id")
+        rows = sorted(rows, key=lambda row: int(row[place]))
     place = columns.index("type")
-    rows = [line.split() for line in lines[start + 1 :]]
-    types = {row[place] for row in rows if len(row) > place}
-    known = {str(k + 1) for k in range(len(elements))}
-    missing = sorted(types - known)
+    types = [row[place] for row in rows]
+    symbol_of = {str(k): symbol for k, symbol in enumerate(elements, start=1)}
+    missing = sorted(set(types) - set(symbol_of))
     if missing:
         raise FrameError(
             f"line {first}: atoms of type {missing[0]}, and elements of types 1 to "
             f"{len(elements)} are given ({', '.join(elements)})"
         )
+    return [symbol_of[kind] for kind in types]
