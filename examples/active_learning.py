@@ -5,7 +5,8 @@ python examples/active_learning.py --seeds 0 1 2 -o loop/
 A base of GFN1-xTB energies learns those of GFN2-xTB (pip install tblite) for ethanol at
 1000 K, from 20 frames at 300 K and 10 more after each round of dynamics with its own
 forces. Beside it runs the same loop with frames chosen at random. Both are judged on
-frames of GFN2-xTB's own dynamics at 1000 K.
+frames of GFN2-xTB's own dynamics at 1000 K. In the end a few frames at 1000 K are put
+among many at 300 K, and those that are found are counted.
 """
 
 import argparse
@@ -38,11 +39,13 @@ SETTINGS = {
     "md_steps": 2000,
     "interval": 5,  # steps between frames to choose from
     "n_steps": 300,  # of each training, 4 frames each
+    "n_rare": 10,  # frames at 1000 K
+    "n_common": 390,  # frames at 300 K among which they are hidden
 }
 TINY = {
     **SETTINGS,
     **{"n_start": 4, "n_test": 4, "n_rounds": 1, "n_new": 2},
-    **{"md_steps": 60, "n_steps": 2},
+    **{"md_steps": 60, "n_steps": 2, "n_rare": 2, "n_common": 6},
 }
 
 
@@ -53,13 +56,17 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="one round of nothing")
     arguments = parser.parse_args()
     settings = TINY if arguments.tiny else SETTINGS
-    rows = []
+    rows, found = [], []
     for seed in arguments.seeds:
         folder = arguments.output / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         rows += run_seed(folder, seed, settings)
         (arguments.output / "errors.json").write_text(json.dumps(rows, indent=1))
+        found.append(count_rare(folder, seed, settings))
     print_table(rows)
+    for seed, counts in zip(arguments.seeds, found, strict=True):
+        shown = ", ".join(f"{by} {count}" for by, count in counts.items())
+        print(f"rare frames among the first {settings['n_rare']}, seed {seed}: {shown}")
 
 
 def run_seed(folder, seed, settings):
@@ -92,6 +99,30 @@ def run_seed(folder, seed, settings):
             model = train(folder, name, files, seed, settings)
             rows.append({"seed": seed, "way": way, "round": k, **judge(model, folder)})
     return rows
+
+
+def count_rare(folder, seed, settings):
+    """Return how many rare frames are taken, by each way of choosing."""
+    n_rare, n_common = settings["n_rare"], settings["n_common"]
+    rng = np.random.default_rng([seed, 77])
+    model = folder / "start" / "best_model.ckpt"
+    calc = PETCalculator(model, target=TARGET, device="cpu")
+    common = iter(run_dynamics(calc, COLD, n_common, settings["interval"], rng))
+    hot = ase.io.read(folder / "md-random-1.xyz", ":")
+    rare = iter(hot[:: len(hot) // n_rare])
+    n_frames = n_rare + n_common
+    places = set(rng.choice(n_frames, n_rare, replace=False).tolist())
+    frames = [next(rare if k in places else common) for k in range(n_frames)]
+    ase.io.write(folder / "rare.xyz", frames)
+    counts = {}
+    for by in ("uncertainty", "atoms", "diversity"):
+        words = ["-m", model, "--target", TARGET, "-n", n_rare, "--by", by]
+        words += ["--exclude", folder / "start.xyz", "--device", "cpu", "--overwrite"]
+        pet_calc("select", folder / "rare.xyz", *words, "-o", folder / "found.xyz")
+        taken = ase.io.read(folder / "found.xyz", ":")
+        numbers = [int(atoms.info["select_from"].split()[-1]) for atoms in taken]
+        counts[by] = len(places.intersection(numbers))
+    return counts
 
 
 def build_labeller():

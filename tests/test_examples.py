@@ -67,8 +67,9 @@ def test_active_learning(tmp_path):
     assert "$ pet-calc select" in text
     table = text[text.index("RMSE on held-out frames") :].splitlines()
     # round 0, and one round, by both ways
-    assert [line.split()[:2] for line in table[2:]] == [
+    assert [line.split()[:2] for line in table[2:6]] == [
         [number, way] for number in "01" for way in ("select", "random")
     ]
+    assert table[6].startswith("rare frames among the first 2, seed 0: uncertainty ")
     folder = tmp_path / "loop" / "seed-0"
     assert len(ase.io.read(folder / "select-1.xyz", ":")) == 2
