@@ -75,6 +75,8 @@ class CheckpointBackend:
         self.pairs = PairCache(model.pair_cutoff, skin=skin)
         self._is_conditioned = model.system_conditioning is not None
         self._state: tuple[int, int] | None = None
+        # of the last evaluation: an uncertainty asked for afterwards costs no pass
+        self._features: Tensor | None = None
         self._direct: tuple[str, str | None] | None = None
         if direct:
             self._direct = require_direct_targets(model.targets, self.target)
@@ -105,24 +107,27 @@ class CheckpointBackend:
             properties: what was asked for; everything is computed anyway.
             has_stress: whether the system is periodic in all directions.
         """
+        self._features = None
         batch = self._build_batch(atoms)
         if self._direct is None:
             result = self._switch.predict(
                 batch,
                 with_stress=has_stress,
-                with_features=not set(OF_ENERGIES).isdisjoint(properties),
+                with_features=self._uncertainty is not None,
             )
         else:
             if has_stress:
                 check_direct_stress(self._direct[1], properties)
             result = self._predict_direct(batch, has_stress)
-        results = name_results(result)
-        results |= self._estimate(batch, result.features, properties)
-        return results
+        self._features = result.features
+        return name_results(result) | self._estimate(batch, properties)
 
     def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
-        """Return the uncertainties among the properties, and nothing else."""
-        return self._estimate(self._build_batch(atoms), None, properties)
+        """Return the uncertainties among the properties, and nothing else.
+
+        The atoms are those of the last ``compute``.
+        """
+        return self._estimate(self._build_batch(atoms), properties)
 
     def list_uncertainties(self) -> list[str]:
         """Return the names of those that there are."""
@@ -134,17 +139,15 @@ class CheckpointBackend:
         """Return why there is no uncertainty, and which command makes one."""
         return describe_missing(self._source, self.target)
 
-    def _estimate(
-        self, batch: Batch, features: Tensor | None, properties: list[str]
-    ) -> dict[str, Any]:
+    def _estimate(self, batch: Batch, properties: list[str]) -> dict[str, Any]:
         uncertainty = self._uncertainty
         if uncertainty is None:
             return {}
         found: dict[str, Any] = {}
         if not set(OF_ENERGIES).isdisjoint(properties):
-            if features is None:
-                features = compute_features(self.model, batch, self.target)
-            found |= name_uncertainties(uncertainty, features)
+            if self._features is None:
+                self._features = compute_features(self.model, batch, self.target)
+            found |= name_uncertainties(uncertainty, self._features)
         if FORCES_UNCERTAINTY in properties and uncertainty.n_members > 1:
             deviations = compute_force_uncertainty(
                 self.model, batch, self.target, uncertainty

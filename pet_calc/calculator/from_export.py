@@ -93,6 +93,8 @@ class ExportBackend:
             skin=skin,
         )
         self._state: tuple[int, int] | None = None
+        # of the last evaluation by the engine, as in CheckpointBackend
+        self._features: torch.Tensor | None = None
         self._file: ScriptedFile | MetatomicFile
         if find_script_obstacle(self.model, self.target) is None:
             self.model.to(self.device)
@@ -104,6 +106,7 @@ class ExportBackend:
                 energy=self.target,
                 direct=self._direct,
             )
+        self._has_uncertainty = bool(self.list_uncertainties())
 
     def _decide(self, compile: Compile, direct: bool) -> EngineSwitch:
         if direct:
@@ -152,6 +155,7 @@ class ExportBackend:
         if self._direct is not None and has_stress:
             check_direct_stress(self._direct[1], properties)
             has_stress = self._direct[1] is not None
+        self._features = None
         # files from before evaluate_pairs may have all that the engine needs
         runner = self._switch.get() or self._file
         if isinstance(runner, MetatomicFile):
@@ -166,12 +170,20 @@ class ExportBackend:
             prediction = runner.predict_direct(
                 batch, forces, stress if has_stress else None
             )
+        elif isinstance(runner, Engine):
+            prediction = runner.predict(
+                batch, with_stress=has_stress, with_features=self._has_uncertainty
+            )
+            self._features = prediction.features
         else:
             prediction = runner.predict(batch, with_stress=has_stress)
         return name_results(prediction) | self._estimate(batch, properties)
 
     def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
-        """Return the uncertainties among the properties, and nothing else."""
+        """Return the uncertainties among the properties, and nothing else.
+
+        The atoms are those of the last ``compute``.
+        """
         if not isinstance(self._file, ScriptedFile):
             return {}
         state = self._state if self._file.is_conditioned else (0, 1)
@@ -198,7 +210,7 @@ class ExportBackend:
         names = [name for name in properties if name in UNCERTAINTIES]
         if not names or not isinstance(self._file, ScriptedFile):
             return {}
-        return self._file.estimate(batch, names)
+        return self._file.estimate(batch, names, self._features)
 
 
 def load_exported(path: str | Path) -> Any:

@@ -98,14 +98,27 @@ class ScriptedFile:
         n_members = self._module.count_members(self._output)
         return [] if n_members < 0 else name_available(n_members)
 
-    def estimate(self, batch: Batch, properties: list[str]) -> dict[str, Any]:
-        """Return the uncertainties among the properties, which the file has."""
+    def estimate(
+        self,
+        batch: Batch,
+        properties: list[str],
+        features: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Return the uncertainties among the properties, which the file has.
+
+        Args:
+            batch: a single system.
+            properties: their names, others among them.
+            features: [n_atoms, n_features], the last layer's, where they are known
+                already; None takes a pass through the network.
+        """
         found: dict[str, Any] = {}
         module, output = self._module, self._output
         vectors = compute_edge_vectors(batch).to(self._dtype)
         if not set(OF_ENERGIES).isdisjoint(properties):
             with torch.no_grad():
-                features = self._run_features(batch, vectors)
+                if features is None:
+                    features = self._run_features(batch, vectors)
                 found |= name_uncertainties(
                     lambda rows: module.estimate_uncertainty(output, rows), features
                 )

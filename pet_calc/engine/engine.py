@@ -89,6 +89,7 @@ class Engine:
         *,
         with_stress: bool = False,
         with_composition: bool = True,
+        with_features: bool = False,
     ) -> Prediction:
         """Return what ``pet_calc.model.derivatives.predict`` does, with forces.
 
@@ -96,18 +97,21 @@ class Engine:
             batch: the systems; a single one where the weights are a file's.
             with_stress: whether to derive the stress.
             with_composition: whether to add the composition's energies.
+            with_features: whether to give the last-layer features, which come with
+                the same pass.
 
         Raises:
             torch.jit.Error: if a file has no entry for the charge or the spin.
         """
         vectors = compute_edge_vectors(batch).to(self._origin.dtype)
-        energies, gradient = self.compute(batch, vectors)
+        energies, gradient, features = self._run(batch, vectors, with_features)
         composition = None
         if with_composition:
             composition = self._origin.compute_composition(batch)
-        return assemble_prediction(
+        found = assemble_prediction(
             composition, batch, energies, vectors, gradient, with_stress=with_stress
         )
+        return found if features is None else found._replace(features=features)
 
     def compute(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return scaled energies per atom [n_atoms] and their sum's gradient.
@@ -119,9 +123,16 @@ class Engine:
         Returns:
             Energies in eV without composition, and [n_pairs, 3] in eV/Å.
         """
+        energies, gradient, _ = self._run(batch, vectors, False)
+        return energies, gradient
+
+    def _run(
+        self, batch: Batch, vectors: Tensor, with_features: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what ``compute`` does, and the features if asked for."""
         with torch.no_grad():
             species, scale, addition = self._origin.compute_atom_inputs(batch)
-        energies, gradient = self._compiled.run_pairs(
+        inputs = (
             species,
             batch.centers,
             batch.neighbors,
@@ -130,9 +141,15 @@ class Engine:
             scale,
             addition,
         )
+        features: Tensor | None = None
+        if with_features:
+            found = self._compiled.run_pairs_with_features(*inputs)
+            energies, gradient, features = found
+        else:
+            energies, gradient = self._compiled.run_pairs(*inputs)
         if self._origin.has_zbl:
             repulsion, slope = differentiate_repulsion(
                 lambda leaf: self._origin.compute_repulsion(batch, leaf), vectors
             )
             energies, gradient = energies + repulsion, gradient + slope
-        return energies, gradient
+        return energies, gradient, features

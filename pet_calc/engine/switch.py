@@ -22,7 +22,6 @@ from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, predict
 from pet_calc.model.pet import PET
 from pet_calc.model.precision import Bfloat16Products
-from pet_calc.model.uncertainty import compute_features
 from pet_calc.system.compiler import multiplies_bfloat16
 
 logger = logging.getLogger(__name__)
@@ -160,8 +159,7 @@ class ModelSwitch(EngineSwitch):
     ) -> Prediction:
         """Return energies, forces and, if asked for, stress, whoever computes them.
 
-        Features of the last layer cost nothing more in PyTorch, and another pass
-        through the network beside the engine, which has none.
+        Features of the last layer come with the same pass.
         """
         engine = self.get()
         if engine is None:
@@ -173,8 +171,6 @@ class ModelSwitch(EngineSwitch):
                     with_stress=with_stress,
                     with_features=with_features,
                 )
-        prediction = engine.predict(batch, with_stress=with_stress)
-        if not with_features:
-            return prediction
-        features = compute_features(self._model, batch, self._target)
-        return prediction._replace(features=features)
+        return engine.predict(
+            batch, with_stress=with_stress, with_features=with_features
+        )

@@ -13,12 +13,14 @@ from support.models import DIRECT, ENERGIES, build_model
 from support.structures import build_batch, build_bulk, build_molecule
 
 from pet_calc import PETCalculator
+from pet_calc.calculator.scripted_file import ScriptedFile
 from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pet_calc.checkpoint.open import load_merged_model, load_uncertainties
 from pet_calc.checkpoint.uncertainty import set_uncertainty
 from pet_calc.errors import ConfigError, ModelError, UncertaintyError
 from pet_calc.export import export_model
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.pet import PET
 from pet_calc.model.uncertainty import compute_features, compute_force_uncertainty
 
 ROUTES = ["model", "exported"]
@@ -74,6 +76,54 @@ def test_it_gives_the_deviations_of_energy_atoms_and_forces(
     for name in ("energy", "forces"):
         np.testing.assert_array_equal(
             calculator.results[name], plain.get_property(name, atoms)
+        )
+
+
+# what the factor of the covariance leaves of a sum in another order
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-6}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_engine_and_pytorch_have_the_same(tmp_path, route, dtype):
+    model = build_model(dtype=dtype)
+    own = {"energy": build_uncertainty(build_model())}
+    record = Checkpoint.from_model(model)
+    set_uncertainty(record, model, "energy", build_fitted(build_model()))
+    sources = {
+        "model": record,
+        "exported": export_model(
+            model, tmp_path / "m.pt", uncertainties=own, check=False
+        ),
+    }
+    for atoms in (build_bulk(), build_molecule()):
+        engine, plain = (
+            PETCalculator(sources[route], compile=compile) for compile in (True, False)
+        )
+        for name in NAMES[:2]:
+            np.testing.assert_allclose(
+                engine.get_property(name, atoms),
+                plain.get_property(name, atoms),
+                rtol=TOLERANCES[dtype],
+            )
+
+
+@pytest.mark.parametrize("order", [NAMES[:2], ["forces", *NAMES[:2]]], ids=str)
+@pytest.mark.parametrize("route", ROUTES)
+def test_with_the_engine_it_takes_no_other_pass(sure, route, order, monkeypatch):
+    atoms = build_molecule()
+    calculator = PETCalculator(sure[route], compile=True)
+    expected = {name: calculator.get_property(name, atoms) for name in order}
+
+    def refuse(*arguments):
+        raise AssertionError("a pass by PyTorch")
+
+    calculator = PETCalculator(sure[route], compile=True)
+    monkeypatch.setattr(PET, "evaluate_with_features", refuse)
+    monkeypatch.setattr(ScriptedFile, "_run_features", refuse)
+    for name in order:
+        np.testing.assert_array_equal(
+            calculator.get_property(name, atoms), expected[name]
         )
 
 

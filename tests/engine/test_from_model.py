@@ -43,9 +43,10 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 def compare(model, batch, tolerance, **options):
     """Check energies, forces and stress; return the engine's prediction."""
     engine = Engine.from_model(model, "energy", **options)
-    found = engine.predict(batch, with_stress=True, with_composition=False)
-    expected = predict(model, batch, "energy", with_stress=True, with_composition=False)
-    for name in ("energy", "atomic_energies", "forces", "stress"):
+    wanted = {"with_stress": True, "with_composition": False, "with_features": True}
+    found = engine.predict(batch, **wanted)
+    expected = predict(model, batch, "energy", **wanted)
+    for name in ("energy", "atomic_energies", "forces", "stress", "features"):
         value, other = getattr(found, name), getattr(expected, name)
         assert value.dtype == other.dtype
         scale = float(other.abs().max())
@@ -59,6 +60,18 @@ def test_every_variant_equals_the_model(name, dtype):
     model = build_model(dtype=dtype, **VARIANTS[name])
     batch = build_batch(build_structures(), model, skin=0.5)
     compare(model, batch, TOLERANCES[dtype])
+
+
+def test_features_are_there_only_if_asked_for_and_change_nothing():
+    model = build_model()
+    batch = build_batch(build_structures(), model)
+    engine = Engine.from_model(model, "energy")
+    plain = engine.predict(batch)
+    assert plain.features is None
+    found = engine.predict(batch, with_features=True)
+    assert found.features.shape == (len(batch.species), 2 * model.hypers.d_head)
+    for name in ("energy", "atomic_energies", "forces"):
+        assert torch.equal(getattr(found, name), getattr(plain, name))
 
 
 @pytest.mark.parametrize("width", HEAD_WIDTHS)

@@ -25,12 +25,26 @@ std::tuple<Tensor, Tensor> Engine::run_pairs(const Tensor &species, const Tensor
                                              const Tensor &neighbors, const Tensor &reverse,
                                              const Tensor &vectors, const Tensor &scale,
                                              const c10::optional<Tensor> &addition) {
+    auto [energies, gradient, none] =
+        run(false, species, centers, neighbors, reverse, vectors, scale, addition);
+    return {energies, gradient};
+}
+
+std::tuple<Tensor, Tensor, Tensor> Engine::run_pairs_with_features(
+    const Tensor &species, const Tensor &centers, const Tensor &neighbors, const Tensor &reverse,
+    const Tensor &vectors, const Tensor &scale, const c10::optional<Tensor> &addition) {
+    return run(true, species, centers, neighbors, reverse, vectors, scale, addition);
+}
+
+// `arguments`: those of Edges after the network
+template <typename... Arguments>
+std::tuple<Tensor, Tensor, Tensor> Engine::run(bool with_features, const Arguments &...arguments) {
     at::NoGradGuard no_grad;
     return dispatch([&](auto real, auto stored) {
-        Edges<decltype(real)> edges(network_, species, centers, neighbors, reverse, vectors, scale,
-                                    addition);
-        Output out = evaluate<decltype(real), decltype(stored)>(network_, edges.input(), pool_);
-        return std::make_tuple(out.energies, edges.backward(out));
+        Edges<decltype(real)> edges(network_, arguments...);
+        Output out = evaluate<decltype(real), decltype(stored)>(network_, edges.input(), pool_,
+                                                                with_features);
+        return std::make_tuple(out.energies, edges.backward(out), out.features);
     });
 }
 

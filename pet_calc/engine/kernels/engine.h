@@ -28,7 +28,17 @@ class Engine : public torch::CustomClassHolder {
                                          const Tensor &vectors, const Tensor &scale,
                                          const c10::optional<Tensor> &addition);
 
+    // The same, and the last-layer features [n_atoms, n_features] as PET::evaluate_with_features
+    // of the model in Python orders them. They are not scaled.
+    std::tuple<Tensor, Tensor, Tensor> run_pairs_with_features(
+        const Tensor &species, const Tensor &centers, const Tensor &neighbors,
+        const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
+        const c10::optional<Tensor> &addition);
+
   private:
+    // of edges: energies, gradient, and features where asked for
+    template <typename... Arguments>
+    std::tuple<Tensor, Tensor, Tensor> run(bool with_features, const Arguments &...arguments);
     template <typename F>
     auto dispatch(F work) const;
 

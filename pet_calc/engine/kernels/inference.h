@@ -9,8 +9,8 @@ namespace pet_calc::engine {
 
 // A is the type of the streams, S that of the matrix products.
 template <typename A, typename S>
-Output evaluate(const Network &network, const Input &input, Pool &pool) {
-    return Pass<Mode<A, S, false>>(network, input, pool).evaluate();
+Output evaluate(const Network &network, const Input &input, Pool &pool, bool with_features) {
+    return Pass<Mode<A, S, false>>(network, input, pool).evaluate(with_features);
 }
 
 }  // namespace pet_calc::engine

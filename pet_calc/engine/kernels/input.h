@@ -27,6 +27,7 @@ struct Output {
     Tensor energies;       // [n_atoms]
     Tensor grad_geometry;  // [n_edges, 4], of the summed energies
     Tensor grad_factors;   // [n_edges]
+    Tensor features;       // [n_atoms, n_features], unscaled; not defined if nobody asked
 };
 
 // ---- Checks of what a caller gives, once per call: loops trust it.

@@ -39,12 +39,14 @@ class Pass {
             readouts_.emplace_back(network.node_heads[r], network.edge_heads[r]);
     }
 
-    // energies per atom, and the gradient of their sum
-    Output evaluate() {
+    // energies per atom, and the gradient of their sum; the last-layer features if asked for
+    Output evaluate(bool with_features = false) {
         const auto options = at::TensorOptions().dtype(network_.real);
         run_.out = {at::zeros({run_.n_atoms}, options), at::zeros({run_.n_edges, 4}, options),
-                    at::zeros({run_.n_edges}, options)};
+                    at::zeros({run_.n_edges}, options), Tensor()};
+        if (with_features) run_.out.features = at::empty({run_.n_atoms, count_features()}, options);
         forward();
+        if (with_features) write_features();
         backward();
         // not kept: in training the caller's graph holds this pass, which must not hold it
         return std::exchange(run_.out, Output());
@@ -96,6 +98,20 @@ class Pass {
         for (int64_t k = 0; k < run_.n_edges; k++)
             if (run_.factors[k] > A(MIN_CUTOFF_FACTOR))
                 grad_factor[k] += grad_log[k] / run_.factors[k];
+    }
+
+    int64_t count_features() const {
+        int64_t n = 0;
+        for (const Readout<M> &readout : readouts_) n += readout.n_features();
+        return n;
+    }
+    // of one readout layer after the other; their heads hold values until `backward`
+    void write_features() {
+        int64_t column = 0;
+        for (Readout<M> &readout : readouts_) {
+            readout.write_features(run_, column);
+            column += readout.n_features();
+        }
     }
 
     void embed_nodes(int64_t r) {

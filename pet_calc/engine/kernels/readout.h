@@ -78,6 +78,35 @@ void add_values(const A *node_values, const A *edge_values, A node_bias, A edge_
     }
 }
 
+// Writes what the last layer of a node head is applied to, and the sum over an atom's edges,
+// weighted by the cutoff, of what that of an edge head is: `rows` [n_atoms, stride], in the
+// first 2 d columns. Arguments as for LastLayer.
+template <typename A, typename S>
+void gather_features(const S *node_x, const A *node_bias, const S *edge_x, const A *edge_bias,
+                     const int64_t *first_edge, const A *factors, A *rows, int64_t stride,
+                     int64_t n_atoms, int64_t d) {
+    if (n_atoms == 0) return;
+    const int64_t n_rows = n_atoms + first_edge[n_atoms];
+    for_rows(n_atoms, 4 * d * n_rows / n_atoms, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            A *node = rows + i * stride, *edges = node + d;
+#pragma GCC ivdep
+            for (int64_t k = 0; k < d; k++) {
+                A value = widen(node_x[i * d + k]) + node_bias[k];
+                node[k] = value * sigmoid(value);
+                edges[k] = 0;
+            }
+            for (int64_t j = first_edge[i]; j < first_edge[i + 1]; j++) {
+#pragma GCC ivdep
+                for (int64_t k = 0; k < d; k++) {
+                    A value = widen(edge_x[j * d + k]) + edge_bias[k];
+                    edges[k] += factors[j] * value * sigmoid(value);
+                }
+            }
+        }
+    });
+}
+
 // values = last . silu(second(silu(first(x))))
 template <typename M>
 class Head {
@@ -103,6 +132,11 @@ class Head {
                                  data<A>(weights_.last), data<A>(values), n, width);
         return values;
     }
+
+    // what `forward` left before the last layer's activation, until `backward`
+    const S *hidden() const { return data<S>(second_.value); }
+    const A *hidden_bias() const { return data<A>(weights_.second.bias); }
+    int64_t width() const { return weights_.last.size(0); }
 
     // stream += its gradient, for a gradient of the values
     void backward(Run<M> &run, const A *grad_values, const Tensor &stream) {
@@ -170,6 +204,7 @@ class Head {
 template <typename M>
 class Readout {
     using A = typename M::A;
+    using S = typename M::S;
 
   public:
     Readout(const HeadWeights &node, const HeadWeights &edge)
@@ -180,6 +215,17 @@ class Readout {
         add_values<A>(data<A>(node_values), data<A>(edge_values), A(node_bias_.item<double>()),
                       A(edge_bias_.item<double>()), run.first_edge, run.factors, run.scale,
                       data<A>(run.out.energies), data<A>(run.out.grad_factors), run.n_atoms);
+    }
+
+    int64_t n_features() const { return 2 * node_.width(); }
+
+    // writes the features of this layer from a column of the output on, after `forward`
+    void write_features(Run<M> &run, int64_t column) {
+        const int64_t stride = run.out.features.size(1);
+        gather_features<A, S>(node_.hidden(), node_.hidden_bias(), edge_.hidden(),
+                              edge_.hidden_bias(), run.first_edge, run.factors,
+                              data<A>(run.out.features) + column, stride, run.n_atoms,
+                              node_.width());
     }
 
     void backward(Run<M> &run, const Tensor &edges) {
