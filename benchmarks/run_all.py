@@ -48,6 +48,7 @@ def list_sections(arguments):
         ),
         "training steps": ("training_step", [*shape, *rounds]),
         "overhead": ("overhead", [*shape, *rounds]),
+        "uncertainty": ("uncertainty_cost", [*shape, *rounds]),
         "size": (
             "size_scaling",
             [

@@ -144,6 +144,19 @@ def test_overhead_is_shown_beside_the_bare_network():
 
 
 @pytest.mark.slow
+def test_the_cost_of_an_uncertainty_is_shown_by_route():
+    _, *rows = run_script("uncertainty_cost", "--rounds", "1")
+    names = [row[0] for row in rows]
+    assert names[:4] == [
+        *("PyTorch", "PyTorch, uncertainty"),
+        *("engine", "engine, uncertainty"),
+    ]
+    assert "engine, a pass of PyTorch" in names
+    assert all(float(row[1]) > 0 for row in rows)
+    assert [row[2].endswith(" %") for row in rows[:4]] == [False, True, False, True]
+
+
+@pytest.mark.slow
 def test_throughput_is_shown_by_processes(tmp_path):
     frames = write_frames(tmp_path)
     _, *rows = run_script(

@@ -133,6 +133,19 @@ def check(script: str, arguments: tuple[str, ...], ranks: int) -> None:
 @click.option("--steps", "n_steps", default=10000, show_default=True, help="Timesteps.")
 @click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
 @click.option("--variant", help="Energy output of the model, such as pbe.")
+@click.option(
+    "--uncertainty-threshold",
+    type=float,
+    metavar="EV",
+    help="Act on atoms whose energy is more uncertain.",
+)
+@click.option(
+    "--on-uncertain",
+    type=click.Choice(["warn", "warn_all", "stop", "write"]),
+    default="warn",
+    show_default=True,
+    help="What to do about them.",
+)
 @click.option("--no-check", is_flag=True, help="Do not compare step 0.")
 def write(
     model: str, structure: str, output: str, no_check: bool, **options: Any

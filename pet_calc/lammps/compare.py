@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,8 @@ def compare_step_0(
     Raises:
         PetCalcError: if LAMMPS fails; the message is LAMMPS's.
     """
-    options = options or SimulationOptions()
+    # uncertain or not, step 0 is compared
+    options = replace(options or SimulationOptions(), uncertainty_threshold=None)
     model = Path(model).resolve()
     with tempfile.TemporaryDirectory(prefix="pet-calc-") as name:
         folder = Path(name)

@@ -13,13 +13,17 @@ from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
 from pet_calc.calculator.from_export import load_exported
+from pet_calc.checkpoint.uncertainty import describe_missing
 from pet_calc.data.labels import read_charge_and_spin
-from pet_calc.errors import ConfigError
+from pet_calc.errors import ConfigError, ModelError
+from pet_calc.export.uncertainty import UNCERTAINTY, name_extra_output
 from pet_calc.lammps.constraints import build_frozen
 from pet_calc.lammps.orient import orient_for_lammps
+from pet_calc.model.hypers import ENERGY, TargetSpec, choose_energy_target
 from pet_calc.system.atomic import write_text_atomically
 
 Ensemble = Literal["nve", "nvt", "npt", "minimize"]
+OnUncertain = Literal["warn", "warn_all", "stop", "write"]
 
 DATA_FILE = "structure.data"
 INPUT_FILE = "in.lmp"
@@ -30,6 +34,12 @@ SKIN = 1.0
 THERMOSTAT_STEPS = 100
 BAROSTAT_STEPS = 1000
 SEED = 4711
+# of a model with an uncertainty that nobody looks at
+_WATCH_HINT = """\
+# The model knows its uncertainty: with `uncertainty_threshold 0.1` (eV, of an atom's
+# energy) behind the next line LAMMPS warns of atoms above it; `on_uncertain stop` ends
+# the run, `on_uncertain write` writes such frames to uncertain.xyz.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,10 @@ class SimulationOptions:
     """Where the model runs."""
     variant: str | None = None
     """Energy output to use, such as ``pbe``."""
+    uncertainty_threshold: float | None = None
+    """eV, of an atom's energy; None looks at no uncertainties."""
+    on_uncertain: OnUncertain = "warn"
+    """What happens if an atom is more uncertain."""
 
 
 def write_input(
@@ -68,6 +82,7 @@ def write_input(
         ConfigError: for options that do not fit the structure, and for other
             constraints.
         DataError: if LAMMPS cannot hold the structure.
+        ModelError: for a threshold of the uncertainty of a model that has none.
     """
     _check(atoms, options)
     folder = Path(folder)
@@ -121,6 +136,8 @@ def build_setup(
     if options.variant is not None:
         keywords += f" variant {options.variant}"
     keywords += _build_state(atoms, model_file or model)
+    watch, hint = _build_watch(model_file or model, options)
+    keywords += watch
     return f"""\
 units          metal
 atom_style     atomic
@@ -128,7 +145,7 @@ atom_modify    map array
 boundary       {boundary}
 read_data      {DATA_FILE}
 
-pair_style     metatomic {_quote(model)} {keywords}
+{hint}pair_style     metatomic {_quote(model)} {keywords}
 pair_coeff     * * {" ".join(elements)}
 neighbor       {SKIN} bin
 """
@@ -146,6 +163,28 @@ def _build_state(atoms: Atoms, model: str | Path) -> str:
         return ""
     charge, spin = read_charge_and_spin(atoms)
     return f" charge {charge} spin {spin}"
+
+
+def _build_watch(model: str | Path, options: SimulationOptions) -> tuple[str, str]:
+    """Return the keywords for uncertain atoms, and a comment if there are none.
+
+    Raises:
+        ModelError: if the model has no uncertainty, and was to be asked for it.
+    """
+    outputs = list(load_exported(model).capabilities().outputs)
+    energies = [name for name in outputs if name.partition("/")[0] == ENERGY]
+    target = choose_energy_target(
+        {name: TargetSpec.for_energy(name) for name in energies}, options.variant
+    )
+    is_there = name_extra_output(target, UNCERTAINTY) in outputs
+    threshold = options.uncertainty_threshold
+    if threshold is None:
+        return "", _WATCH_HINT if is_there else ""
+    if not is_there:
+        missing = describe_missing(os.fspath(model), target)
+        raise ModelError(f"{missing}; then export it again")
+    keywords = f" uncertainty_threshold {threshold:g}"
+    return f"{keywords} on_uncertain {options.on_uncertain}", ""
 
 
 def build_input(
@@ -226,7 +265,7 @@ def choose_timestep(atoms: Atoms, options: SimulationOptions) -> float:
 
 
 def _check(atoms: Atoms, options: SimulationOptions) -> None:
-    for name in ("temperature", "timestep", "n_steps"):
+    for name in ("temperature", "timestep", "n_steps", "uncertainty_threshold"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ConfigError(f"{name}: expected a positive number, got {value}")

@@ -27,6 +27,8 @@ _OUTPUT = {
 }
 # fixes change forces or write files; this one holds properties that data files fill in
 _KEPT_FIX = "property/atom"
+# what pair_style metatomic does about uncertain atoms
+_ON_UNCERTAIN = re.compile(r"\b(on_uncertain\s+)(stop|write)\b")
 # where the next command is not that of the next line
 _JUMPS = {"jump", "next", "label"}
 
@@ -56,7 +58,8 @@ def read_setup(path: Path) -> tuple[list[str], list[str]]:
         if words[0] in _OUTPUT or (is_fix and not is_kept):
             left_out.append(line)
         else:
-            kept.append(line)
+            # neither a file nor an end before there is something to compare
+            kept.append(_ON_UNCERTAIN.sub(r"\1warn", line))
     raise ConfigError(
         f"{path}: no run or minimize in it, so there is no step 0 to compare"
     )

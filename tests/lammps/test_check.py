@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase.io.lammpsdata import write_lammps_data
 from click.testing import CliRunner
+from support.llpr import build_uncertainty
 from support.models import DIRECT, build_model
 from support.structures import build_bulk
 
@@ -91,6 +92,22 @@ def test_an_input_that_is_right_passes(model, units, keywords, write, models):
     assert found.is_same, found
     assert found.force_difference < 1e-7
     assert (found.pressure_difference is None) == (model == "direct")
+
+
+@pytest.mark.parametrize("action", ["stop", "write"])
+def test_uncertain_atoms_neither_end_a_check_nor_leave_a_file(
+    action, write, models, tmp_path
+):
+    plain = build_model()
+    own = {"energy": build_uncertainty(plain)}
+    models["sure"] = tmp_path / "sure.pt"
+    export_model(plain, models["sure"], uncertainties=own, check=False)
+    path = write(
+        "sure", keywords=f"uncertainty_threshold 1e-9 on_uncertain {action} scale 2.0"
+    )
+    found, _ = compare.check_input(path, arguments=["-var", "T", "300"])
+    assert found.is_same, found
+    assert not (tmp_path / "uncertain.xyz").exists()
 
 
 def test_the_command_shows_the_differences_and_leaves_files_alone(write, tmp_path):

@@ -130,6 +130,32 @@ CASES = {
         "pair_coeff * * 8 1\nrun 0",
         "no error",
     ),
+    "no uncertainty": (
+        {"keywords": "uncertainty_threshold 0.1"},
+        "",
+        "has no uncertainty of energy per atom, which uncertainty_threshold asks for: "
+        "`pet-calc uncertainty MODEL TRAIN.xyz --val VAL.xyz -o NEW` makes one",
+    ),
+    "no threshold": (
+        {"keywords": "on_uncertain stop"},
+        "",
+        "on_uncertain needs an uncertainty_threshold",
+    ),
+    "threshold of zero": (
+        {"keywords": "uncertainty_threshold 0"},
+        "",
+        "uncertainty_threshold must be an energy above zero, or off",
+    ),
+    "unknown action": (
+        {"keywords": "uncertainty_threshold 0.1 on_uncertain raise"},
+        "",
+        "on_uncertain raise: expected warn, warn_all, stop or write",
+    ),
+    "no step apart": (
+        {"keywords": "uncertain_every 0"},
+        "",
+        "uncertain_every must be at least 1",
+    ),
     "fine": ({}, "pair_coeff * * O H\nrun 0", "no error"),
     "lost atoms": (
         {},

@@ -5,6 +5,7 @@ import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.llpr import build_uncertainty
 from support.models import build_model
 from support.structures import build_bulk, build_molecule, heat
 
@@ -62,6 +63,48 @@ def test_velocities_are_carried_over(model, tmp_path):
     assert "velocity" not in path.read_text()
     found = ase.io.read(tmp_path / "structure.data", format="lammps-data")
     assert found.get_kinetic_energy() == pytest.approx(atoms.get_kinetic_energy())
+
+
+def test_uncertain_atoms_are_a_flag_or_a_hint(model, tmp_path):
+    plain = build_model()
+    own = {"energy": build_uncertainty(plain)}
+    sure = export_model(plain, tmp_path / "sure.pt", uncertainties=own, check=False)
+    runner = CliRunner()
+    structure = tmp_path / "a.xyz"
+    ase.io.write(structure, build_molecule())
+    folder = tmp_path / "md"
+
+    def write(source, *flags):
+        arguments = ["lammps", "input", str(source), "--structure", str(structure)]
+        arguments += ["-o", str(folder), "--overwrite", *flags]
+        return runner.invoke(cli, arguments)
+
+    def read():
+        return (folder / "in.lmp").read_text().splitlines()
+
+    assert write(sure, "--no-check").exit_code == 0
+    (style,) = [line for line in read() if line.startswith("pair_style")]
+    assert "uncertain" not in style
+    assert any(
+        line.startswith("#") and "`uncertainty_threshold 0.1`" in line
+        for line in read()
+    )
+    # step 0 is compared all the same, and the run then stops
+    flags = ["--uncertainty-threshold", "1e-3", "--on-uncertain", "stop"]
+    done = write(sure, *flags)
+    assert done.exit_code == 0, done.output
+    (style,) = [line for line in read() if line.startswith("pair_style")]
+    assert style.endswith("uncertainty_threshold 0.001 on_uncertain stop")
+    assert not any("uncertainty_threshold 0.1" in line for line in read())
+    ran = run_lammps("in.lmp", cwd=folder, capture=True)
+    assert ran.returncode != 0
+    assert "are uncertain by more than 0.001 eV" in ran.stdout + ran.stderr
+    # without an uncertainty nothing is said, or which command makes it
+    assert write(model, "--no-check").exit_code == 0
+    assert not any("uncertain" in line for line in read())
+    failed = write(model, *flags)
+    assert failed.exit_code == 2
+    assert "carries no uncertainty of energy; `pet-calc uncertainty" in failed.output
 
 
 @pytest.mark.parametrize("build", [build_bulk, build_molecule])

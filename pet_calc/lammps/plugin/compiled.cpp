@@ -15,6 +15,7 @@ namespace pet_calc {
 namespace {
 
 const char *const DESCRIBE = "describe_engine";
+const char *const ESTIMATE = "estimate_uncertainty";
 
 c10::ivalue::TupleElements describe(const torch::jit::Module &module, const std::string &output) {
   return module.get_method(DESCRIBE)({output}).toTuple()->elements();
@@ -35,9 +36,15 @@ std::string CompiledPet::find_obstacle(const torch::jit::Module &module,
   return describe(module, output)[0].toStringRef();
 }
 
+std::string CompiledPet::find_uncertainty_obstacle(const torch::jit::Module &module) {
+  if (module.find_method(ESTIMATE)) return "";
+  return "an older pet-calc wrote its uncertainty: export the checkpoint again";
+}
+
 CompiledPet::CompiledPet(const torch::jit::Module &module, const std::string &output,
-                         torch::Dtype dtype, double charge, double spin_multiplicity)
-    : module_(module), dtype_(dtype) {
+                         torch::Dtype dtype, double charge, double spin_multiplicity,
+                         bool with_uncertainties)
+    : module_(module), output_(output), dtype_(dtype), with_uncertainties_(with_uncertainties) {
   torch::NoGradGuard guard;
   const auto description = describe(module, output);
   const auto shape = c10::impl::toTypedDict<std::string, int64_t>(description[1].toGenericDict());
@@ -70,8 +77,13 @@ Result CompiledPet::evaluate(const Structure &structure, PairList &list) {
   const auto vectors = vectors_.to(dtype_);
   c10::optional<torch::Tensor> addition;
   if (addition_.defined()) addition = addition_.expand({n_atoms, -1});
-  auto [energies, gradient] =
-      engine_->run_pairs(species, centers_, neighbors_, reverse_, vectors, scale, addition);
+  torch::Tensor energies, gradient, features;
+  if (with_uncertainties_)
+    std::tie(energies, gradient, features) = engine_->run_pairs_with_features(
+        species, centers_, neighbors_, reverse_, vectors, scale, addition);
+  else
+    std::tie(energies, gradient) =
+        engine_->run_pairs(species, centers_, neighbors_, reverse_, vectors, scale, addition);
   if (has_zbl_) gradient += add_repulsion(numbers, vectors, n_centers, energies);
 
   Result result;
@@ -83,9 +95,21 @@ Result CompiledPet::evaluate(const Structure &structure, PairList &list) {
     const double *data = total.data_ptr<double>();
     result.energies.assign(data, data + n_centers);
   }
+  if (with_uncertainties_) result.uncertainties = estimate(features.narrow(0, 0, n_centers));
   result.forces.assign(3 * n_atoms, 0.0);
   add_forces(gradient, result);
   return result;
+}
+
+// Standard deviations [n] in eV of the energies of atoms with features [n, n_features].
+std::vector<double> CompiledPet::estimate(const torch::Tensor &features) const {
+  torch::NoGradGuard guard;
+  const auto found = module_.get_method(ESTIMATE)({output_, features})
+                         .toTensor()
+                         .to(torch::kFloat64)
+                         .contiguous();
+  const double *data = found.data_ptr<double>();
+  return std::vector<double>(data, data + found.numel());
 }
 
 // Takes over the candidates of a list: the engine drops those beyond the model's cutoff.

@@ -25,9 +25,13 @@ class CompiledPet {
   // metatomic's model wraps.
   static std::string find_obstacle(const torch::jit::Module &module, const std::string &output);
 
-  // Charge and spin count where the model reads them. Throws what torch throws.
+  // Charge and spin count where the model reads them. Throws what torch throws. With
+  // uncertainties: `find_uncertainty_obstacle` is asked first.
   CompiledPet(const torch::jit::Module &module, const std::string &output, torch::Dtype dtype,
-              double charge, double spin_multiplicity);
+              double charge, double spin_multiplicity, bool with_uncertainties);
+
+  // Why a file gives no uncertainties for the engine's features; empty if it does.
+  static std::string find_uncertainty_obstacle(const torch::jit::Module &module);
 
   Result evaluate(const Structure &structure, PairList &list);
 
@@ -37,9 +41,12 @@ class CompiledPet {
   torch::Tensor add_repulsion(const torch::Tensor &numbers, const torch::Tensor &vectors,
                               int64_t n_centers, torch::Tensor &energies) const;
   void add_forces(const torch::Tensor &gradient, Result &result) const;
+  std::vector<double> estimate(const torch::Tensor &features) const;
 
   torch::jit::Module module_;
+  std::string output_;
   torch::Dtype dtype_;
+  bool with_uncertainties_;
   std::unique_ptr<engine::Engine> engine_;
   torch::Tensor species_of_number_;    // [largest number + 1]
   torch::Tensor scale_;                // [n_species]

@@ -123,7 +123,7 @@ struct Model::Implementation {
   std::vector<metatomic_torch::NeighborListOptions> lists;
   std::vector<PairList> pairs;    // one for each of the lists
   std::vector<torch::Tensor> vectors;    // likewise, as the model got them
-  std::string output, force_output, stress_output;    // empty: not used
+  std::string output, force_output, stress_output, uncertainty_output;    // empty: not used
   bool has_energies = false;
   std::map<std::string, double> inputs;    // what the model reads besides the atoms
   torch::Device device = torch::kCPU;
@@ -134,6 +134,7 @@ struct Model::Implementation {
   void load();
   void choose_output();
   void choose_direct_outputs();
+  void choose_uncertainty();
   void choose_device();
   void read_inputs();
   void choose_route();
@@ -203,6 +204,20 @@ void Model::Implementation::choose_output() {
                              " (choose one with the keyword `variant`)");
   has_energies = outputs.at(output)->sample_kind() == "atom";
   if (settings.non_conservative) choose_direct_outputs();
+  if (settings.with_uncertainties) choose_uncertainty();
+}
+
+void Model::Implementation::choose_uncertainty() {
+  const auto outputs = capabilities->outputs();
+  // metatomic's names: energy/pbe has energy_uncertainty/pbe
+  uncertainty_output = "energy_uncertainty" + output.substr(std::string("energy").size());
+  if (outputs.contains(uncertainty_output) &&
+      outputs.at(uncertainty_output)->sample_kind() == "atom")
+    return;
+  throw std::runtime_error(
+      settings.model_path + " has no uncertainty of " + output +
+      " per atom, which uncertainty_threshold asks for: `pet-calc uncertainty MODEL TRAIN.xyz --val "
+      "VAL.xyz -o NEW` makes one, and `pet-calc export NEW` a file with it");
 }
 
 void Model::Implementation::choose_direct_outputs() {
@@ -300,12 +315,15 @@ std::string Model::Implementation::build_compiled() {
   try {
     return with_short_errors("it does not take this file", [&]() -> std::string {
       const auto module = model->attr("module").toModule();
-      const std::string found = CompiledPet::find_obstacle(module, output);
+      std::string found = CompiledPet::find_obstacle(module, output);
+      if (found.empty() && settings.with_uncertainties)
+        found = CompiledPet::find_uncertainty_obstacle(module);
       if (!found.empty()) return found;
       const bool has_our_units = capabilities->outputs().at(output)->unit() == ENERGY_UNIT &&
                                  lists.at(0)->cutoff() == lists.at(0)->engine_cutoff(LENGTH_UNIT);
       if (!has_our_units) return "the model's units are not eV and angstrom";
-      compiled.emplace(module, output, dtype, settings.charge, settings.spin_multiplicity);
+      compiled.emplace(module, output, dtype, settings.charge, settings.spin_multiplicity,
+                       settings.with_uncertainties);
       return "";
     });
   } catch (const std::exception &failure) {
@@ -368,6 +386,7 @@ metatomic_torch::ModelEvaluationOptions Model::Implementation::build_options(
                                       "", unit, kind, std::vector<std::string>{}, ""));
   };
   request(output, ENERGY_UNIT, has_energies ? "atom" : "system");
+  if (!uncertainty_output.empty()) request(uncertainty_output, ENERGY_UNIT, "atom");
   if (!force_output.empty()) {
     request(force_output, FORCE_UNIT, "atom");
     if (structure.need_virial && has_virial(structure.periodic))
@@ -389,6 +408,9 @@ torch::Tensor Model::Implementation::read_energies(const torch::IValue &outputs,
   const auto values = block->values().to(torch::kFloat64);
   if (structure.need_energies && has_energies)
     result.energies = read_rows(block, structure.n_centers, 1);
+  if (!uncertainty_output.empty())
+    result.uncertainties = read_rows(read_block(outputs, uncertainty_output),
+                                     structure.n_centers, 1);
   return values.sum();
 }
 

@@ -26,6 +26,7 @@ struct Settings {
   std::string variant;            // empty: the output without a variant
   bool check_consistency = false;
   bool non_conservative = false;  // forces and virial from the model's direct outputs
+  bool with_uncertainties = false;    // of the atoms' energies, in each evaluation
   Route engine = Route::AUTO;     // compiled engine instead of TorchScript
   int n_threads = 0;              // 0: leave torch's own choice
   int rank_on_node = 0;           // chooses among several GPUs
@@ -48,6 +49,7 @@ struct Structure {
 struct Result {
   double energy = 0.0;
   std::vector<double> energies;       // [n_centers] if asked for
+  std::vector<double> uncertainties;  // [n_centers], of these, with Settings::with_uncertainties
   std::vector<double> forces;         // [3 * n_atoms]
   std::array<double, 9> virial{};     // minus the derivative in the strain, if asked for;
                                       // NaN if there is none

@@ -39,7 +39,8 @@ constexpr double EV_IN_HARTREE = 1.0 / 27.211386245988;
 const char *const USAGE =
     "pair_style metatomic MODEL.pt [device cpu|cuda|cuda:N|auto] [variant NAME] "
     "[extensions FOLDER] [check_consistency on|off] [non_conservative on|off] "
-    "[engine auto|on|off] [scale X] [interaction_range R] [threads N] [charge Q] [spin 2S+1]";
+    "[engine auto|on|off] [scale X] [interaction_range R] [threads N] [charge Q] [spin 2S+1] "
+    "[uncertainty_threshold E|off] [on_uncertain warn|warn_all|stop|write] [uncertain_every N]";
 
 // LAMMPS's atom index within the virial: xx, yy, zz, xy, xz, yz
 constexpr int VIRIAL_ROW[6] = {0, 1, 2, 0, 0, 1};
@@ -111,6 +112,7 @@ void PairMetatomic::settings(int n_arguments, char **arguments) {
 void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &settings) {
   range_override_ = 0.0;
   scale_ = 1.0;
+  uncertain_ = UncertainSettings();
   for (int k = 1; k < n_arguments; k += 2) {
     const std::string keyword = arguments[k];
     if (k + 1 >= n_arguments)
@@ -133,8 +135,8 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
                                                                    : Route::OFF;
     else if (keyword == "scale")
       scale_ = utils::numeric(FLERR, value, false, lmp);
-    else if (keyword == "uncertainty_threshold" && std::strcmp(value, "off") == 0)
-      continue;    // metatomic's own LAMMPS reads it; here it is always off
+    else if (read_uncertain_keyword(keyword, value))
+      continue;
     else if (keyword == "interaction_range")
       range_override_ = utils::numeric(FLERR, value, false, lmp);
     else if (keyword == "charge")
@@ -150,6 +152,44 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
   if (range_override_ < 0.0 || settings.n_threads < 0)
     error->all(FLERR, "pair_style metatomic: interaction_range and threads must be positive");
   range_override_ *= length_to_angstrom_;
+  set_watch(settings);
+}
+
+// Takes a keyword about uncertain atoms; false if it is none of them.
+bool PairMetatomic::read_uncertain_keyword(const std::string &keyword, const char *value) {
+  if (keyword == "uncertainty_threshold") {
+    uncertain_.has_threshold = true;
+    // `off` is in inputs of metatomic's own LAMMPS
+    if (std::strcmp(value, "off") == 0) return true;
+    uncertain_.threshold = utils::numeric(FLERR, value, false, lmp);
+    if (!(uncertain_.threshold > 0.0))
+      error->all(FLERR, "pair_style metatomic: uncertainty_threshold must be an energy above "
+                        "zero, or off");
+  } else if (keyword == "on_uncertain") {
+    if (!read_action(value, uncertain_.action))
+      error->all(FLERR, std::string("pair_style metatomic: on_uncertain ") + value +
+                            ": expected warn, warn_all, stop or write");
+    uncertain_.has_action = true;
+  } else if (keyword == "uncertain_every") {
+    uncertain_.every = utils::inumeric(FLERR, value, false, lmp);
+    if (uncertain_.every < 1)
+      error->all(FLERR, "pair_style metatomic: uncertain_every must be at least 1");
+  } else
+    return false;
+  return true;
+}
+
+void PairMetatomic::set_watch(Settings &settings) {
+  watch_.reset();
+  settings.with_uncertainties = uncertain_.threshold > 0.0;
+  if (uncertain_.has_action && !uncertain_.has_threshold)
+    error->all(FLERR, "pair_style metatomic: on_uncertain needs an uncertainty_threshold");
+  if (!settings.with_uncertainties) return;
+  if (settings.charge != 0.0 || settings.spin_multiplicity != 1.0)
+    uncertain_.state = fmt::format(" charge={:g} spin={:g}", settings.charge,
+                                   settings.spin_multiplicity);
+  watch_ = std::make_unique<UncertaintyWatch>(lmp, uncertain_, ev_to_energy_,
+                                              length_to_angstrom_);
 }
 
 void PairMetatomic::load(const Settings &settings) {
@@ -214,6 +254,7 @@ void PairMetatomic::coeff(int n_arguments, char **arguments) {
 
 void PairMetatomic::init_style() {
   read_units();
+  if (watch_) watch_->start_run();
   if (utils::strmatch(force->pair_style, "^hybrid") &&
       !utils::strmatch(force->pair_style, "^hybrid/overlay") &&
       !utils::strmatch(force->pair_style, "^hybrid/scaled"))
@@ -299,6 +340,7 @@ void PairMetatomic::compute(int eflag, int vflag) {
     error->all(FLERR, "pair_style metatomic: the model has no energies per atom; remove `compute "
                       "pe/atom`");
   n_evaluated_ = 0.0;
+  uncertainties_.clear();
   std::string message;
   try {
     // a rank without atoms has no part in the energy; its ghosts' forces come from others
@@ -311,6 +353,7 @@ void PairMetatomic::compute(int eflag, int vflag) {
   }
   // outside the handler: LAMMPS's own exceptions pass through freely
   stop_all_if_one_failed(message);
+  if (watch_) stop_all_if_one_failed(watch_->look(uncertainties_, number_of_type_));
 }
 
 void PairMetatomic::fill_structure() {
@@ -385,6 +428,7 @@ bool PairMetatomic::is_near_own_atoms(const double *point, const double *low,
 }
 
 void PairMetatomic::add_results(const Result &result) {
+  uncertainties_ = result.uncertainties;
   const double to_energy = scale_ * ev_to_energy_;
   const double to_force = to_energy * length_to_angstrom_;
   for (size_t k = 0; k < atom_of_.size(); k++) {

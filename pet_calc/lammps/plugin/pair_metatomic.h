@@ -10,6 +10,7 @@
 
 #include "model.h"
 #include "pair.h"
+#include "uncertain.h"
 
 namespace pet_calc {
 
@@ -34,6 +35,8 @@ class PairMetatomic : public LAMMPS_NS::Pair {
 
  private:
   void read_keywords(int n_arguments, char **arguments, Settings &settings);
+  bool read_uncertain_keyword(const std::string &keyword, const char *value);
+  void set_watch(Settings &settings);
   void load(const Settings &settings);
   void read_units();
   void require_newton_and_ghosts();
@@ -52,9 +55,13 @@ class PairMetatomic : public LAMMPS_NS::Pair {
   double length_to_angstrom_ = 1.0;
   double ev_to_energy_ = 1.0;
 
+  UncertainSettings uncertain_;
+  std::unique_ptr<UncertaintyWatch> watch_;    // null: nobody looks at uncertainties
+
   Structure structure_;
   std::vector<int> atom_of_;    // [n_atoms], LAMMPS's index of the structure's atoms
   double n_evaluated_ = 0.0;
+  std::vector<double> uncertainties_;    // [n_local], eV; empty if nobody looks
 };
 
 }    // namespace pet_calc
