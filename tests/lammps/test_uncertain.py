@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from ase.data import chemical_symbols
-from support.llpr import build_uncertainty
+from support.llpr import build_uncertainty, build_wrapper, evaluate_wrapper
 from support.models import ATOMIC_TYPES, ENERGIES, build_model
+from support.peer import build_structures
 from support.structures import build_bulk, build_molecule, heat
 
 from pet_calc import PETCalculator
@@ -275,3 +276,17 @@ def test_float32_files_and_all_their_elements(tmp_path, new_batch, orient):
     batch.run()
     for frame in ase.io.read(batch.folder / FILE, ":"):
         check_frame(frame, atoms, compute(path, atoms), 1e-6)
+
+
+def test_files_of_metatrain_are_watched_by_torchscript(tmp_path, new_batch, orient):
+    wrapper = build_wrapper()
+    path = tmp_path / "peer.pt"
+    wrapper.export().save(str(path))
+    atoms = orient(build_structures()["bulk"])
+    name = "energy_uncertainty"
+    found = evaluate_wrapper(wrapper, [atoms], [name], kind="atom")[name]
+    batch = new_batch()
+    batch.add("peer", atoms, f"{path} {ALL} on_uncertain write")
+    batch.run()
+    (frame,) = ase.io.read(batch.folder / FILE, ":")
+    check_frame(frame, atoms, found.squeeze(1).numpy())
