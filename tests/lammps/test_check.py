@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from ase.io.lammpsdata import write_lammps_data
 from click.testing import CliRunner
-from support.llpr import build_uncertainty
-from support.models import DIRECT, build_model
+from support.models import DIRECT, build_model, build_random_uncertainty
 from support.structures import build_bulk
 
 from pet_calc.cli.main import cli
@@ -99,7 +98,7 @@ def test_uncertain_atoms_neither_end_a_check_nor_leave_a_file(
     action, write, models, tmp_path
 ):
     plain = build_model()
-    own = {"energy": build_uncertainty(plain)}
+    own = {"energy": build_random_uncertainty(plain)}
     models["sure"] = tmp_path / "sure.pt"
     export_model(plain, models["sure"], uncertainties=own, check=False)
     path = write(

@@ -5,8 +5,7 @@ import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from support.llpr import build_uncertainty
-from support.models import build_model
+from support.models import build_model, build_random_uncertainty
 from support.structures import build_bulk, build_molecule, heat
 
 from pet_calc import PETCalculator
@@ -67,7 +66,7 @@ def test_velocities_are_carried_over(model, tmp_path):
 
 def test_uncertain_atoms_are_a_flag_or_a_hint(model, tmp_path):
     plain = build_model()
-    own = {"energy": build_uncertainty(plain)}
+    own = {"energy": build_random_uncertainty(plain)}
     sure = export_model(plain, tmp_path / "sure.pt", uncertainties=own, check=False)
     runner = CliRunner()
     structure = tmp_path / "a.xyz"

@@ -1,10 +1,11 @@
 """Several simulations side by side in one LAMMPS, as nudged elastic band has them."""
 
 import ase.build
+import ase.io
 import numpy as np
 import pytest
 from ase.io.lammpsdata import write_lammps_data
-from support.models import build_model
+from support.models import build_model, build_random_uncertainty
 
 from pet_calc import PETCalculator
 from pet_calc.export import export_model
@@ -71,6 +72,21 @@ def test_partitions_compute_their_own_structures(folder):
     found = [float((path / f"energy{k}.txt").read_text()) for k in (0, 1)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
     assert abs(found[0] - found[1]) > 1e-3
+
+
+def test_partitions_write_their_uncertain_frames_to_files_of_their_own(folder):
+    path, _ = folder
+    model = build_model(cutoff=3.0)
+    own = {"energy": build_random_uncertainty(model)}
+    export_model(model, path / "sure.pt", uncertainties=own, check=False)
+    style = "sure.pt uncertainty_threshold 1e-9 on_uncertain write"
+    run(path, SCRIPT.replace("model.pt", style))
+    for k in (0, 1):
+        frame = ase.io.read(path / f"uncertain.{k}.xyz")
+        start = ase.io.read(path / f"start{k}.data", format="lammps-data")
+        both = [each.get_all_distances(mic=True) for each in (frame, start)]
+        np.testing.assert_allclose(*both, atol=1e-7)
+    assert not (path / "uncertain.xyz").exists()
 
 
 def test_a_nudged_elastic_band_runs(folder):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from ase.data import chemical_symbols
-from support.llpr import build_uncertainty, build_wrapper, evaluate_wrapper
-from support.models import ATOMIC_TYPES, ENERGIES, build_model
-from support.peer import build_structures
+from support.models import (
+    ATOMIC_TYPES,
+    ENERGIES,
+    build_model,
+    build_random_uncertainty,
+)
 from support.structures import build_bulk, build_molecule, heat
 
 from pet_calc import PETCalculator
@@ -27,7 +30,8 @@ ALL = "uncertainty_threshold 1e-9"
 
 def export(path, **options):
     model = build_model(**options)
-    own = {name: build_uncertainty(model, name) for name in model.targets}
+    names = enumerate(model.targets)
+    own = {name: build_random_uncertainty(model, seed) for seed, name in names}
     return export_model(model, path, uncertainties=own, check=False)
 
 
@@ -115,28 +119,33 @@ def runs(sure, new_batch, orient):
     atoms = orient(build_bulk())
     heat(atoms)
     limit, worst = find_limit(compute(sure, atoms))
+    cases = {
+        "warn": [(ALL, "fix 1 all nve\nrun 4\nrun 3", "metal")],
+        "warn_all": [(f"{ALL} on_uncertain warn_all", "fix 1 all nve\nrun 4", "metal")],
+        "nothing": [
+            ("uncertainty_threshold off on_uncertain stop", "run 1", "metal"),
+            ("uncertainty_threshold 1e3 on_uncertain stop", "run 1", "metal"),
+        ],
+        "every": [
+            (
+                f"{ALL} uncertain_every 3 on_uncertain write",
+                "fix 1 all nve\nrun 7\nrun 1",
+                "metal",
+            )
+        ],
+        "units": [
+            (f"uncertainty_threshold {limit * factor:.12g} scale 3.0", "run 0", units)
+            for units, factor in ENERGY_OF_UNITS.items()
+        ],
+    }
     found = {}
-    for name, keywords, commands in (
-        ("warn", ALL, "fix 1 all nve\nrun 4\nrun 3"),
-        ("warn_all", f"{ALL} on_uncertain warn_all", "fix 1 all nve\nrun 4"),
-        ("off", "uncertainty_threshold off on_uncertain stop", "run 1"),
-        ("above", "uncertainty_threshold 1e3 on_uncertain stop", "run 1"),
-        (
-            "every",
-            f"{ALL} uncertain_every 3 on_uncertain write",
-            "fix 1 all nve\nrun 7\nrun 1",
-        ),
-    ):
+    for name, settings in cases.items():
         batch = new_batch()
-        batch.add(name, atoms, f"{sure} {keywords}", commands=commands)
+        for k, (keywords, commands, units) in enumerate(settings):
+            model = f"{sure} {keywords}"
+            batch.add(f"{name}{k}", atoms, model, commands=commands, units=units)
         batch.run()
         found[name] = batch.folder
-    for units, factor in ENERGY_OF_UNITS.items():
-        batch = new_batch()
-        keywords = f"uncertainty_threshold {limit * factor:.12g}"
-        batch.add(units, atoms, f"{sure} {keywords} scale 3.0", units=units)
-        batch.run()
-        found[units] = batch.folder
     return found, atoms, worst
 
 
@@ -154,20 +163,21 @@ def test_a_run_has_one_line_or_one_for_each_step(runs):
 
 
 def test_below_the_threshold_and_without_one_nothing_happens(runs):
-    folders = runs[0]
-    for name in ("off", "above"):
-        assert not find_warnings(folders[name])
-        assert not (folders[name] / FILE).exists()
+    folder = runs[0]["nothing"]
+    assert not find_warnings(folder)
+    assert not (folder / FILE).exists()
 
 
-@pytest.mark.parametrize("units", ENERGY_OF_UNITS)
-def test_the_threshold_is_in_the_units_of_the_input(sure, runs, units):
+def test_the_threshold_is_in_the_units_of_the_input(sure, runs):
     folders, atoms, worst = runs
-    (line,) = find_warnings(folders[units])
-    assert f"the energies of 1 of {len(atoms)} atoms" in line
-    value = compute(sure, atoms).max() * ENERGY_OF_UNITS[units]
-    symbol = atoms.symbols[worst - 1]
-    assert f"{NAME_OF_UNITS[units]}: atom {worst} ({symbol}) {value:.3g};" in line
+    lines = find_warnings(folders["units"])
+    largest, symbol = compute(sure, atoms).max(), atoms.symbols[worst - 1]
+    for line, (units, factor) in zip(lines, ENERGY_OF_UNITS.items(), strict=True):
+        assert f"the energies of 1 of {len(atoms)} atoms" in line
+        named = (
+            f"{NAME_OF_UNITS[units]}: atom {worst} ({symbol}) {largest * factor:.3g}"
+        )
+        assert f"{named};" in line
 
 
 def test_frames_of_a_run_are_some_steps_apart_and_of_all_runs_in_one_file(runs):
@@ -212,6 +222,18 @@ def test_two_ranks_write_the_frame_of_one(short, new_batch, orient, engine):
     (line,) = find_warnings(batch.folder)
     assert f"atom {int(expected.argmax()) + 1} (" in line
     assert f"and {len(atoms) - 5} more" in line
+
+
+def test_a_rank_without_atoms_takes_part(short, new_batch, orient):
+    atoms = orient(build_molecule())
+    expected = compute(short, atoms)
+    atoms.cell[0, 0] += 30.0
+    batch = new_batch()
+    model = f"{short} {ALL} on_uncertain write"
+    batch.add("m", atoms, model, processors="processors 2 1 1")
+    batch.run(n_ranks=2)
+    (frame,) = ase.io.read(batch.folder / FILE, ":")
+    check_frame(frame, atoms, expected)
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2])
@@ -276,17 +298,3 @@ def test_float32_files_and_all_their_elements(tmp_path, new_batch, orient):
     batch.run()
     for frame in ase.io.read(batch.folder / FILE, ":"):
         check_frame(frame, atoms, compute(path, atoms), 1e-6)
-
-
-def test_files_of_metatrain_are_watched_by_torchscript(tmp_path, new_batch, orient):
-    wrapper = build_wrapper()
-    path = tmp_path / "peer.pt"
-    wrapper.export().save(str(path))
-    atoms = orient(build_structures()["bulk"])
-    name = "energy_uncertainty"
-    found = evaluate_wrapper(wrapper, [atoms], [name], kind="atom")[name]
-    batch = new_batch()
-    batch.add("peer", atoms, f"{path} {ALL} on_uncertain write")
-    batch.run()
-    (frame,) = ase.io.read(batch.folder / FILE, ":")
-    check_frame(frame, atoms, found.squeeze(1).numpy())

@@ -13,6 +13,7 @@ from pet_calc.lora.freeze import find_heads
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
+from pet_calc.model.uncertainty import LastLayerUncertainty
 
 ATOMIC_TYPES = [1, 6, 8, 13, 14]
 
@@ -48,6 +49,15 @@ def build_model(targets=None, *, seed=0, dtype=torch.float64, **hypers):
         if model.zbl is not None:
             model.zbl.covalent_radii += 0.6
     return model
+
+
+def build_random_uncertainty(model, seed=0):
+    """An uncertainty of an energy, without an ensemble, of no frames at all."""
+    n = 2 * model.hypers.num_readout_layers * model.hypers.d_head
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn((n, n), generator=generator, dtype=torch.float64)
+    factor = torch.linalg.cholesky(random @ random.T / n + 0.1 * torch.eye(n))
+    return LastLayerUncertainty(factor, 0.3 + seed, torch.zeros((0, n)))
 
 
 ENERGIES = [TargetSpec.for_energy("energy/pbe"), TargetSpec.for_energy("energy/scan")]
