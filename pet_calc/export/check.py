@@ -147,12 +147,15 @@ def _add_check_inputs(system: System, loaded: AtomisticModel) -> None:
         system.add_data(name, TensorMap(Labels.range("_", 1), [block]))
 
 
-def _build_check_batch(model: PET) -> Batch:
+def build_check_atoms(model: PET) -> Atoms:
     """Return eight atoms of the model's elements, jittered in a periodic cube."""
     rng = np.random.default_rng(0)
     grid = np.array(list(itertools.product((0.0, 1.0), repeat=3))) * SPACING
     positions = grid + JITTER * rng.random((8, 3))
     numbers = rng.choice(model.atomic_types, 8)
-    atoms = Atoms(numbers, positions, cell=2 * SPACING * np.eye(3), pbc=True)
+    return Atoms(numbers, positions, cell=2 * SPACING * np.eye(3), pbc=True)
+
+
+def _build_check_batch(model: PET) -> Batch:
     dtype = model.edge_embedder.weight.dtype
-    return build_batch(atoms, model.pair_cutoff, dtype=dtype)
+    return build_batch(build_check_atoms(model), model.pair_cutoff, dtype=dtype)
