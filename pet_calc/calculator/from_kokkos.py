@@ -60,13 +60,19 @@ class KokkosBackend:
         self.model = model
         self.target = choose_energy_target(model.targets, target)
         self.known = set(model.atomic_types)
-        if not is_installed():
+        if obstacle := find_kokkos_obstacle(model, self.target):
+            raise ConfigError(f"backend={NAME!r}: it has no code for this: {obstacle}")
+        found = find_device()
+        if found is None:
             raise ConfigError(
                 f"backend={NAME!r}: it is not installed ({HOW_TO_INSTALL})"
             )
-        if obstacle := find_kokkos_obstacle(model, self.target):
-            raise ConfigError(f"backend={NAME!r}: it has no code for this: {obstacle}")
-        self.device = _find_device(device)
+        self.device = found
+        if device not in (None, "auto") and device.partition(":")[0] != found.type:
+            raise ConfigError(
+                f"device {device}: the installed build of {NAME} runs on {found} only; "
+                f"{HOW_TO_INSTALL}"
+            )
         self._is_conditioned = model.system_conditioning is not None
         self._state: tuple[int, int] | None = None
         self._calculator = _load(model, self.target, keep_neighbors=skin > 0)
@@ -174,18 +180,13 @@ def load_kokkos_backend(
     )
 
 
-def _find_device(wanted: str | None) -> torch.device:
-    """Return where the installed build runs, if that is what is wanted."""
+def find_device() -> torch.device | None:
+    """Return where the installed build of pet-kokkos runs, None without one."""
+    if not is_installed():
+        return None
     import pet_kokkos
 
-    build = pet_kokkos.backend()
-    kind = "cuda" if build in GPU_BUILDS else "cpu"
-    if wanted not in (None, "auto") and wanted.partition(":")[0] != kind:
-        raise ConfigError(
-            f"device {wanted}: the installed build of {NAME} ({build}) runs on {kind} "
-            f"only; {HOW_TO_INSTALL}"
-        )
-    return torch.device(kind)
+    return torch.device("cuda" if pet_kokkos.backend() in GPU_BUILDS else "cpu")
 
 
 def _load(model: PET, target: str, *, keep_neighbors: bool) -> Any:
