@@ -21,7 +21,12 @@ from torch import Tensor
 from pet_calc.data.systems import build_batch
 from pet_calc.errors import ExportError
 from pet_calc.export.module import build_labels, name_output
-from pet_calc.export.uncertainty import ENSEMBLE, UNCERTAINTY, name_extra_output
+from pet_calc.export.uncertainty import (
+    ENSEMBLE,
+    FEATURE,
+    UNCERTAINTY,
+    name_extra_output,
+)
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
@@ -64,6 +69,10 @@ def check_file(
         if spec.is_energy:
             prediction = predict(model, batch, name)
             assert prediction.forces is not None
+            output = name_extra_output(name, FEATURE)
+            features, _ = _run_file(loaded, batch, output)
+            own = compute_features(model, batch, name).double().sum(dim=0)
+            _compare(features, own, f"values of output {output}", path)
             own = prediction.energy
             _compare(found_forces, prediction.forces, f"forces of output {name}", path)
         else:
