@@ -18,13 +18,13 @@ from pet_calc.data.neighbors import check_cell, mask_cell
 from pet_calc.engine.switch import Compile
 from pet_calc.errors import ConfigError, ModelError
 from pet_calc.export.kokkos import find_kokkos_obstacle, write_pair
-from pet_calc.export.kokkos_check import is_installed, run_kokkos
+from pet_calc.export.kokkos_check import find_missing, run_kokkos
 from pet_calc.model.hypers import choose_energy_target
 from pet_calc.model.pet import PET
 
 NAME = "pet-kokkos"
 HOW_TO_INSTALL = (
-    "pip install pet-kokkos; for an NVIDIA GPU add --extra-index-url "
+    "for an NVIDIA GPU it comes by pip install pet-kokkos --extra-index-url "
     "https://peterspackman.github.io/pet-kokkos/cu12"
 )
 # what Kokkos calls its builds for GPUs; to torch both are cuda
@@ -62,11 +62,10 @@ class KokkosBackend:
         self.known = set(model.atomic_types)
         if obstacle := find_kokkos_obstacle(model, self.target):
             raise ConfigError(f"backend={NAME!r}: it has no code for this: {obstacle}")
+        if missing := find_missing():
+            raise ConfigError(f"backend={NAME!r}: {missing}; {HOW_TO_INSTALL}")
         found = find_device()
-        if found is None:
-            raise ConfigError(
-                f"backend={NAME!r}: it is not installed ({HOW_TO_INSTALL})"
-            )
+        assert found is not None
         self.device = found
         if device not in (None, "auto") and device.partition(":")[0] != found.type:
             raise ConfigError(
@@ -182,7 +181,7 @@ def load_kokkos_backend(
 
 def find_device() -> torch.device | None:
     """Return where the installed build of pet-kokkos runs, None without one."""
-    if not is_installed():
+    if find_missing():
         return None
     import pet_kokkos
 

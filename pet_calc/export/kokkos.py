@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pet_calc.checkpoint.to_ev import is_angstrom
 from pet_calc.errors import ExportError
-from pet_calc.export.kokkos_check import check_pair, is_installed
+from pet_calc.export.kokkos_check import check_pair, find_missing
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.hypers import PETHypers, choose_energy_target
 from pet_calc.model.pet import PET
@@ -128,14 +128,13 @@ def export_to_kokkos(
     with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".export-") as folder:
         draft = Path(folder) / stem.name
         write_pair(merged, draft, target=name, source=source)
-        if check and is_installed():
-            check_pair(draft, merged, name, stem)
-        elif check:
+        missing = find_missing() if check else None
+        if missing:
             logger.warning(
-                "%s: not compared with the model, since pet-kokkos is not installed "
-                "(pip install pet-kokkos)",
-                stem,
+                "%s: not compared with the model by pet-kokkos: %s", stem, missing
             )
+        elif check:
+            check_pair(draft, merged, name, stem)
         _replace_pair(draft, files)
     logger.info("exported %s and %s: target %s", *files, name)
     return cast(tuple[Path, Path], files)

@@ -1,6 +1,7 @@
 """Do the files of pet-kokkos still say what the model says? pet-kokkos is asked."""
 
 import copy
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,16 @@ from pet_calc.model.pet import PET
 TOLERANCE = 1e-4
 
 
-def is_installed() -> bool:
-    """Return whether the package pet-kokkos is there; it is not imported."""
-    return importlib.util.find_spec("pet_kokkos") is not None
+def find_missing() -> str | None:
+    """Return why pet-kokkos cannot be asked on this machine, None if it can."""
+    if importlib.util.find_spec("pet_kokkos") is None:
+        return "it is not installed (pip install pet-kokkos)"
+    try:
+        importlib.import_module("pet_kokkos")
+    except ImportError as error:
+        # a build for a GPU where there is no driver
+        return " ".join(str(error).splitlines())
+    return None
 
 
 def check_pair(draft: Path, model: PET, target: str, path: Path) -> None:
@@ -36,7 +44,6 @@ def check_pair(draft: Path, model: PET, target: str, path: Path) -> None:
         target: name of the energy.
         path: what to call the files in the message.
     """
-    # imported here: it starts Kokkos, with its threads
     import pet_kokkos
 
     reference = copy.deepcopy(model).to(torch.float64)

@@ -298,8 +298,9 @@ def test_an_exported_file_is_refused(tmp_path):
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(from_kokkos, "is_installed", lambda: False)
-    with pytest.raises(ConfigError, match="pip install pet-kokkos"):
+    missing = "it is not installed (pip install pet-kokkos)"
+    monkeypatch.setattr(from_kokkos, "find_missing", lambda: missing)
+    with pytest.raises(ConfigError, match=r"not installed \(pip install pet-kokkos"):
         run_kokkos(build_model())
 
 

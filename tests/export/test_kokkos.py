@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -163,10 +164,21 @@ def test_an_ending_is_taken_off(ending, tmp_path):
 def test_without_the_wheel_the_files_are_written_and_a_warning_says_so(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(kokkos, "is_installed", lambda: False)
+    monkeypatch.setattr(kokkos_check.importlib.util, "find_spec", lambda _: None)
     export_to_kokkos(build_model(dtype=torch.float32), tmp_path / "model")
     assert "not compared with the model" in caplog.text
+    assert "pip install pet-kokkos" in caplog.text
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_build_that_cannot_be_loaded_here_is_no_obstacle(
+    tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "pet_kokkos.py").write_text("raise ImportError('needs a\\ndriver')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pet_kokkos", raising=False)
+    export_to_kokkos(build_model(dtype=torch.float32), tmp_path / "model")
+    assert "not compared with the model by pet-kokkos: needs a driver" in caplog.text
 
 
 def test_a_pair_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
@@ -177,7 +189,7 @@ def test_a_pair_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
     def refuse(draft, model, target, path):
         raise ExportError(f"{path}: differs")
 
-    monkeypatch.setattr(kokkos, "is_installed", lambda: True)
+    monkeypatch.setattr(kokkos, "find_missing", lambda: None)
     monkeypatch.setattr(kokkos, "check_pair", refuse)
     with pytest.raises(ExportError, match="model: differs"):
         export_to_kokkos(build_model(), tmp_path / "model")
