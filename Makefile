@@ -18,7 +18,7 @@ LOWEST := .venv-lowest
 NOT_LOWEST = tests/test_platforms.py \
 	$(shell grep -rlE 'support.(peer|llpr)|from metatrain' --include='test_*.py' tests)
 
-.PHONY: help venv test test-slow test-gpu test-lowest test-sanitized lint docs demo clean
+.PHONY: help venv test test-slow test-gpu test-programs test-lowest test-sanitized lint docs demo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,11 @@ test-slow: $(DEV)  ## the tests marked slow
 # The pinned torch has no GPU: install one that has into .venv first, or rehearse on the CPU.
 test-gpu: $(DEV)  ## the tests that need a GPU; PET_CALC_DEVICE=cpu rehearses them
 	$(BIN)/pytest -m gpu
+
+# torch-sim 0.3.0 needs Python 3.11; its metatomic model imports metatrain, which the dev extra has.
+test-programs: $(DEV)  ## the tests with i-PI, torch-sim and pet-kokkos, which it installs
+	$(BIN)/python -m pip install -c constraints.txt -e '.[kokkos,programs]' torch-sim-atomistic
+	$(BIN)/pytest -m "" tests/programs tests/export/test_kokkos.py tests/calculator/test_from_kokkos.py
 
 # uv is what can ask for the lowest versions; torch of that age comes with CUDA, about 3 GB.
 test-lowest: $(CREATED)  ## the default tests with the lowest declared dependencies; slow to install

@@ -33,6 +33,7 @@ from single_point import (
     describe,
     evaluate,
     list_programs,
+    use_threads,
     write_models,
 )
 from size_scaling import build_silicon
@@ -151,7 +152,7 @@ def main():
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     if arguments.alone:
         task, folder = arguments.alone
         measure(task, arguments, Path(folder))

@@ -8,10 +8,12 @@ compute the same numbers, which is checked. Programs take turns, round by round,
 positions that differ each time as in MD; the table has medians of the rounds. Two more
 columns are the time of the bare matrix products, those of the folded network, forward
 and backward, in one dtype: by PyTorch (MKL or oneDNN), and by the engine's own code,
-which stays only while it is the faster one. Needs metatrain (the dev extra).
+which stays only while it is the faster one. Needs metatrain (the dev extra); pet-kokkos
+is a column more where it is installed, in float32, on the device that its build is for.
 """
 
 import argparse
+import os
 import platform
 import resource
 import statistics
@@ -33,6 +35,7 @@ from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_energy_target_info
 
 from pet_calc import PETCalculator
+from pet_calc.calculator.from_kokkos import find_device
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.data.systems import build_batch
 from pet_calc.engine.build import PROBE, load_engine
@@ -135,6 +138,13 @@ def write_models(shape, dtype, folder):
     export_model(model, folder / "ours.pt", check=False)
 
 
+def use_threads(n_threads):
+    """Give all programs so many threads; call it before the others."""
+    torch.set_num_threads(n_threads)
+    # pet-kokkos reads it when it is imported
+    os.environ["OMP_NUM_THREADS"] = str(n_threads)
+
+
 def list_programs(dtype, device):
     """Names of the calculators that can run."""
     names = ["metatrain", "model"]
@@ -142,6 +152,9 @@ def list_programs(dtype, device):
         names.append("engine")
         if dtype == "float32" and multiplies_bfloat16():
             names.append("mixed")
+    build = find_device()
+    if build and dtype == "float32" and build.type == torch.device(device).type:
+        names.append("pet-kokkos")
     return [*names, "our export"]
 
 
@@ -153,6 +166,8 @@ def build_calculator(name, folder, device):
         return MetatomicCalculator(folder / file, device=device)
     if name == "mixed":
         return PETCalculator(checkpoint, device=device, precision="mixed")
+    if name == "pet-kokkos":
+        return PETCalculator(checkpoint, device=device, backend=name)
     return PETCalculator(checkpoint, device=device, compile=name == "engine")
 
 
@@ -346,7 +361,7 @@ def main():
     parser.add_argument("--md", type=int, metavar="STEPS", help="MD, 5 times so long")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     cases = build_cases()
     unknown = set(arguments.cases or []) - set(cases)
     if unknown:

@@ -26,6 +26,7 @@ from single_point import (
     describe,
     list_programs,
     time_calculators,
+    use_threads,
     write_models,
 )
 
@@ -129,7 +130,7 @@ def main():
     parser.add_argument("--plot", type=Path, metavar="FILE", help="picture, e.g. PNG")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     known = list_programs(arguments.dtype, arguments.device)
     names = arguments.programs or known
     if set(names) - set(known):

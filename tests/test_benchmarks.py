@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.benchmarks import BENCHMARKS, load
 from support.frames import write_frames
@@ -131,6 +132,17 @@ def test_times_against_size_are_fitted_and_drawn(tmp_path):
         small, large = (float(row[column]) for row in rows)
         assert float(fit[column]) == pytest.approx(np.log2(large / small), abs=0.05)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("has_kokkos", [True, False])
+def test_pet_kokkos_is_a_peer_where_it_is_installed(has_kokkos, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = load("single_point")
+    found = torch.device("cpu") if has_kokkos else None
+    monkeypatch.setattr(script, "find_device", lambda: found)
+    assert ("pet-kokkos" in script.list_programs("float32", "cpu")) == has_kokkos
+    assert "pet-kokkos" not in script.list_programs("float64", "cpu")
+    assert "pet-kokkos" not in script.list_programs("float32", "cuda")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ase.calculators.calculator import (
 
 from pet_calc.calculator.from_checkpoint import CheckpointBackend
 from pet_calc.calculator.from_export import DTYPES, ExportBackend
+from pet_calc.calculator.from_kokkos import KokkosBackend, load_kokkos_backend
 from pet_calc.calculator.supported import check_known_elements, has_stress
 from pet_calc.calculator.threads import use_threads
 from pet_calc.calculator.uncertainty import (
@@ -43,6 +44,8 @@ _free_cores = FreeCores()
 
 # the list is built again when an atom has moved half of this, Å
 DEFAULT_SKIN = 0.5
+
+BACKENDS = ("pet-calc", "pet-kokkos")
 
 
 class PETCalculator(Calculator):
@@ -80,6 +83,7 @@ class PETCalculator(Calculator):
         skin: float = DEFAULT_SKIN,
         compile: Compile = "auto",
         precision: str = "exact",
+        backend: str = "pet-calc",
         max_uncertainty: float | None = None,
         on_uncertain: OnUncertain = "warn",
     ) -> None:
@@ -106,6 +110,9 @@ class PETCalculator(Calculator):
             precision: ``"exact"``, or ``"mixed"`` for matrix products in bfloat16,
                 which newer processors and GPUs do several times faster. The page on
                 accuracy in the documentation has the size of the error.
+            backend: ``"pet-kokkos"`` runs a checkpoint by the program of that name, if
+                it is installed: in float32, on the GPU that its build is for. Results
+                agree to rounding; uncertainties and direct forces it does not have.
             max_uncertainty: how uncertain the energy of an atom may be, eV; None does
                 not look. Every evaluation then estimates it.
             on_uncertain: what happens if one is more uncertain: ``"warn"`` logs a line
@@ -114,9 +121,10 @@ class PETCalculator(Calculator):
 
         Raises:
             CheckpointError: if the file cannot be read.
-            ConfigError: for a wrong device, dtype, skin, compile or precision, if the
-                engine was asked for and cannot run, and for an adapter, another dtype
-                or precision on an exported file, in which all are fixed.
+            ConfigError: for a wrong device, dtype, skin, compile, precision or
+                backend, if the engine or pet-kokkos was asked for and cannot run, and
+                for an adapter, another dtype or precision on an exported file, in
+                which all are fixed.
             LoRAError: if the adapter belongs to another base.
             ModelError: if the model lacks the target asked for, or an uncertainty that
                 is to be looked at.
@@ -126,10 +134,24 @@ class PETCalculator(Calculator):
         wanted = _resolve_dtype(dtype)
         if not skin >= 0.0:
             raise ConfigError(f"skin: expected a distance of at least 0 Å, got {skin}")
-        self._backend: CheckpointBackend | ExportBackend
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend {backend!r}: expected {' or '.join(BACKENDS)}")
+        self._backend: CheckpointBackend | ExportBackend | KokkosBackend
         if isinstance(model, (str, Path)):
             model = expand_path(model)
-        if isinstance(model, str) and is_exported(model):
+        if backend == "pet-kokkos":
+            self._backend = load_kokkos_backend(
+                model,
+                adapter=adapter,
+                target=target,
+                device=device,
+                dtype=wanted,
+                direct=non_conservative,
+                skin=skin,
+                compile=compile,
+                precision=precision,
+            )
+        elif isinstance(model, str) and is_exported(model):
             if adapter is not None:
                 raise ConfigError(
                     f"{model}: an exported file cannot take an adapter; export the "

@@ -171,7 +171,7 @@ def name_uncertainty(target: str) -> str:
 
 def count_features(record: Checkpoint) -> int:
     """Return the number of last-layer features of a model's targets."""
-    return 2 * record.hypers.num_readout_layers * record.hypers.d_head
+    return record.hypers.num_last_layer_features
 
 
 def get_last_layer(model: PET, target: str) -> Tensor:

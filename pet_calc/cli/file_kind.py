@@ -8,6 +8,8 @@ from typing import Any
 KINDS = {
     "checkpoint": "a checkpoint",
     "export": "an exported model",
+    "adapter": "an adapter",
+    "tensors": "tensors of another program",
     "report": "a report of pet-calc",
     "predictions": "predictions of pet-calc",
     "selection": "frames chosen by pet-calc",
@@ -31,6 +33,8 @@ def find_kind(path: Path) -> str | None:
         start = file.read(4096)
     if start[:2] == b"PK":
         return _look_into_archive(path)
+    if start[8:10] == b'{"' and path.suffix == ".safetensors":
+        return _look_into_weights(path)
     try:
         text = start.decode(errors="ignore" if len(start) == 4096 else "strict")
     except UnicodeDecodeError:
@@ -62,6 +66,17 @@ def _look_into_archive(path: Path) -> str:
     return "checkpoint" if any(n.endswith("data.pkl") for n in names) else "other"
 
 
+def _look_into_weights(path: Path) -> str:
+    with path.open("rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = file.read(min(n_bytes, _LARGEST_REPORT))
+    if b"pet_calc_adapter" in header:
+        return "adapter"
+    # the weights of a model for pet-kokkos
+    is_export = b"node_last_layers.energy.0.energy___0.weight" in header
+    return "export" if is_export else "tensors"
+
+
 def _look_into_json(path: Path) -> str:
     if path.stat().st_size > _LARGEST_REPORT:
         return "json"
@@ -71,6 +86,8 @@ def _look_into_json(path: Path) -> str:
         return "other"
     if not isinstance(values, dict):
         return "json"
+    if values.get("architecture") == "pet" and "species_to_index" in values:
+        return "export"
     is_errors = all(isinstance(value, int | float) for value in values.values())
     is_ours = "findings" in values or {"taken", "left_out"} <= values.keys()
     return "report" if is_ours or is_errors else "json"

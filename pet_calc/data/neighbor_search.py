@@ -115,6 +115,18 @@ def check_cell(cell: Floats, pbc: Booleans) -> None:
     )
 
 
+def check_images(box: Floats, periodic: Booleans, distance: float) -> None:
+    """Raise ``DataError`` if an atom sees too many images of itself.
+
+    Args:
+        box: as for ``find_pairs``; it must have passed ``check_cell``.
+        periodic: [3].
+        distance: in Å, how far an atom sees.
+    """
+    reduced, _ = _reduce(box, np.asarray(periodic, bool))
+    _check_heights(compute_heights(reduced, np.asarray(periodic, bool)), distance)
+
+
 def compute_heights(box: Floats, periodic: Booleans) -> Floats:
     """Return the distances between the lattice planes of the periodic directions."""
     if not periodic.any():
@@ -140,23 +152,31 @@ def _suits_vesin(
     return bool(n_boxes.min() / np.cbrt(excess) >= 2) or excess == 1.0
 
 
-def _find_in_tree(
-    positions: Floats, box: Floats, periodic: Booleans, reach: float
-) -> tuple[Integers, Integers, Integers]:
-    """Return all pairs within ``reach`` by a tree over the atoms and their images."""
-    turns = np.eye(3, dtype=np.int64)
-    reduced = box
-    if periodic.any():
-        compact, operation = minkowski_reduce(box, periodic)
-        turns = np.rint(operation).astype(np.int64)
-        reduced = np.where(periodic[:, None], compact, 0.0)
-    heights = compute_heights(reduced, periodic)
+def _reduce(box: Floats, periodic: Booleans) -> tuple[Floats, Integers]:
+    """Return the most compact cell of the lattice, and the turns that make it."""
+    if not periodic.any():
+        return box, np.eye(3, dtype=np.int64)
+    compact, operation = minkowski_reduce(box, periodic)
+    reduced = np.where(periodic[:, None], compact, 0.0)
+    return reduced, np.rint(operation).astype(np.int64)
+
+
+def _check_heights(heights: Floats, reach: float) -> None:
     n_images = float(np.prod(2 * reach / heights + 1)) if len(heights) else 1.0
     if n_images > MOST_IMAGES:
         raise DataError(
             f"the cell is so small that an atom sees {n_images:.2g} images of itself "
             f"within {reach:.3g} A; check the cell and its unit"
         )
+
+
+def _find_in_tree(
+    positions: Floats, box: Floats, periodic: Booleans, reach: float
+) -> tuple[Integers, Integers, Integers]:
+    """Return all pairs within ``reach`` by a tree over the atoms and their images."""
+    reduced, turns = _reduce(box, periodic)
+    heights = compute_heights(reduced, periodic)
+    _check_heights(heights, reach)
     inverse = np.linalg.pinv(reduced) if periodic.any() else np.zeros((3, 3))
     fractional = positions @ inverse
     turns_home = np.floor(fractional).astype(np.int64) * periodic

@@ -21,7 +21,12 @@ from torch import Tensor
 from pet_calc.data.systems import build_batch
 from pet_calc.errors import ExportError
 from pet_calc.export.module import build_labels, name_output
-from pet_calc.export.uncertainty import ENSEMBLE, UNCERTAINTY, name_extra_output
+from pet_calc.export.uncertainty import (
+    ENSEMBLE,
+    FEATURE,
+    UNCERTAINTY,
+    name_extra_output,
+)
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
@@ -64,6 +69,10 @@ def check_file(
         if spec.is_energy:
             prediction = predict(model, batch, name)
             assert prediction.forces is not None
+            output = name_extra_output(name, FEATURE)
+            features, _ = _run_file(loaded, batch, output)
+            own = compute_features(model, batch, name).double().sum(dim=0)
+            _compare(features, own, f"values of output {output}", path)
             own = prediction.energy
             _compare(found_forces, prediction.forces, f"forces of output {name}", path)
         else:
@@ -147,12 +156,15 @@ def _add_check_inputs(system: System, loaded: AtomisticModel) -> None:
         system.add_data(name, TensorMap(Labels.range("_", 1), [block]))
 
 
-def _build_check_batch(model: PET) -> Batch:
+def build_check_atoms(model: PET) -> Atoms:
     """Return eight atoms of the model's elements, jittered in a periodic cube."""
     rng = np.random.default_rng(0)
     grid = np.array(list(itertools.product((0.0, 1.0), repeat=3))) * SPACING
     positions = grid + JITTER * rng.random((8, 3))
     numbers = rng.choice(model.atomic_types, 8)
-    atoms = Atoms(numbers, positions, cell=2 * SPACING * np.eye(3), pbc=True)
+    return Atoms(numbers, positions, cell=2 * SPACING * np.eye(3), pbc=True)
+
+
+def _build_check_batch(model: PET) -> Batch:
     dtype = model.edge_embedder.weight.dtype
-    return build_batch(atoms, model.pair_cutoff, dtype=dtype)
+    return build_batch(build_check_atoms(model), model.pair_cutoff, dtype=dtype)

@@ -13,6 +13,7 @@ from pet_calc.export.engine import WeightsForEngine
 from pet_calc.export.pairs import pair_up
 from pet_calc.export.uncertainty import (
     ENSEMBLE,
+    FEATURE,
     UNCERTAINTY,
     UncertaintyTables,
     name_extra_output,
@@ -48,7 +49,7 @@ class ExportedPET(WeightsForEngine):
         uncertainties: Mapping[str, LastLayerUncertainty] | None = None,
     ) -> None:
         super().__init__(model)
-        # of outputs that are no target: uncertainties and ensembles, by name
+        # of outputs that are no target: features, uncertainties and ensembles, by name
         self._kinds = {}
         # TorchScript reads no constants of the module
         self._uncertainty, self._ensemble = UNCERTAINTY, ENSEMBLE
@@ -65,6 +66,9 @@ class ExportedPET(WeightsForEngine):
             properties = _build_standard_properties(spec)
             self._property_names[output] = list(properties.names)
             self._property_values[output] = properties.values.tolist()
+            if spec.is_energy:
+                n_features = model.hypers.num_last_layer_features
+                self._add_extra_output(name, FEATURE, n_features)
         self.uncertainties = nn.ModuleDict()
         for name, own in (uncertainties or {}).items():
             self.uncertainties[name] = UncertaintyTables(own)
@@ -87,7 +91,7 @@ class ExportedPET(WeightsForEngine):
         self._kinds[output] = kind
         self._shapes[output] = [n_values]
         self._component_names[output] = []
-        self._property_names[output] = ["energy"]
+        self._property_names[output] = [FEATURE if kind == FEATURE else "energy"]
         self._property_values[output] = [[i] for i in range(n_values)]
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:

@@ -22,7 +22,12 @@ from pet_calc.errors import ExportError
 from pet_calc.export.check import check_file
 from pet_calc.export.module import ExportedPET, name_output
 from pet_calc.export.serialize import serialize
-from pet_calc.export.uncertainty import ENSEMBLE, UNCERTAINTY, name_extra_output
+from pet_calc.export.uncertainty import (
+    ENSEMBLE,
+    FEATURE,
+    UNCERTAINTY,
+    name_extra_output,
+)
 from pet_calc.lora.inject import has_lora, merge_lora
 from pet_calc.model.hypers import DIRECT_STRESS, TargetSpec
 from pet_calc.model.pet import PET
@@ -80,6 +85,7 @@ def build_atomistic_model(
         capabilities = ModelCapabilities(
             outputs={
                 **{name_output(s): _describe(s) for s in model.targets.values()},
+                **_describe_features(model),
                 **_describe_uncertainties(model, uncertainties or {}),
             },
             atomic_types=merged.atomic_types,
@@ -185,6 +191,17 @@ def _describe(spec: TargetSpec) -> ModelOutput:
         sample_kind="system" if is_stress else "atom",
         description=spec.description or f"PET output {spec.name}",
     )
+
+
+def _describe_features(model: PET) -> dict[str, ModelOutput]:
+    """Return the outputs that programs draw maps of, one for each energy."""
+    return {
+        name_extra_output(name, FEATURE): ModelOutput(
+            sample_kind="atom", description=f"last-layer features of {name}"
+        )
+        for name, spec in model.targets.items()
+        if spec.is_energy
+    }
 
 
 def _describe_uncertainties(

@@ -1,4 +1,4 @@
-"""Uncertainty and ensemble of an energy, as an exported file has them."""
+"""Uncertainty, ensemble and features of an energy, as an exported file has them."""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from pet_calc.model.uncertainty import LastLayerUncertainty
 
 UNCERTAINTY = "uncertainty"
 ENSEMBLE = "ensemble"
+FEATURE = "feature"
 
 
 class UncertaintyTables(nn.Module):
@@ -50,15 +51,17 @@ class UncertaintyTables(nn.Module):
 
 
 def name_extra_output(target: str, kind: str) -> str:
-    """Return metatomic's name of a target's uncertainty or ensemble.
+    """Return metatomic's name of a target's uncertainty, ensemble or features.
 
     Energies with names of their own get metatrain's.
 
     Args:
         target: name of an energy.
-        kind: ``UNCERTAINTY`` or ``ENSEMBLE``.
+        kind: ``UNCERTAINTY``, ``ENSEMBLE`` or ``FEATURE``.
     """
     base, _, variant = target.partition("/")
     if base == ENERGY:
-        return f"{ENERGY}_{kind}" + (f"/{variant}" if variant else "")
-    return f"mtt::aux::{target.removeprefix('mtt::')}_{kind}"
+        standard = kind if kind == FEATURE else f"{ENERGY}_{kind}"
+        return standard + (f"/{variant}" if variant else "")
+    ending = "last_layer_features" if kind == FEATURE else kind
+    return f"mtt::aux::{target.removeprefix('mtt::')}_{ending}"

@@ -76,6 +76,11 @@ class PETHypers:
         return 1 if self.featurizer_type == "feedforward" else self.num_gnn_layers
 
     @property
+    def num_last_layer_features(self) -> int:
+        """Number of values per atom that a target's last layers are applied to."""
+        return 2 * self.num_readout_layers * self.d_head
+
+    @property
     def interaction_range(self) -> float:
         """Farthest distance, Å, at which one atom can change another's energy.
 

@@ -82,7 +82,8 @@ def test_the_exported_file_and_metatrain_s_have_it(files, tmp_path):
     run("export", files["sure"], "-o", tmp_path / "sure.pt")
     exported = load_atomistic_model(tmp_path / "sure.pt")
     outputs = exported.capabilities().outputs
-    assert list(outputs) == ["energy", "energy_uncertainty", "energy_ensemble"]
+    extra = ["feature", "features", "energy_uncertainty", "energy_ensemble"]
+    assert list(outputs) == ["energy", *extra]
     assert outputs["energy_uncertainty"].unit == "eV"
     run("convert", files["sure"], "--to", "metatrain", "-o", tmp_path / "mt.ckpt")
     again = build_uncertainties(load_checkpoint(tmp_path / "mt.ckpt"))["energy"]

@@ -174,6 +174,10 @@ def test_capabilities_tell_the_truth(tmp_path):
     assert outputs["energy/pbe"].sample_kind == "atom"
     assert outputs["non_conservative_force"].unit == "eV/A"
     assert outputs["non_conservative_stress"].sample_kind == "system"
+    assert (
+        outputs["feature"].sample_kind == outputs["feature/pbe"].sample_kind == "atom"
+    )
+    assert outputs["feature"].unit == ""
     (request,) = loaded.requested_neighbor_lists()
     assert request.cutoff == model.pair_cutoff
     assert request.full_list
