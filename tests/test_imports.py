@@ -19,6 +19,7 @@ FLOORS = [
     {"engine"},
     {"calculator", "export", "evaluate"},
     {"check", "select", "info", "lammps", "page"},
+    {"validate"},
     {"train"},
     {"cli"},
 ]

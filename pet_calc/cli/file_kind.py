@@ -17,6 +17,7 @@ KINDS = {
     "options": "an options file",
     "lammps": "a LAMMPS input of pet-calc",
     "page": "a page of pet-calc",
+    "figure": "a figure",
     "json": "JSON of another program",
 }
 """What verbs write and what they may find, as it is called in a message."""
@@ -35,6 +36,8 @@ def find_kind(path: Path) -> str | None:
         return _look_into_archive(path)
     if start[8:10] == b'{"' and path.suffix == ".safetensors":
         return _look_into_weights(path)
+    if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:5] == b"%PDF-" or b"<svg" in start:
+        return "figure"
     try:
         text = start.decode(errors="ignore" if len(start) == 4096 else "strict")
     except UnicodeDecodeError:
@@ -89,5 +92,6 @@ def _look_into_json(path: Path) -> str:
     if values.get("architecture") == "pet" and "species_to_index" in values:
         return "export"
     is_errors = all(isinstance(value, int | float) for value in values.values())
-    is_ours = "findings" in values or {"taken", "left_out"} <= values.keys()
+    marks = ({"findings"}, {"taken", "left_out"}, {"rows", "verdict"})
+    is_ours = any(names <= values.keys() for names in marks)
     return "report" if is_ours or is_errors else "json"

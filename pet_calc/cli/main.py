@@ -38,6 +38,9 @@ VERBS = {
         "uncertainty", "Give a model an uncertainty, from its training set."
     ),
     "select": Verb("select", "Take the frames that are worth labelling next."),
+    "validate": Verb(
+        "validate", "Check a model's physics: derivatives, walls, drift, phonons."
+    ),
     "models": Verb("models", "List the models that can be used by name."),
     "info": Verb("info", "Describe a checkpoint, an adapter or an exported model."),
     "export": Verb("export", "Export a model for LAMMPS and other programs."),
