@@ -87,7 +87,7 @@ def command(
     from pet_calc.config.quick import find_place
     from pet_calc.data.files import read_last
     from pet_calc.system.atomic import write_text_atomically
-    from pet_calc.validate import load_potential, validate
+    from pet_calc.validate import LONG, SHORT, load_potential, validate
     from pet_calc.validate.plot import check_format, save_curves
     from pet_calc.validate.structures import build_structure
 
@@ -102,7 +102,7 @@ def command(
         potential,
         atoms,
         pairs_of=potential.elements if is_all else None,
-        is_short=quick,
+        effort=SHORT if quick else LONG,
         picoseconds=picoseconds,
         progress=show_progress(quiet),
     )

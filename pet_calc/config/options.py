@@ -137,6 +137,8 @@ class RunOptions(Options):
     memory: never. null: in the output folder, for data sets of 1 GB and more."""
     final_eval: bool = True
     """Whether the best model is evaluated on all sets at the end."""
+    final_validation: bool = True
+    """Whether the best model's physics is checked at the end, on a validation frame."""
 
     @classmethod
     def normalize(cls, value: Any) -> Any:

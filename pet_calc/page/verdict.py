@@ -45,7 +45,7 @@ def judge(run: ReadRun) -> list[Sentence]:
         )
     found += _find_worst_group(run)
     found += _describe_forgetting(run)
-    return found + _describe_uses(run)
+    return [*found, *_describe_physics(run), *_describe_uses(run)]
 
 
 def headline(run: ReadRun) -> str:
@@ -256,6 +256,25 @@ def _describe_forgetting(run: ReadRun) -> list[Sentence]:
     if is_bad:
         text += " Keep to the domain of your data, or train with --replay as well."
     return [Sentence("bad" if is_bad else "good", text)]
+
+
+def _describe_physics(run: ReadRun) -> list[Sentence]:
+    """Say what the short form of `pet-calc validate` found on a validation frame."""
+    physics = run.report.get("physics")
+    if not physics:
+        return []
+    rows = {
+        verdict: [row for row in physics["rows"] if row["verdict"] == verdict]
+        for verdict in ("fail", "warn", "ok")
+    }
+    n_good = len(rows["ok"])
+    text = f"Physics on a validation frame ({physics['structure']}): {n_good} checks "
+    text += "are good" if n_good != 1 else "is good"
+    for verdict, words in (("fail", "fails"), ("warn", "is doubtful")):
+        for row in rows[verdict]:
+            text += f"; {row['name']} {words} ({row['detail'] or row['meaning']})"
+    tone: Tone = "bad" if rows["fail"] else "note" if rows["warn"] else "good"
+    return [Sentence(tone, f"{text}. `pet-calc validate` looks closer.")]
 
 
 def _describe_uses(run: ReadRun) -> list[Sentence]:

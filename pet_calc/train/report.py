@@ -6,6 +6,7 @@ from typing import Any
 from pet_calc.evaluate.fit_uncertainty import Calibration
 from pet_calc.evaluate.metrics import format_errors
 from pet_calc.train.domain.forgetting import Forgetting
+from pet_calc.train.physics import PhysicsCheck
 from pet_calc.train.rotation import RotationReport
 
 
@@ -36,6 +37,9 @@ class RunReport:
     rotation: RotationReport | None = None
     """What turning the frames changes; None in a session that stopped before the
     end."""
+    physics: PhysicsCheck | None = None
+    """What holds for any potential, of the best model; None where it was not looked
+    at."""
     forgetting: Forgetting | None = None
     """Errors in the base's own domain, None without a retain_set."""
     uncertainty: dict[str, Calibration] = field(default_factory=dict)
@@ -53,12 +57,16 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(replace(self, rotation=None, forgetting=None, uncertainty={}))
+        parts = ("rotation", "physics", "forgetting")
+        plain = replace(
+            self, uncertainty={}, rotation=None, physics=None, forgetting=None
+        )
+        values = asdict(plain)
         values["uncertainty"] = {
             name: calibration.to_dict()
             for name, calibration in self.uncertainty.items()
         }
-        for name in ("rotation", "forgetting"):
+        for name in parts:
             part = getattr(self, name)
             if part is not None:
                 values[name] = part.to_dict()
@@ -77,7 +85,7 @@ class RunReport:
             lines.append(f"test, base {format_errors(self.test_before)}")
         if self.test:
             lines.append(f"test       {format_errors(self.test)}")
-        for name in ("rotation", "forgetting"):
+        for name in ("rotation", "physics", "forgetting"):
             part = getattr(self, name)
             if part is not None:
                 lines += [

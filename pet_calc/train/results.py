@@ -91,6 +91,9 @@ def write_results(
             logger.warning("%s", warning)
         best.metadata["rotation"] = report.rotation.to_dict()
         save_checkpoint(folder.best, best)
+    if report.physics is not None:
+        report.physics.measure(model, prepared.target)
+        logger.info("physics: %s", report.physics.to_text())
     if domain.retained and is_over:
         report.forgetting = measure_forgetting(
             model,

@@ -26,6 +26,7 @@ from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import BEST_NAME, LAST_NAME, RunFolder, Trainer
 from pet_calc.train.objective import TrainedSet
+from pet_calc.train.physics import choose_check
 from pet_calc.train.provenance import describe_run
 from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.report import RunReport
@@ -189,6 +190,10 @@ def _run(
     report.n_trainable, report.n_parameters = n_trainable, n_parameters
     if report.end != "stopped":
         report.rotation = RotationReport(sample, base=base_spread)
+    if report.end != "stopped" and options.final_validation:
+        report.physics = choose_check(
+            frames, options.main_energy, prepared.model.pair_cutoff
+        )
     test = loaders.get("test")
     write_results(trainer, prepared, test, report, options, domain, keeper)
     return report

@@ -5,6 +5,15 @@
 
 from pet_calc.validate.potential import Potential, load_potential
 from pet_calc.validate.report import ValidationReport
-from pet_calc.validate.run import validate
+from pet_calc.validate.run import LEAST, LONG, SHORT, Effort, validate
 
-__all__ = ["Potential", "ValidationReport", "load_potential", "validate"]
+__all__ = [
+    "LEAST",
+    "LONG",
+    "SHORT",
+    "Effort",
+    "Potential",
+    "ValidationReport",
+    "load_potential",
+    "validate",
+]

@@ -15,8 +15,8 @@ from pet_calc.validate.report import Row
 from pet_calc.validate.walls import NEAREST, Curve
 
 # in sums of covalent radii: dense where holes are
-_DENSE = np.arange(NEAREST, 1.2, 0.02)
-_SPARSE = np.arange(1.2, 2.05, 0.1)
+_DENSE_TO, _SPARSE = 1.2, np.arange(1.2, 2.05, 0.1)
+STEP = 0.02
 # atoms in one evaluation, each with one neighbour
 _MOST_ATOMS = 4000
 # no axis of a lattice, nor a plane of symmetry
@@ -30,16 +30,23 @@ _MOST_NAMED = 3
 def scan_dimers(
     potential: Potential,
     elements: Iterable[int],
+    step: float = STEP,
     progress: Callable[[Any], Any] | None = None,
 ) -> list[Curve]:
     """Return the curve of each pair of elements, the lowest wall first.
 
     Many dimers share one evaluation, too far apart to see each other. The energy is
     counted from that of the two atoms beyond the cutoff.
+
+    Args:
+        potential: what is validated.
+        elements: atomic numbers.
+        step: between distances, in sums of covalent radii.
+        progress: wraps the evaluations.
     """
     pairs = list(itertools.combinations_with_replacement(sorted(elements), 2))
     far = potential.cutoff + 0.5
-    scans = [_choose_distances(pair, potential.cutoff) for pair in pairs]
+    scans = [_choose_distances(pair, potential.cutoff, step) for pair in pairs]
     dimers = [
         (pair, distance)
         for pair, distances in zip(pairs, scans, strict=True)
@@ -59,10 +66,18 @@ def scan_dimers(
     return sorted(curves, key=_rank)
 
 
-def scan_contacts(potential: Potential, atoms: Atoms) -> list[Curve]:
+def scan_contacts(
+    potential: Potential, atoms: Atoms, n_contacts: int = 1000, step: float = STEP
+) -> list[Curve]:
     """Return the curve of the nearest neighbours of each pair of elements.
 
     One of the two moves straight towards the other, all else stays.
+
+    Args:
+        potential: what is validated.
+        atoms: of two atoms or more.
+        n_contacts: pairs of elements at most, those nearest by their radii.
+        step: between distances, in sums of covalent radii.
     """
     radii = covalent_radii[atoms.numbers]
     reach = _BONDED * 2 * float(radii.max())
@@ -75,10 +90,10 @@ def scan_contacts(potential: Potential, atoms: Atoms) -> list[Curve]:
         if i != j and shares[k] < _BONDED:
             nearest.setdefault(pair, k)  # type: ignore[arg-type]
     curves = []
-    for pair, k in nearest.items():
+    for pair, k in list(nearest.items())[:n_contacts]:
         bond = float(radii[first[k]] + radii[second[k]])
         own = float(distances[k])
-        scan = NEAREST * bond + np.arange(0.0, own - NEAREST * bond, 0.02 * bond)
+        scan = NEAREST * bond + np.arange(0.0, own - NEAREST * bond, step * bond)
         scan = np.append(scan, own)
         moved = []
         for distance in scan:
@@ -107,9 +122,10 @@ def _rank(curve: Curve) -> tuple[float, float]:
     return curve.wall.height, curve.wall.place / curve.bond
 
 
-def _choose_distances(pair: tuple[int, int], cutoff: float) -> Array:
+def _choose_distances(pair: tuple[int, int], cutoff: float, step: float) -> Array:
     bond = float(covalent_radii[list(pair)].sum())
-    distances = bond * np.concatenate([_DENSE, _SPARSE])
+    dense = np.arange(NEAREST, _DENSE_TO, step)
+    distances = bond * np.concatenate([dense, _SPARSE])
     kept: Array = distances[distances < max(cutoff, bond)]
     return kept
 

@@ -41,8 +41,8 @@ _ENERGY_TOO = " The energy, in meV/atom, is held to the same numbers."
 _TURNS = (
     "A PET is not exactly invariant. The bundled ones spread by 0.02 and 0.08 meV/atom "
     "and by 0.3 and 1.5 meV/Å. Errors of good models begin at 1 meV/atom and 20 meV/Å: "
-    "a spread of that size is as wrong as the model. At ten (five) times that it decides "
-    "what a simulation does."
+    "a spread of that size is as wrong as the model. At ten (five) times that it "
+    "decides what a simulation does."
 )
 _WALL = (
     "Atoms cross a barrier of 2 eV within nanoseconds from about 2000 K on, and in "
@@ -166,7 +166,7 @@ LIMITS: dict[str, Limit] = {
         "lowest frequency (imaginary: below 0)",
         "33 cm^-1 are 1 THz. Relaxation to 1 meV/Å and displacements of 0.01 Å leave "
         "some cm^-1. Beyond, the structure lies on no minimum of the model; of phases "
-        "that are none in nature either (cubic perovskites, bcc titanium) that is right.",
+        "that are none in nature (cubic perovskites, bcc titanium) that is right.",
         is_least=True,
     ),
     "elastic": Limit(

@@ -20,8 +20,8 @@ from pet_calc.validate.structures import rattle
 MOST_ATOMS, MOST_ATOMS_OF_CELL = 60, 16
 # eV/Å, and steps
 _FMAX, _MOST_STEPS = 1e-3, 300
-# Å: off the symmetry, so that a saddle point within the cell is left
-_NUDGE = 0.01
+# Å: off the symmetry, so that a saddle point is left; and along an imaginary mode
+_NUDGE, _PUSH = 0.01, 0.2
 # Å of a displacement, and the strain for elastic constants
 _DISPLACEMENT, _STRAIN = 0.01, 0.003
 # Å that a supercell for phonons has at least, and atoms at most
@@ -33,9 +33,16 @@ _MANDEL = np.sqrt([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
 
 
 def check_molecule(potential: Potential, atoms: Atoms) -> Row:
-    """Return the row on the lowest vibration of a relaxed molecule."""
+    """Return the row on the lowest vibration of a relaxed molecule.
+
+    A saddle point is left along its imaginary mode, once.
+    """
     relaxed, how = relax(potential, atoms)
-    modes = compute_vibrations(potential, relaxed)
+    modes, softest = compute_vibrations(potential, relaxed)
+    if modes[0] < 0:
+        relaxed.positions += _PUSH * softest
+        relaxed, how = relax(potential, relaxed)
+        modes, _ = compute_vibrations(potential, relaxed)
     return Row(
         "modes",
         float(modes[0]),
@@ -82,10 +89,11 @@ def relax(potential: Potential, atoms: Atoms) -> tuple[Atoms, str]:
     return atoms, f"{how} in {n_steps} steps"
 
 
-def compute_vibrations(potential: Potential, atoms: Atoms) -> Array:
-    """Return the frequencies of a molecule without its rigid motions, ascending.
+def compute_vibrations(potential: Potential, atoms: Atoms) -> tuple[Array, Array]:
+    """Return the frequencies of a molecule without its rigid motions, and the softest.
 
-    In cm^-1, those imaginary below zero.
+    The frequencies are in cm^-1, ascending, those imaginary below zero. The motion of
+    the first, [n_atoms, 3], moves an atom by at most 1.
     """
     n = 3 * len(atoms)
     moved = []
@@ -98,11 +106,11 @@ def compute_vibrations(potential: Potential, atoms: Atoms) -> Array:
     hessian = 0.5 * (hessian + hessian.T)
     root = np.repeat(np.sqrt(atoms.get_masses()), 3)
     internal = _find_internal(atoms, root)
-    squares = np.linalg.eigvalsh(
-        internal.T @ (hessian / np.outer(root, root)) @ internal
-    )
+    weighted = hessian / np.outer(root, root)
+    squares, vectors = np.linalg.eigh(internal.T @ weighted @ internal)
     frequencies = np.sign(squares) * np.sqrt(np.abs(squares)) * _TO_EV / units.invcm
-    return np.asarray(frequencies)
+    softest = (internal @ vectors[:, 0] / root).reshape(-1, 3)
+    return np.asarray(frequencies), softest / np.abs(softest).max()
 
 
 def compute_phonons(atoms: Atoms, potential: Potential) -> tuple[Array, str]:

@@ -14,6 +14,7 @@ from pet_calc.calculator.calculator import PETCalculator
 from pet_calc.checkpoint.open import is_exported
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import Array
+from pet_calc.data.state import CHARGE_NAMES, SPIN_NAMES
 from pet_calc.engine.switch import Compile
 from pet_calc.evaluate.predict import BatchPredictor
 from pet_calc.model.pet import PET
@@ -132,7 +133,8 @@ def load_potential(
 
 def _strip(atoms: Atoms) -> Atoms:
     """Return the atoms with what models read, and no labels."""
-    kept = {key: atoms.info[key] for key in ("charge", "spin") if key in atoms.info}
+    names = {*CHARGE_NAMES, *SPIN_NAMES} & atoms.info.keys()
+    kept = {name: atoms.info[name] for name in names}
     return Atoms(
         atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=kept
     )

@@ -17,13 +17,28 @@ from pet_calc.validate.report import Row
 
 # Å of a path inside bulk, and beyond the cutoff outside of it
 _INSIDE, _BEYOND = 1.0, 0.5
-# Å between samples, and at the end of halving
-_SPACING, _FINEST = 0.08, 1e-7
-# intervals of a path that are halved, for energy and forces alike
-_N_CHOSEN = 3
 # random directions of which the one is taken that keeps atoms apart best
 _N_DIRECTIONS = 12
+# eV and eV/Å of rounding, which does not stand out
+_NOISE = 1e-8
+# times those beside it: a smooth function changes by less from one sample to the next
+_OUTLIER = 4.0
 _TO_MEV = 1000.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How closely paths are looked at."""
+
+    n_paths: int
+    """Atoms that are moved."""
+    spacing: float = 0.08
+    """Å between samples."""
+    finest: float = 1e-7
+    """Å at the end of halving."""
+    n_chosen: int = 3
+    """Intervals of a path that are halved: those of the largest changes, as many that
+    stand out from the ones beside them, for energy and forces alike."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +71,19 @@ class _Interval:
         return _measure(self.path, self.ends, self.answers)[int(self.of_forces)]
 
 
-def check_smoothness(potential: Potential, atoms: Atoms, n_paths: int) -> list[Row]:
+def check_smoothness(
+    potential: Potential, atoms: Atoms, sampling: Sampling
+) -> list[Row]:
     """Return the rows on jumps of the energy and of forces.
 
     Args:
         potential: what is validated.
         atoms: of two atoms or more.
-        n_paths: atoms that are moved.
+        sampling: how closely it is looked at.
     """
-    paths = choose_paths(atoms, potential.cutoff, n_paths)
-    intervals = [i for path in paths for i in _sample(potential, path)]
-    while max(b - a for a, b in (i.ends for i in intervals)) > _FINEST:
+    paths = choose_paths(atoms, potential.cutoff, sampling.n_paths)
+    intervals = [i for path in paths for i in _sample(potential, path, sampling)]
+    while max(b - a for a, b in (i.ends for i in intervals)) > sampling.finest:
         middles = [sum(interval.ends) / 2 for interval in intervals]
         answers = potential.evaluate(
             [i.path.place(m) for i, m in zip(intervals, middles, strict=True)]
@@ -140,23 +157,28 @@ def _find_way(atoms: Atoms, atom: int, generator: np.random.Generator) -> Path:
     return max(paths, key=room) if others else paths[0]
 
 
-def _sample(potential: Potential, path: Path) -> list[_Interval]:
+def _sample(potential: Potential, path: Path, sampling: Sampling) -> list[_Interval]:
     """Return the intervals of a path that are the least smooth."""
-    places = np.linspace(0.0, path.length, max(8, round(path.length / _SPACING)) + 1)
+    n_intervals = max(6, round(path.length / sampling.spacing))
+    places = np.linspace(0.0, path.length, n_intervals + 1)
     answers = potential.evaluate([path.place(place) for place in places])
-    pairs = list(zip(range(len(places) - 1), range(1, len(places)), strict=True))
-    changes = np.array(
+    energies = np.array(
         [
-            _measure(path, (places[i], places[j]), (answers[i], answers[j]))[0]
-            for i, j in pairs
+            _measure(path, (places[k], places[k + 1]), (answers[k], answers[k + 1]))[0]
+            for k in range(n_intervals)
         ]
     )
     forces = np.stack([answer.forces for answer in answers])
     steps = np.diff(forces, axis=0)
-    # of a smooth function a step is about the mean of those beside it
-    beside = 0.5 * (np.roll(steps, 1, axis=0) + np.roll(steps, -1, axis=0))
-    beside[0], beside[-1] = steps[1], steps[-2]
-    bends = np.abs(steps - beside).max(axis=(1, 2))
+    # of a smooth function a step is about the mean of those on both sides; the next but
+    # one, so that a jump does not show in those beside it
+    padded = np.concatenate([steps[2:0:-1], steps, steps[-2:-4:-1]])
+    bends = np.abs(steps - 0.5 * (padded[:-4] + padded[4:])).max(axis=(1, 2))
+    chosen = [
+        (of_forces, k)
+        for of_forces, sizes in ((False, energies), (True, bends))
+        for k in _choose(sizes, sampling.n_chosen)
+    ]
     return [
         _Interval(
             path,
@@ -164,9 +186,18 @@ def _sample(potential: Potential, path: Path) -> list[_Interval]:
             (float(places[k]), float(places[k + 1])),
             (answers[k], answers[k + 1]),
         )
-        for of_forces, sizes in ((False, changes), (True, bends))
-        for k in np.argsort(-sizes)[:_N_CHOSEN].tolist()
+        for of_forces, k in chosen
     ]
+
+
+def _choose(sizes: Array, n: int) -> list[int]:
+    """Return the largest ones, and those that stand out from their neighbours."""
+    is_outlier = np.zeros(len(sizes), dtype=bool)
+    is_outlier[1:-1] = sizes[1:-1] > _OUTLIER * (
+        np.maximum(sizes[2:], sizes[:-2]) + _NOISE
+    )
+    order = np.argsort(-sizes)
+    return list(dict.fromkeys([*order[:n], *order[is_outlier[order]][:n]]))
 
 
 def _measure(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pet_calc.data.labels import Array
 from pet_calc.validate.limits import WALL
@@ -12,6 +13,8 @@ from pet_calc.validate.limits import WALL
 # multiple bonds and oxides of large atoms have their minimum, N2 at 0.77, BaO at 0.69,
 # V2 at 0.58, and no diatomic molecule below 0.55
 COMPRESSED, SHORTEST_BOND = 0.8, 0.55
+# bonds end there: a well inside of another one is no bond
+OUTERMOST = 1.25
 # how near atoms are pushed
 NEAREST = 0.3
 # eV by which an energy has to fall again behind a barrier to be a hole, and not a
@@ -79,8 +82,8 @@ class Curve:
 def find_wall(distances: Array, energies: Array, bond: float) -> Wall:
     """Return the wall that atoms meet inside ``COMPRESSED`` of their radii.
 
-    From there the curve is followed inwards: first down to the minimum, if it lies
-    inside, then up until it falls again.
+    From the lowest point outside of that the curve is followed inwards: first straight
+    down to the minimum, if it lies further in, then up until it falls again.
 
     Args:
         distances: [n] in Å, ascending.
@@ -90,25 +93,51 @@ def find_wall(distances: Array, energies: Array, bond: float) -> Wall:
     if not np.isfinite(energies).all():
         broken = distances[~np.isfinite(energies)].max()
         return Wall(0.0, float(broken), is_hole=True)
-    start = int(np.searchsorted(distances, COMPRESSED * bond - 1e-9))
-    start = min(start, len(distances) - 1)
-    outside = start + int(energies[start:].argmin())
-    k = start
-    while k > 0 and energies[k - 1] < energies[k]:
-        k -= 1
-    lowest = float(energies[k:].min())
-    if distances[k] < SHORTEST_BOND * bond:
-        # atoms slide in, at most over what lies before 0.8
-        top = k + int(energies[k : outside + 1].argmax())
-        height = float(energies[top] - energies[outside])
-        return Wall(min(height, WALL), float(distances[top]), is_hole=True)
-    top = k
-    for i in range(k, -1, -1):
+    edge = int(np.searchsorted(distances, COMPRESSED * bond - 1e-9))
+    edge = min(edge, len(distances) - 1)
+    start = edge + int(energies[edge:].argmin())
+    bottom = _descend(energies, start)
+    if bottom < edge:
+        top, well = _find_outer_well(energies, start, distances < OUTERMOST * bond)
+        if well is not None:
+            height = min(float(energies[top] - energies[well]), WALL)
+            return Wall(height, float(distances[top]), is_hole=True)
+    if distances[bottom] < SHORTEST_BOND * bond:
+        return Wall(0.0, float(distances[start]), is_hole=True)
+    lowest = float(energies[bottom])
+    i = top = bottom
+    while i >= 0:
         if energies[i] > energies[top]:
             top = i
-        height = float(energies[top] - lowest)
+        height = min(float(energies[top]) - lowest, WALL)
         if height >= WALL:
-            return Wall(WALL, float(distances[top]), is_hole=False)
+            break
         if energies[i] < energies[top] - FALL:
-            return Wall(height, float(distances[top]), is_hole=True)
+            i = _descend(energies, i)
+            if i < edge:
+                return Wall(height, float(distances[top]), is_hole=True)
+            # a well further out
+            top = i
+        i -= 1
     return Wall(height, float(distances[top]), is_hole=False)
+
+
+def _find_outer_well(
+    energies: Array, start: int, is_near: npt.NDArray[np.bool_]
+) -> tuple[int, int | None]:
+    """Return the top and the bottom of a well outside of one that is followed in."""
+    top = start
+    for i in range(start, int(is_near.sum())):
+        if energies[i] > energies[top]:
+            top = i
+        if energies[i] < energies[top] - FALL:
+            well = i + int(energies[i : int(is_near.sum())].argmin())
+            return top, well
+    return top, None
+
+
+def _descend(energies: Array, start: int) -> int:
+    """Return where the energy, followed inwards, stops falling."""
+    while start > 0 and energies[start - 1] < energies[start]:
+        start -= 1
+    return start
