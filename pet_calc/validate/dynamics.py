@@ -3,6 +3,7 @@
 import numpy as np
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 
 from pet_calc.data.labels import Array
 from pet_calc.validate.potential import Potential
@@ -16,6 +17,9 @@ _TIMESTEP, _TIMESTEP_OF_HYDROGEN = 1.0, 0.5
 _MERGED = 0.5
 # kT in a run that began at 300 K, by which it has exploded
 _HOTTEST = 20 * TEMPERATURE
+# eV/Å: beyond, a structure is none of 300 K, and what it does would say nothing of the
+# model; steps at most that make it smaller
+_LARGEST_FORCE, _MOST_STEPS = 5.0, 50
 _TO_MEV = 1000.0
 
 
@@ -30,12 +34,16 @@ def check_drift(potential: Potential, atoms: Atoms, picoseconds: float) -> Row:
     atoms = atoms.copy()
     atoms.set_constraint()
     atoms.calc = potential.calculator
+    before = ""
+    if np.abs(atoms.get_forces()).max() > _LARGEST_FORCE:
+        BFGS(atoms, logfile=None).run(fmax=_LARGEST_FORCE / 2, steps=_MOST_STEPS)
+        before = "; its forces were relaxed first"
     _heat(atoms)
     timestep = _TIMESTEP_OF_HYDROGEN if 1 in atoms.numbers else _TIMESTEP
     n_steps = max(10, round(1000 * picoseconds / timestep))
     dynamics = VelocityVerlet(atoms, timestep * units.fs)
     energies, temperatures = [atoms.get_total_energy()], [atoms.get_temperature()]
-    shown = f"{n_steps * timestep / 1000:g} ps, {timestep:g} fs a step"
+    shown = f"{n_steps * timestep / 1000:g} ps, {timestep:g} fs a step{before}"
     for step in range(n_steps):
         dynamics.run(1)
         energies.append(atoms.get_total_energy())

@@ -1,6 +1,7 @@
 """What a validation found: a row for each check, with its verdict."""
 
 import math
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class Row:
 
     def to_text(self) -> str:
         """Return one line, and one with the detail where that matters."""
-        sign = ">" if self.limit.is_least else "<"
+        sign = ">=" if self.limit.is_least else "<="
         warn = self.limits[0]
         value = f"{self.value:.2g} {self.limit.unit}"
         line = (
@@ -59,7 +60,10 @@ class Row:
         )
         if not self.detail or (self.verdict == "ok" and self.name not in _TOLD):
             return line
-        return f"{line}\n{'':<5} -> {self.detail}"
+        detail = textwrap.fill(
+            self.detail, 100, initial_indent=f"{'':<6}-> ", subsequent_indent=" " * 9
+        )
+        return f"{line}\n{detail}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

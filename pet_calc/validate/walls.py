@@ -114,10 +114,12 @@ def find_wall(distances: Array, energies: Array, bond: float) -> Wall:
             break
         if energies[i] < energies[top] - FALL:
             i = _descend(energies, i)
-            if i < edge:
+            is_bond = distances[i] >= SHORTEST_BOND * bond
+            if i < edge and not (is_bond and distances[top] >= OUTERMOST * bond):
                 return Wall(height, float(distances[top]), is_hole=True)
-            # a well further out
+            # a well further out, or a bond that atoms part from over a barrier
             top = i
+            lowest = min(lowest, float(energies[i]))
         i -= 1
     return Wall(height, float(distances[top]), is_hole=False)
 

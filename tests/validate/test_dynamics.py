@@ -39,3 +39,11 @@ def test_the_given_atoms_do_not_move():
     before = atoms.copy()
     check_drift(build_potential(), atoms, 0.01)
     assert atoms == before
+
+
+def test_a_structure_with_absurd_forces_is_relaxed_before():
+    atoms = ase.build.molecule("H2O")
+    atoms.positions *= 0.75
+    row = check_drift(build_potential(), atoms, 0.05)
+    assert row.verdict == "ok", row.to_text()
+    assert "relaxed first" in row.detail

@@ -79,6 +79,15 @@ def test_bumps_far_out_do_not_count():
     assert not find(energies).is_hole
 
 
+def test_a_short_bond_behind_a_barrier_far_out_is_no_hole():
+    """Such as a multiple bond of a model that binds it too weakly."""
+    energies = morse(0.7, depth=2.0, width=6.0) + 3.0 * (SHARES < 1.6)
+    assert energies[-1] < energies[SHARES > 0.6].min() + 3.0
+    assert not find(energies).is_hole
+    too_short = morse(0.45, depth=2.0, width=6.0) + 3.0 * (SHARES < 1.6)
+    assert find(too_short).is_hole
+
+
 def test_repulsion_alone_is_a_wall():
     assert find(5.0 / SHARES**6).height == 10.0
 
