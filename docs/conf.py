@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from generate import render_commands, render_findings
+from generate import render_commands, render_findings, render_limits
 
 project = "pet-calc"
 author = "The pet-calc developers"
@@ -26,5 +26,9 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 # made anew from the code; Sphinx reads what is on disk
-for name, text in (("findings", render_findings()), ("commands", render_commands())):
+for name, text in (
+    ("findings", render_findings()),
+    ("commands", render_commands()),
+    ("limits", render_limits()),
+):
     (HERE / "reference" / f"{name}.md").write_text(text, encoding="utf-8")

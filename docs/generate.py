@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 from pet_calc.check.codes import CODES
 from pet_calc.cli.main import cli
+from pet_calc.validate.limits import LIMITS
 
 FINDINGS = """# Findings of `pet-calc check`
 
@@ -21,6 +22,15 @@ orders of components stand out.
 | code | severity | meaning | cure |
 |---|---|---|---|
 """
+LIMITS_PAGE = """# Limits of `pet-calc validate`
+
+Each row of [`pet-calc validate`](../howto/validate.md) is judged by one number. At the
+first limit it is a **warn**, at the second a **fail**. Where there are two for float32,
+they are for exported files in that precision, which rounds.
+
+| row | unit | warn | fail | float32 | reason |
+|---|---|---|---|---|---|
+"""
 COMMANDS = """# Commands
 
 `pet-calc VERB --help` prints what is here.
@@ -34,6 +44,19 @@ def render_findings() -> str:
         for code, entry in CODES.items()
     ]
     return FINDINGS + "\n".join(rows) + "\n"
+
+
+def render_limits() -> str:
+    """Return the page of limits, in the order of the table in the code."""
+    rows = []
+    for name, limit in LIMITS.items():
+        sign = "<" if limit.is_least else ">"
+        single = " ".join(f"{sign} {x:g}," for x in limit.in_float32 or ())
+        rows.append(
+            f"| {name} | {limit.unit} | {sign} {limit.warn:g} | {sign} {limit.fail:g} "
+            f"| {single.rstrip(',')} | {limit.reason} |"
+        )
+    return LIMITS_PAGE + "\n".join(rows) + "\n"
 
 
 def render_commands() -> str:

@@ -17,7 +17,7 @@ from pet_calc.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-MADE = {"reference/findings.md", "reference/commands.md"}
+MADE = {"reference/findings.md", "reference/commands.md", "reference/limits.md"}
 """Pages that are made from the code when the documentation is built."""
 DOCS = ROOT / "docs"
 PAGES = [

@@ -45,8 +45,8 @@ _TURNS = (
     "decides what a simulation does."
 )
 _WALL = (
-    "Atoms cross a barrier of 2 eV within nanoseconds from about 2000 K on, and in "
-    "starting structures that are not relaxed at once. Collisions in hot melts and "
+    "Atoms cross a barrier of 2 eV within ten nanoseconds at 2000 K, and at once in "
+    "starting structures that are not relaxed. Collisions in hot melts and "
     "under irradiation reach some eV; 10 eV are out of reach for any thermal run."
 )
 _JUMP = (
