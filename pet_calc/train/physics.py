@@ -10,6 +10,7 @@ from ase.data import atomic_numbers
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.read_dataset import select_target
 from pet_calc.data.systems import build_system
+from pet_calc.errors import PetCalcError
 from pet_calc.model.pet import PET
 from pet_calc.train.datasets import RunFrames
 from pet_calc.validate import LEAST, SHORT, ValidationReport, load_potential, validate
@@ -36,32 +37,43 @@ class PhysicsCheck:
     elements: list[int]
     """Of the dimers."""
     report: ValidationReport | None = None
+    why_not: str = "not looked at"
+    """Why there is no report."""
 
     def measure(self, model: PET, target: str) -> None:
-        """Validate a model of the run, in float64."""
-        potential = load_potential(
-            model,
-            name="best model",
-            target=target,
-            device=model.edge_embedder.weight.device,
-        )
-        self.report = validate(
-            potential,
-            self.frame.to_atoms(),
-            pairs_of=self.elements,
-            effort=LEAST if self.is_large else SHORT,
-        )
+        """Validate a model of the run, in float64.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        What stands in the way of that is a warning: the run itself has ended well.
+        """
+        try:
+            potential = load_potential(
+                model,
+                name="best model",
+                target=target,
+                device=model.edge_embedder.weight.device,
+            )
+            self.report = validate(
+                potential,
+                self.frame.to_atoms(),
+                pairs_of=self.elements,
+                effort=LEAST if self.is_large else SHORT,
+            )
+        # such as a GPU without the memory for float64
+        except (PetCalcError, RuntimeError) as error:
+            self.why_not = f"could not be looked at: {error}"
+            logger.warning("physics %s; try pet-calc validate", self.why_not)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return plain values for JSON, None without a report."""
         if self.report is None:
-            return {}
+            return None
         found = self.report.to_dict(with_curves=False)
         return {"frame": self.frame.source, **found}
 
     def to_text(self) -> str:
         """Return a line on how many checks are good, and one for each that fails."""
-        assert self.report is not None  # measured
+        if self.report is None:
+            return self.why_not
         lines = [f"{self.report.summarize()}; {self.frame.source}"]
         lines += [
             f"{row.name}: {row.detail}"

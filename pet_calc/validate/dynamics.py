@@ -5,10 +5,11 @@ from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
+from pet_calc.check.structures import find_closest
+from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.labels import Array
 from pet_calc.validate.potential import Potential
 from pet_calc.validate.report import Row
-from pet_calc.validate.structures import find_closest
 
 TEMPERATURE = 300.0
 # fs: hydrogen vibrates with a period of 10
@@ -96,8 +97,9 @@ def _find_end(atoms: Atoms, temperature: float) -> str:
     """Return why a run makes no sense any more, empty if it does."""
     if not np.isfinite(atoms.positions).all() or not np.isfinite(temperature):
         return "energies are no numbers"
-    share, pair = find_closest(atoms)
-    if share < _MERGED:
+    closest = find_closest(LabeledFrame.from_atoms(atoms))
+    if closest is not None and closest[0] < _MERGED:
+        share, _, pair = closest
         return f"{pair} at {share:.2f} of their covalent radii: they fell together"
     if temperature > _HOTTEST:
         return f"at {temperature:.0f} K: it exploded"

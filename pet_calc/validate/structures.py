@@ -5,9 +5,10 @@ from collections.abc import Collection
 import ase.build
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 from ase.symbols import string2symbols
 
+from pet_calc.data.frames import LabeledFrame, check_geometry
 from pet_calc.errors import DataError
 
 # of ASE's molecules and crystals, the first that a model knows; name, lattice, Å
@@ -49,9 +50,7 @@ def check_structure(atoms: Atoms) -> None:
     """Raise ``DataError`` for what nothing can be computed of."""
     if len(atoms) == 0:
         raise DataError("the structure has no atoms")
-    periodic = np.asarray(atoms.cell)[atoms.pbc]
-    if not (np.isfinite(atoms.positions).all() and np.isfinite(periodic).all()):
-        raise DataError("the structure has positions or a cell that are no numbers")
+    check_geometry(LabeledFrame.from_atoms(atoms, source="the structure"))
 
 
 def describe_structure(atoms: Atoms) -> str:
@@ -85,14 +84,3 @@ def rattle(atoms: Atoms, size: float = RATTLE) -> Atoms:
     moves = np.random.default_rng(0).standard_normal((len(copy), 3))
     copy.positions += size * moves
     return copy
-
-
-def find_closest(atoms: Atoms) -> tuple[float, str]:
-    """Return the least distance in sums of covalent radii, and which elements."""
-    distances = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
-    radii = covalent_radii[atoms.numbers]
-    shares = distances / (radii[:, None] + radii[None, :])
-    np.fill_diagonal(shares, np.inf)
-    i, j = np.unravel_index(int(shares.argmin()), shares.shape)
-    pair = sorted((int(atoms.numbers[i]), int(atoms.numbers[j])))
-    return float(shares[i, j]), "-".join(chemical_symbols[number] for number in pair)

@@ -9,6 +9,7 @@ from pet_calc.config import replace
 from pet_calc.data.frames import NO_NAME, LabeledFrame
 from pet_calc.page.read import read_run
 from pet_calc.page.verdict import judge
+from pet_calc.train import physics
 from pet_calc.train.datasets import RunFrames
 from pet_calc.train.physics import MOST_TOKENS, choose_check
 from pet_calc.train.run import run_training
@@ -28,13 +29,13 @@ def build_run_frames(structures):
 
 def test_a_run_ends_with_the_physics_of_its_best_model(ended):
     report, options = ended
-    physics = read_run(options.output).report["physics"]
-    names = [row["name"] for row in physics["rows"]]
+    found = read_run(options.output).report["physics"]
+    names = [row["name"] for row in found["rows"]]
     assert names[:4] == ["forces", "translation", "permutation", "extensivity"]
     assert {"rotation", "energy jump", "contacts", "dimers"} <= set(names)
-    assert {row["verdict"] for row in physics["rows"][:4]} == {"ok"}
-    assert physics["frame"] == report.physics.frame.source
-    assert "curves" not in physics
+    assert {row["verdict"] for row in found["rows"][:4]} == {"ok"}
+    assert found["frame"] == report.physics.frame.source
+    assert "dimers" not in found
     assert f"physics    {report.physics.report.summarize()}" in report.to_text()
 
 
@@ -61,6 +62,20 @@ def test_an_option_leaves_it_out(tmp_path, with_physics):
 def test_a_run_that_has_stopped_is_not_validated_yet(tmp_path, with_physics):
     options = build_options(tmp_path, epochs=2)
     assert run_training(options, stop_after=1, show_progress=False).physics is None
+
+
+def test_a_run_ends_well_where_its_model_cannot_be_validated(
+    tmp_path, with_physics, monkeypatch, caplog
+):
+    def run_out(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(physics, "validate", run_out)
+    options = build_options(tmp_path, epochs=1)
+    report = run_training(options, show_progress=False)
+    assert "could not be looked at: CUDA out of memory" in report.to_text()
+    assert "CUDA out of memory" in caplog.text
+    assert read_run(options.output).report["physics"] is None
 
 
 def test_the_model_is_the_same_with_and_without_it(ended, tmp_path):

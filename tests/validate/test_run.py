@@ -94,7 +94,9 @@ def test_what_is_no_structure_is_refused():
     potential = build_potential()
     with pytest.raises(DataError, match="no atoms"):
         validate(potential, Atoms())
-    with pytest.raises(DataError, match="no numbers"):
+    with pytest.raises(DataError, match="the structure"):
         validate(potential, Atoms("O", [[np.nan, 0, 0]]))
+    with pytest.raises(DataError, match="the structure"):
+        validate(potential, Atoms("O2", [[0, 0, 0], [0, 0, 0.001]]))
     with pytest.raises(ModelError, match="does not know Fe"):
         validate(potential, Atoms("Fe"))
