@@ -24,8 +24,9 @@ _FMAX, _MOST_STEPS = 1e-3, 300
 _NUDGE, _PUSH = 0.01, 0.2
 # Å of a displacement, and the strain for elastic constants
 _DISPLACEMENT, _STRAIN = 0.01, 0.003
-# Å that a supercell for phonons has at least, and atoms at most
-_SUPERCELL, _MOST_OF_SUPERCELL = 9.0, 128
+# Å that a supercell for phonons has at least, which is twice a perovskite's cell, and
+# atoms at most
+_SUPERCELL, _MOST_OF_SUPERCELL = 7.5, 128
 # eV for sqrt(eV/Å^2/amu), and eV/Å^3 in GPa
 _TO_EV = units._hbar * 1e10 / np.sqrt(units._e * units._amu)
 # the second half of Voigt's six counts twice in products
@@ -118,7 +119,7 @@ def compute_phonons(atoms: Atoms, potential: Potential) -> tuple[Array, str]:
 
     Those imaginary are below zero. Also returns the supercell, as in ``3x3x3``.
     """
-    repeats = _choose_supercell(atoms)
+    repeats = choose_supercell(atoms)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # of imaginary modes: they are the result here
         warnings.simplefilter("ignore")
@@ -174,17 +175,18 @@ def _find_internal(atoms: Atoms, root: Array) -> Array:
     return internal
 
 
-def _choose_supercell(atoms: Atoms) -> tuple[int, int, int]:
-    repeats = [1, 1, 1]
+def choose_supercell(atoms: Atoms) -> tuple[int, int, int]:
+    """Return how often a cell is repeated, by doubling.
+
+    Even numbers have the wave vectors at the boundary of the zone, where most crystals
+    that are unstable are so.
+    """
+    repeats = np.array([1, 1, 1])
     lengths = atoms.cell.lengths()
-    while True:
-        shortest = int(np.argmin(lengths * repeats))
-        following = list(repeats)
-        following[shortest] += 1
-        size = len(atoms) * int(np.prod(following))
-        if lengths[shortest] * repeats[shortest] >= _SUPERCELL:
-            break
-        if size > _MOST_OF_SUPERCELL:
+    while (lengths * repeats).min() < _SUPERCELL:
+        following = repeats.copy()
+        following[int(np.argmin(lengths * repeats))] *= 2
+        if len(atoms) * following.prod() > _MOST_OF_SUPERCELL:
             break
         repeats = following
-    return repeats[0], repeats[1], repeats[2]
+    return int(repeats[0]), int(repeats[1]), int(repeats[2])

@@ -10,6 +10,7 @@ from support.potentials import build_potential
 from pet_calc.validate.minimum import (
     check_crystal,
     check_molecule,
+    choose_supercell,
     compute_elastic,
     compute_phonons,
     compute_vibrations,
@@ -75,3 +76,18 @@ def test_rows_of_a_crystal_say_how_it_was_relaxed():
     assert "relaxed in" in modes.detail
     assert "volume" in modes.detail
     assert "bulk modulus" in elastic.detail
+
+
+def test_supercells_have_the_boundary_of_the_zone():
+    cells = {
+        "fcc": ase.build.bulk("Al", "fcc", 4.05),
+        "perovskite": Atoms("Al5", cell=[3.905] * 3, pbc=True),
+        "flat": Atoms("Al", cell=[8.0, 8.0, 2.0], pbc=True),
+        "large": Atoms("Al40", cell=[6.0] * 3, pbc=True),
+    }
+    found = {name: choose_supercell(cell) for name, cell in cells.items()}
+    assert found["fcc"] == (4, 4, 4)
+    assert found["perovskite"] == (2, 2, 2)
+    assert found["flat"] == (1, 1, 4)
+    # more than 128 atoms would take long
+    assert found["large"] == (2, 1, 1)
