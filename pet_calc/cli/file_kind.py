@@ -36,7 +36,7 @@ def find_kind(path: Path) -> str | None:
         return _look_into_archive(path)
     if start[8:10] == b'{"' and path.suffix == ".safetensors":
         return _look_into_weights(path)
-    if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:5] == b"%PDF-" or b"<svg" in start:
+    if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:5] == b"%PDF-":
         return "figure"
     try:
         text = start.decode(errors="ignore" if len(start) == 4096 else "strict")
@@ -50,6 +50,8 @@ def find_kind(path: Path) -> str | None:
         return "predictions" if "pet_model=" in comment else "structures"
     if text.startswith("<!doctype html>") and '"generator" content="pet-calc"' in text:
         return "page"
+    if text.lstrip()[:4] in ("<svg", "<?xm") and "<svg" in text:
+        return "figure"
     if text.startswith("# Written by pet-calc"):
         return "lammps"
     if text.lstrip()[:1] in ("{", "["):
