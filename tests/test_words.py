@@ -59,7 +59,7 @@ WORDS = [
             "pet_calc/train/loss.py": AUTOGRAD,
             "pet_calc/train/steps.py": AUTOGRAD,
             "pet_calc/train/recompute.py": AUTOGRAD,
-            "pet_calc/train/memory.py": ("torch.autograd.graph",),
+            "pet_calc/model/memory.py": ("torch.autograd.graph",),
             "pet_calc/engine/training.py": ("attached to the graph", "graph leads to"),
             "docs/inside/engine.md": ("PyTorch frees the graph",),
             "docs/inside/architecture.md": AUTOGRAD,
