@@ -100,7 +100,10 @@ WORDS = [
                 "=non_conservative",
             ),
             "pet_calc/calculator/from_checkpoint.py": ("non_conservative=True",),
-            "pet_calc/calculator/supported.py": ("non_conservative=False",),
+            "pet_calc/calculator/targets.py": (
+                "non_conservative=False",
+                '"non_conservative: expected',
+            ),
             "pet_calc/calculator/metatomic_file.py": ("non_conservative=mode",),
             # LAMMPS's edge
             "pet_calc/lammps/compare.py": ("non_conservative",),
