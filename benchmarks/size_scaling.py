@@ -30,7 +30,7 @@ from single_point import (
     write_models,
 )
 
-from pet_calc.train.memory import is_out_of_memory, read_free_memory
+from pet_calc.model.memory import is_out_of_memory, read_free_memory
 
 FIRST = 64
 # of the free memory: estimates are rough, and others work on the machine

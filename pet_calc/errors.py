@@ -33,6 +33,10 @@ class ModelError(PetCalcError):
     """A request that the model cannot serve, such as an unknown element or target."""
 
 
+class TooLargeError(PetCalcError, MemoryError):
+    """A system that does not fit in memory; names the size that would."""
+
+
 class UncertaintyError(PetCalcError):
     """A prediction that is less certain than the user wants."""
 

@@ -7,6 +7,7 @@ Nothing here needs metatrain or the compiled engine, and all of it takes a few m
 """
 
 import os
+import re
 from pathlib import Path
 
 import ase.io
@@ -15,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.frames import write_frames
-from support.models import DIRECT, build_model
+from support.models import DIRECT, build_model, build_tuned
 from support.runs import build_options
 from support.structures import (
     assert_same,
@@ -26,10 +27,11 @@ from support.structures import (
 )
 
 from pet_calc import PETCalculator
-from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pet_calc.checkpoint.adapter import save_adapter
 from pet_calc.cli.main import cli
 from pet_calc.config import replace
-from pet_calc.errors import ConfigError
+from pet_calc.errors import ConfigError, TooLargeError
 from pet_calc.export import export_model
 from pet_calc.train.run import run_training
 
@@ -90,6 +92,64 @@ def test_direct_heads_do(tmp_path):
     ]
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
+
+
+def test_averages_lists_and_what_is_asked_for_besides_do(tmp_path):
+    model = build_model()
+    path = export_model(model, tmp_path / "model.pt", check=False)
+    frames = build_structures()
+    bulk = build_bulk()
+    found = []
+    for source, device in ((model, "cpu"), (model, DEVICE), (path, DEVICE)):
+        calculator = PETCalculator(source, device=device, compile=False)
+        averaged = PETCalculator(
+            source, device=device, compile=False, rotational_average_order=1
+        )
+        results = calculator.evaluate(frames)
+        found.append(
+            {
+                **get_results(averaged, bulk),
+                "stresses": calculator.get_stresses(bulk),
+                "features": calculator.get_features(bulk),
+                **{f"forces {i}": each["forces"] for i, each in enumerate(results)},
+            }
+        )
+    assert_same(found[0], found[1])
+    assert_same(found[0], found[2])
+
+
+def test_adapters_do(tmp_path):
+    save_checkpoint(tmp_path / "base.ckpt", Checkpoint.from_model(build_model()))
+    _, adapter = build_tuned()
+    save_adapter(tmp_path / "a.safetensors", adapter)
+    files = {"a": tmp_path / "a.safetensors"}
+    for name in ("a", None):
+        results = []
+        for device in ("cpu", DEVICE):
+            calculator = PETCalculator(
+                tmp_path / "base.ckpt", adapters=files, device=device, compile=False
+            )
+            calculator.set_adapter(name)
+            results.append(get_results(calculator, build_bulk()))
+        assert_same(*results)
+
+
+def test_too_large_a_system_says_which_size_would_fit():
+    if DEVICE == "cpu":
+        pytest.skip("the CPU's is tested elsewhere")
+    model = build_model(dtype=torch.float32, d_pet=128, d_head=128, d_node=256)
+    calculator = PETCalculator(model, device=DEVICE)
+    calculator.get_potential_energy(build_molecule())
+    free, _ = torch.cuda.mem_get_info()
+    filler = torch.empty(int(free - 5e8), dtype=torch.uint8, device=DEVICE)
+    atoms = build_water((12, 12, 12))
+    with pytest.raises(TooLargeError, match=r"such atoms would") as caught:
+        calculator.get_potential_energy(atoms)
+    n_fitting = int(re.search(r"about (\d+) such atoms", str(caught.value))[1])
+    side = int((n_fitting / 3) ** (1 / 3))
+    assert 1 < side < 12
+    assert np.isfinite(calculator.get_potential_energy(build_water((side,) * 3)))
+    del filler
 
 
 def test_an_export_from_the_gpu_is_the_same_file(tmp_path):

@@ -59,7 +59,7 @@ WORDS = [
             "pet_calc/train/loss.py": AUTOGRAD,
             "pet_calc/train/steps.py": AUTOGRAD,
             "pet_calc/train/recompute.py": AUTOGRAD,
-            "pet_calc/train/memory.py": ("torch.autograd.graph",),
+            "pet_calc/model/memory.py": ("torch.autograd.graph",),
             "pet_calc/engine/training.py": ("attached to the graph", "graph leads to"),
             "docs/inside/engine.md": ("PyTorch frees the graph",),
             "docs/inside/architecture.md": AUTOGRAD,
@@ -100,7 +100,10 @@ WORDS = [
                 "=non_conservative",
             ),
             "pet_calc/calculator/from_checkpoint.py": ("non_conservative=True",),
-            "pet_calc/calculator/supported.py": ("non_conservative=False",),
+            "pet_calc/calculator/targets.py": (
+                "non_conservative=False",
+                '"non_conservative: expected',
+            ),
             "pet_calc/calculator/metatomic_file.py": ("non_conservative=mode",),
             # LAMMPS's edge
             "pet_calc/lammps/compare.py": ("non_conservative",),

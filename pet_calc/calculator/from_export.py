@@ -1,34 +1,46 @@
 """Evaluate an exported file: by the engine, TorchScript, or metatomic-ase."""
 
 import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from torch import Tensor
 
-from pet_calc.calculator.atoms_io import build_single_batch, name_results
+from pet_calc.calculator.at_once import count_batch_tokens
+from pet_calc.calculator.atoms_io import (
+    build_single_batch,
+    join_predictions,
+    name_results,
+    name_stresses,
+    read_results,
+    turn_atoms,
+)
+from pet_calc.calculator.backend import FeatureKind
 from pet_calc.calculator.metatomic_file import MetatomicFile
+from pet_calc.calculator.request import Request
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
-from pet_calc.calculator.supported import check_direct_stress, require_direct_targets
+from pet_calc.calculator.targets import choose_targets
 from pet_calc.calculator.uncertainty import UNCERTAINTIES
 from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
 from pet_calc.checkpoint.uncertainty import describe_missing
 from pet_calc.data.labels import read_charge_and_spin
+from pet_calc.data.orientation import turn_batch
 from pet_calc.data.pair_cache import PairCache
 from pet_calc.engine.engine import Engine
 from pet_calc.engine.supported import find_exported_obstacle
 from pet_calc.engine.switch import Compile, EngineSwitch
 from pet_calc.errors import CheckpointError, ConfigError, ModelError
 from pet_calc.model.batch import Batch
-from pet_calc.model.hypers import (
-    DIRECT_FORCE,
-    DIRECT_STRESS,
-    ENERGY,
-    TargetSpec,
-    choose_energy_target,
-)
+from pet_calc.model.derivatives import Prediction
+from pet_calc.model.hypers import DIRECT_FORCE, DIRECT_STRESS, ENERGY, TargetSpec
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -39,13 +51,10 @@ class ExportBackend:
     def __init__(
         self,
         path: str | Path,
+        request: Request,
         *,
-        target: str | None,
         device: str | torch.device | None,
         dtype: torch.dtype | None,
-        direct: bool,
-        skin: float,
-        compile: Compile = "auto",
     ) -> None:
         """Load the file; the arguments are those of ``PETCalculator``.
 
@@ -56,14 +65,7 @@ class ExportBackend:
             ModelError: if the model lacks an output.
         """
         self._rebuild = functools.partial(
-            ExportBackend,
-            path,
-            target=target,
-            device=device,
-            dtype=dtype,
-            direct=direct,
-            skin=skin,
-            compile=compile,
+            ExportBackend, path, request, device=device, dtype=dtype
         )
         self._path = str(path)
         self.device = choose_device(device)
@@ -78,19 +80,20 @@ class ExportBackend:
         self.known = set(capabilities.atomic_types)
         outputs = list(capabilities.outputs)
         energies = [name for name in outputs if name.partition("/")[0] == ENERGY]
-        self.target = choose_energy_target(
-            {name: TargetSpec.for_energy(name) for name in energies}, target
+        # metatomic knows one spelling of the forces
+        bases = (ENERGY, DIRECT_FORCE, DIRECT_STRESS)
+        self.chosen = choose_targets(
+            {name: TargetSpec.for_energy(name) for name in energies},
+            [name for name in outputs if name.partition("/")[0] in bases],
+            target=request.target,
+            variants=request.variants,
+            direct=request.direct,
         )
-        self._direct: tuple[str, str | None] | None = None
-        if direct:
-            # metatomic knows one spelling of the forces
-            bases = (ENERGY, DIRECT_FORCE, DIRECT_STRESS)
-            names = [name for name in outputs if name.partition("/")[0] in bases]
-            self._direct = require_direct_targets(names, self.target)
-        self._switch = self._decide(compile, direct)
+        self.target = self.chosen.energy
+        self._switch = self._decide(request.compile)
         self._pairs = PairCache(
             self.model.requested_neighbor_lists()[0].cutoff,
-            skin=skin,
+            skin=request.skin,
         )
         self._state: tuple[int, int] | None = None
         # of the last evaluation by the engine, as in CheckpointBackend
@@ -101,15 +104,12 @@ class ExportBackend:
             self._file = ScriptedFile(self.model, self.target, self.dtype)
         else:
             self._file = MetatomicFile(
-                self.model,
-                device=self.device,
-                energy=self.target,
-                direct=self._direct,
+                self.model, device=self.device, chosen=self.chosen
             )
         self._has_uncertainty = bool(self.list_uncertainties())
 
-    def _decide(self, compile: Compile, direct: bool) -> EngineSwitch:
-        if direct:
+    def _decide(self, compile: Compile) -> EngineSwitch:
+        if self.chosen.direct:
             obstacle: str | None = "it derives forces from the energy"
         elif self.device.type != "cpu":
             obstacle = f"the model is on {self.device}, the engine is for the CPU"
@@ -133,62 +133,132 @@ class ExportBackend:
         return [] if read_charge_and_spin(now) == self._state else ["info"]
 
     def compute(
-        self, atoms: Atoms, properties: list[str], has_stress: bool
+        self, atoms: Atoms, properties: Sequence[str], has_stress: bool
     ) -> dict[str, Any]:
         """Return what ``CheckpointBackend.compute`` returns.
 
         Raises:
             ModelError: if the model refuses the system, as for an unknown charge.
         """
-        try:
+        with _say_what_was_raised():
             return self._compute(atoms, properties, has_stress)
-        except torch.jit.Error as error:
-            # a trace through TorchScript's code, with what was raised in the end
-            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
-            if kind != "builtins.ValueError":
-                raise
-            raise ModelError(reason) from error
+
+    def predict_turned(
+        self,
+        atoms: Atoms,
+        matrices: npt.NDArray[np.float64],
+        properties: Sequence[str],
+        is_bulk: bool,
+    ) -> Prediction:
+        """Return what ``CheckpointBackend.predict_turned`` does, one after the other.
+
+        Files take one system at a time.
+        """
+        self._features = None
+        self.chosen.check_stress(properties)
+        with_stress = self.chosen.wants_stress(is_bulk, properties)
+        runner = self._switch.get() or self._file
+        if isinstance(runner, MetatomicFile):
+            return join_predictions(
+                [
+                    read_results(
+                        runner.compute(
+                            turn_atoms(atoms, matrix), with_stress=with_stress
+                        )
+                    )
+                    for matrix in matrices
+                ]
+            )
+        batch = self._build_batch(atoms, runner)
+        turns = torch.from_numpy(matrices).to(self.device)
+        with _say_what_was_raised():
+            return join_predictions(
+                [
+                    self._predict(runner, turn_batch(batch, matrix), with_stress)
+                    for matrix in turns.split(1)
+                ]
+            )
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Evaluate in the block what no step follows or is followed by."""
+        before = self._state, self._pairs, self._features
+        self._pairs = PairCache(self._pairs.cutoff, skin=0.0)
+        try:
+            yield
+        finally:
+            self._state, self._pairs, self._features = before
+
+    def count_tokens(self, atoms: Atoms) -> int:
+        """Return the pairs and atoms of a system."""
+        pairs = PairCache(self._pairs.cutoff, skin=0.0)
+        return count_batch_tokens(build_single_batch(atoms, pairs, self.device))
 
     def _compute(
-        self, atoms: Atoms, properties: list[str], has_stress: bool
+        self, atoms: Atoms, properties: Sequence[str], has_stress: bool
     ) -> dict[str, Any]:
-        if self._direct is not None and has_stress:
-            check_direct_stress(self._direct[1], properties)
-            has_stress = self._direct[1] is not None
         self._features = None
+        self.chosen.check_stress(properties)
+        has_stress = self.chosen.wants_stress(has_stress, properties)
         # files from before evaluate_pairs may have all that the engine needs
         runner = self._switch.get() or self._file
         if isinstance(runner, MetatomicFile):
-            return runner.compute(atoms, with_stress=has_stress)
+            results = runner.compute(atoms, with_stress=has_stress)
+            return results | self.estimate(atoms, properties)
+        batch = self._build_batch(atoms, runner)
+        prediction = self._predict(runner, batch, has_stress)
+        self._features = prediction.features
+        return name_results(prediction) | self._estimate(batch, properties)
+
+    def _build_batch(self, atoms: Atoms, runner: ScriptedFile | Engine) -> Batch:
         state = (0, 1)
         if runner.is_conditioned:
             self._state = None
             state = self._state = read_charge_and_spin(atoms)
-        batch = build_single_batch(atoms, self._pairs, self.device, *state)
-        if isinstance(runner, ScriptedFile) and self._direct is not None:
-            forces, stress = self._direct
-            prediction = runner.predict_direct(
-                batch, forces, stress if has_stress else None
-            )
-        elif isinstance(runner, Engine):
-            prediction = runner.predict(
-                batch, with_stress=has_stress, with_features=self._has_uncertainty
-            )
-            self._features = prediction.features
-        else:
-            prediction = runner.predict(batch, with_stress=has_stress)
-        return name_results(prediction) | self._estimate(batch, properties)
+        return build_single_batch(atoms, self._pairs, self.device, *state)
 
-    def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
-        """Return the uncertainties among the properties, and nothing else.
+    def _predict(
+        self, runner: ScriptedFile | Engine, batch: Batch, with_stress: bool
+    ) -> Prediction:
+        if isinstance(runner, ScriptedFile):
+            return runner.predict_chosen(batch, self.chosen, with_stress=with_stress)
+        return runner.predict(
+            batch, with_stress=with_stress, with_features=self._has_uncertainty
+        )
+
+    def estimate(self, atoms: Atoms, properties: Sequence[str]) -> dict[str, Any]:
+        """Return uncertainties and ``stresses`` among the properties, nothing else.
 
         The atoms are those of the last ``compute``.
         """
-        if not isinstance(self._file, ScriptedFile):
+        if isinstance(self._file, MetatomicFile):
+            if "stresses" in properties:
+                raise PropertyNotImplementedError(self._explain_lack("atoms' stresses"))
             return {}
-        state = self._state if self._file.is_conditioned else (0, 1)
-        batch = build_single_batch(atoms, self._pairs, self.device, *(state or (0, 1)))
-        return self._estimate(batch, properties)
+        with _say_what_was_raised():
+            return self._estimate(self._build_batch(atoms, self._file), properties)
+
+    def compute_features(self, atoms: Atoms, kind: FeatureKind) -> Tensor:
+        """Return the features of each atom, [n_atoms, n_features]."""
+        if kind != "last_layer":
+            raise ModelError(
+                f"{self._path}: an exported file gives features of the last layer "
+                f"only; for those of the {kind} take the checkpoint"
+            )
+        features = None
+        if isinstance(self._file, ScriptedFile):
+            with _say_what_was_raised():
+                batch = self._build_batch(atoms, self._file)
+                features = self._file.compute_features(batch)
+        if features is None:
+            raise ModelError(self._explain_lack("features"))
+        return features
+
+    def _explain_lack(self, what: str) -> str:
+        return (
+            f"{self._path}: of this file {what} cannot be read here; export the "
+            "checkpoint with this pet-calc"
+        )
 
     def list_uncertainties(self) -> list[str]:
         """Return the names of those that there are."""
@@ -199,18 +269,33 @@ class ExportBackend:
     def explain_missing(self) -> str:
         """Return why there is no uncertainty, and which command makes one."""
         if isinstance(self._file, MetatomicFile):
-            return (
-                f"{self._path}: of this file uncertainties cannot be read here; export "
-                "the checkpoint with this pet-calc"
-            )
+            return self._explain_lack("uncertainties")
         missing = describe_missing(self._path, self.target)
         return f"{missing}; then export it again"
 
-    def _estimate(self, batch: Batch, properties: list[str]) -> dict[str, Any]:
+    def _estimate(self, batch: Batch, properties: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if not isinstance(self._file, ScriptedFile):
+            return found
+        if "stresses" in properties:
+            self.chosen.check_stress(properties)
+            found["stresses"] = name_stresses(self._file.predict_stresses(batch))
         names = [name for name in properties if name in UNCERTAINTIES]
-        if not names or not isinstance(self._file, ScriptedFile):
-            return {}
-        return self._file.estimate(batch, names, self._features)
+        if names:
+            found |= self._file.estimate(batch, names, self._features)
+        return found
+
+
+@contextmanager
+def _say_what_was_raised() -> Iterator[None]:
+    """Raise in place of a trace through TorchScript's code what that raised."""
+    try:
+        yield
+    except torch.jit.Error as error:
+        kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+        if kind != "builtins.ValueError":
+            raise
+        raise ModelError(reason) from error
 
 
 def load_exported(path: str | Path) -> Any:

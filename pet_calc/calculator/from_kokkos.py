@@ -2,24 +2,39 @@
 
 import functools
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from torch import Tensor
 
+from pet_calc.calculator.at_once import count_batch_tokens
+from pet_calc.calculator.atoms_io import (
+    build_single_batch,
+    join_predictions,
+    read_results,
+    turn_atoms,
+)
+from pet_calc.calculator.backend import FeatureKind
+from pet_calc.calculator.request import Request
 from pet_calc.calculator.supported import check_charge_and_spin
+from pet_calc.calculator.targets import choose_targets
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import is_exported, load_merged_model
 from pet_calc.data.labels import read_charge_and_spin
 from pet_calc.data.neighbor_search import check_images, check_positions
 from pet_calc.data.neighbors import check_cell, mask_cell
-from pet_calc.engine.switch import Compile
+from pet_calc.data.pair_cache import PairCache
 from pet_calc.errors import ConfigError, ModelError
 from pet_calc.export.kokkos import find_kokkos_obstacle, write_pair
 from pet_calc.export.kokkos_check import find_missing, run_kokkos
-from pet_calc.model.hypers import choose_energy_target
+from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 
 NAME = "pet-kokkos"
@@ -38,27 +53,31 @@ class KokkosBackend:
 
     dtype = torch.float32
 
-    def __init__(
-        self, model: PET, *, target: str | None, device: str | None, skin: float
-    ) -> None:
+    def __init__(self, model: PET, request: Request, *, device: str | None) -> None:
         """Give the model to pet-kokkos.
 
         Args:
             model: in float32 on the CPU, LoRA merged.
-            target: as for ``PETCalculator``.
-            device: likewise; it must be what the installed build runs on.
-            skin: whether neighbours are kept between steps: not if it is 0.
+            request: its skin says whether neighbours are kept between steps: not if
+                it is 0.
+            device: as for ``PETCalculator``; it must be what the installed build runs
+                on.
 
         Raises:
             ConfigError: if pet-kokkos is not installed, runs elsewhere, or has no code
                 for the model.
             ModelError: if the model lacks the target.
         """
-        self._rebuild = functools.partial(
-            KokkosBackend, model, target=target, device=device, skin=skin
-        )
+        self._rebuild = functools.partial(KokkosBackend, model, request, device=device)
         self.model = model
-        self.target = choose_energy_target(model.targets, target)
+        self.chosen = choose_targets(
+            model.targets,
+            model.targets,
+            target=request.target,
+            variants=request.variants,
+            direct=request.direct,
+        )
+        self.target = self.chosen.energy
         self.known = set(model.atomic_types)
         if obstacle := find_kokkos_obstacle(model, self.target):
             raise ConfigError(f"backend={NAME!r}: it has no code for this: {obstacle}")
@@ -74,7 +93,7 @@ class KokkosBackend:
             )
         self._is_conditioned = model.system_conditioning is not None
         self._state: tuple[int, int] | None = None
-        self._calculator = _load(model, self.target, keep_neighbors=skin > 0)
+        self._calculator = _load(model, self.target, keep_neighbors=request.skin > 0)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         # what Kokkos holds can neither be copied nor pickled
@@ -87,7 +106,7 @@ class KokkosBackend:
         return [] if read_charge_and_spin(now) == self._state else ["info"]
 
     def compute(
-        self, atoms: Atoms, properties: list[str], has_stress: bool
+        self, atoms: Atoms, properties: Sequence[str], has_stress: bool
     ) -> dict[str, Any]:
         """Return what ``CheckpointBackend.compute`` returns.
 
@@ -122,11 +141,50 @@ class KokkosBackend:
         if has_stress:
             virial = np.array(found["virial"])[TO_VOIGT]
             results["stress"] = virial / atoms.get_volume()
-        return results
+        return results | self.estimate(atoms, properties)
 
-    def estimate(self, atoms: Atoms, properties: list[str]) -> dict[str, Any]:
-        """Return nothing: there is no uncertainty."""
+    def estimate(self, atoms: Atoms, properties: Sequence[str]) -> dict[str, Any]:
+        """Return nothing: there is no uncertainty, and no gradient for stresses."""
+        if "stresses" in properties:
+            raise PropertyNotImplementedError(
+                f"{NAME} gives no stresses of atoms; leave backend={NAME!r} out"
+            )
         return {}
+
+    def predict_turned(
+        self,
+        atoms: Atoms,
+        matrices: npt.NDArray[np.float64],
+        properties: Sequence[str],
+        is_bulk: bool,
+    ) -> Prediction:
+        """Return what ``CheckpointBackend.predict_turned`` does, one by one."""
+        return join_predictions(
+            [
+                read_results(self.compute(turn_atoms(atoms, matrix), [], is_bulk))
+                for matrix in matrices
+            ]
+        )
+
+    def compute_features(self, atoms: Atoms, kind: FeatureKind) -> Tensor:
+        """Raise ``ModelError``: there are none."""
+        raise ModelError(
+            f"{NAME} gives no features; leave backend={NAME!r} out for them"
+        )
+
+    def count_tokens(self, atoms: Atoms) -> int:
+        """Return the pairs and atoms of a system."""
+        pairs = PairCache(self.model.pair_cutoff, skin=0.0)
+        return count_batch_tokens(build_single_batch(atoms, pairs, self.device))
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Evaluate in the block what no step follows or is followed by."""
+        before = self._state
+        try:
+            yield
+        finally:
+            self._state = before
 
     def list_uncertainties(self) -> list[str]:
         """Return the names of those that there are: none."""
@@ -139,14 +197,11 @@ class KokkosBackend:
 
 def load_kokkos_backend(
     model: str | Path | Checkpoint | PET,
+    request: Request,
     *,
     adapter: str | Path | None,
-    target: str | None,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
-    direct: bool,
-    skin: float,
-    compile: Compile,
     precision: str,
 ) -> KokkosBackend:
     """Return the backend of a model; the arguments are those of ``PETCalculator``.
@@ -163,19 +218,16 @@ def load_kokkos_backend(
         obstacle = f"it takes checkpoints, and {model} is an exported file"
     elif dtype == torch.float64:
         obstacle = "it computes in float32; leave dtype out"
-    elif direct:
+    elif request.direct:
         obstacle = "it derives forces from the energy and has no direct ones"
-    elif compile is True or precision != "exact":
+    elif request.compile is True or precision != "exact":
         obstacle = "compile and precision are options of pet-calc's own engine"
     if obstacle:
         raise ConfigError(f"backend={NAME!r}: {obstacle}")
     record = Checkpoint.from_model(model) if isinstance(model, PET) else model
     network = load_merged_model(record, adapter=adapter, dtype=torch.float32)
     return KokkosBackend(
-        network,
-        target=target,
-        device=None if device is None else str(device),
-        skin=skin,
+        network, request, device=None if device is None else str(device)
     )
 
 

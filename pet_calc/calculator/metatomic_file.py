@@ -10,6 +10,7 @@ from ase.calculators.calculator import all_changes
 from metatensor.torch import Labels, TensorBlock
 from metatomic.torch import register_autograd_neighbors
 
+from pet_calc.calculator.targets import Chosen, DirectMode
 from pet_calc.data.neighbor_search import check_cell, check_positions
 from pet_calc.data.neighbors import compute_pairs, mask_cell
 from pet_calc.data.state import give_usual_names
@@ -32,25 +33,24 @@ class MetatomicFile:
         model: Any,
         *,
         device: torch.device,
-        energy: str,
-        direct: tuple[str, str | None] | None,
+        chosen: Chosen,
     ) -> None:
         """Set up metatomic-ase.
 
         Args:
             model: metatomic's.
             device: where it runs.
-            energy: name of the energy output.
-            direct: names of the forces' and the stress's; None derives both.
+            chosen: names of the outputs.
 
         Raises:
             ConfigError: if metatomic-ase is not installed.
         """
-        names = [energy, *(direct or ())]
-        split = [name.partition("/") for name in names if name is not None]
-        mode: bool | str = direct is not None
-        if direct is not None and direct[1] is None:
+        split = [name.partition("/") for name in (chosen.energy, *chosen.direct)]
+        mode: DirectMode = bool(chosen.direct)
+        if chosen.stress is None and chosen.direct:
             mode = "forces"
+        elif chosen.forces is None and chosen.direct:
+            mode = "stress"
         MetatomicCalculator = _import_metatomic_ase()
         self._inner = MetatomicCalculator(
             model,

@@ -5,11 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pet_calc.calculator.atoms_io import (
-    assemble_direct,
-    name_uncertainties,
-    to_numpy,
-)
+from pet_calc.calculator.atoms_io import name_uncertainties, put_direct, to_numpy
+from pet_calc.calculator.targets import Chosen
 from pet_calc.calculator.uncertainty import (
     FORCES_UNCERTAINTY,
     OF_ENERGIES,
@@ -19,6 +16,7 @@ from pet_calc.checkpoint.to_ev import is_angstrom
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction, assemble_prediction, compute_forces
 from pet_calc.model.edges import compute_edge_vectors
+from pet_calc.model.stresses import compute_atomic_stresses
 from pet_calc.units import energy_factor
 
 
@@ -61,34 +59,57 @@ class ScriptedFile:
         Raises:
             torch.jit.Error: if the model has no entry for the charge or the spin.
         """
-        vectors = compute_edge_vectors(batch).to(self._dtype).requires_grad_(True)
-        values, composition = self._run(batch, vectors, [self._output])
-        energies = values[self._output].squeeze(1)
-        gradient = torch.zeros_like(vectors)
-        if len(vectors) > 0:
-            (gradient,) = torch.autograd.grad(energies.sum(), vectors)
-        return assemble_prediction(
+        return self.predict_chosen(batch, Chosen(self._output), with_stress=with_stress)
+
+    def predict_chosen(
+        self, batch: Batch, chosen: Chosen, *, with_stress: bool = False
+    ) -> Prediction:
+        """Return the same, with what direct outputs give in place of derivatives."""
+        has_gradient = chosen.forces is None or (
+            with_stress and chosen.is_stress_derived
+        )
+        names = [n for n in chosen.direct if with_stress or n != chosen.stress]
+        with torch.set_grad_enabled(has_gradient):
+            vectors = compute_edge_vectors(batch).to(self._dtype)
+            vectors.requires_grad_(has_gradient)
+            values, composition = self._run(batch, vectors, [self._output, *names])
+            energies = values[self._output].squeeze(1)
+            gradient = torch.zeros_like(vectors)
+            if has_gradient and len(vectors) > 0:
+                (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+        prediction = assemble_prediction(
             composition[self._output].squeeze(1),
             batch,
             energies.detach(),
             vectors.detach(),
-            gradient,
-            with_stress=with_stress,
+            gradient.detach(),
+            with_forces=chosen.forces is None,
+            with_stress=with_stress and chosen.is_stress_derived,
         )
+        direct = {
+            name: values[name].detach().to(torch.float64) + composition[name]
+            for name in names
+        }
+        return put_direct(prediction, direct, batch, chosen)
 
-    def predict_direct(
-        self, batch: Batch, forces: str, stress: str | None
-    ) -> Prediction:
-        """Return energies, and forces and stress from the direct outputs so named."""
-        names = [self._output, forces, *([] if stress is None else [stress])]
+    def predict_stresses(self, batch: Batch) -> torch.Tensor:
+        """Return the part of each atom in a single system's stress, [n_atoms, 3, 3]."""
+        vectors = compute_edge_vectors(batch).to(self._dtype).requires_grad_(True)
+        gradient = torch.zeros_like(vectors)
+        if len(vectors) > 0:
+            with torch.enable_grad():
+                values, _ = self._run(batch, vectors, [self._output])
+                energy = values[self._output].sum()
+                (gradient,) = torch.autograd.grad(energy, vectors)
+        return compute_atomic_stresses(gradient, vectors.detach(), batch)
+
+    def compute_features(self, batch: Batch) -> torch.Tensor | None:
+        """Return last-layer features [n_atoms, n_features], None of an older file."""
+        if not hasattr(self._module, "evaluate_features"):
+            return None
         with torch.no_grad():
             vectors = compute_edge_vectors(batch).to(self._dtype)
-            values, composition = self._run(batch, vectors, names)
-            totals = {
-                name: per_atom.to(torch.float64) + composition[name]
-                for name, per_atom in values.items()
-            }
-        return assemble_direct(totals, self._output, forces, stress)
+            return self._run_features(batch, vectors)
 
     def list_uncertainties(self) -> list[str]:
         """Return the names of the uncertainties that the file has of the energy."""

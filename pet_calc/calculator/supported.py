@@ -1,7 +1,5 @@
 """Check that a system is one that the model can answer for."""
 
-from collections.abc import Collection
-
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -10,7 +8,6 @@ from ase.data import chemical_symbols
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.notes import NOT_WHOLE, find_state_notes, is_warning
 from pet_calc.errors import ModelError
-from pet_calc.model.hypers import find_direct_targets
 from pet_calc.model.pet import PET
 
 
@@ -72,40 +69,10 @@ def find_serious_notes(frame: LabeledFrame, model: PET | None) -> list[str]:
     return notes
 
 
-def require_direct_targets(
-    names: Collection[str], energy: str
-) -> tuple[str, str | None]:
-    """Return the direct forces of an energy, and its direct stress if there is one.
-
-    Args:
-        names: of the model's targets.
-        energy: name of the energy target.
-
-    Raises:
-        ModelError: if the model has no direct forces.
-    """
-    forces, stress = find_direct_targets(names, energy)
-    if forces is None:
-        raise ModelError(
-            f"the model has no direct (non-conservative) forces for {energy}; its "
-            f"targets are: {', '.join(names)}"
-        )
-    return forces, stress
-
-
-def check_direct_stress(stress: str | None, properties: list[str]) -> None:
-    """Raise if a direct stress is asked for and the model has none."""
-    if stress is None and "stress" in properties:
-        raise PropertyNotImplementedError(
-            "the model has no direct (non-conservative) stress; use "
-            "non_conservative=False to derive it from the energy"
-        )
-
-
 def has_stress(atoms: Atoms, properties: list[str] | None) -> bool:
     """Return whether there is a stress; raise if it is asked for and there is none."""
     is_bulk = bool(np.all(atoms.pbc))
-    if not is_bulk and "stress" in (properties or []):
+    if not is_bulk and not {"stress", "stresses"}.isdisjoint(properties or []):
         raise PropertyNotImplementedError(
             "stress needs a structure that is periodic in all three directions, "
             f"but pbc is {atoms.pbc.tolist()}"

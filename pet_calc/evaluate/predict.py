@@ -9,6 +9,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from pet_calc.calculator.at_once import DEFAULT_BATCH_TOKENS
 from pet_calc.calculator.supported import check_frame_state
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.data.loader import pack
@@ -23,9 +24,6 @@ from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Prediction
 from pet_calc.model.pet import PET
 from pet_calc.model.uncertainty import LastLayerUncertainty, sum_over_systems
-
-# pairs and atoms that one batch may hold: about 1 GB for a mid-sized model
-DEFAULT_BATCH_TOKENS = 20_000
 
 
 class FramePrediction(NamedTuple):

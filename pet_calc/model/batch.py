@@ -1,7 +1,9 @@
 """What the model reads: many systems, laid end to end, as plain tensors."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -34,3 +36,27 @@ class Batch(NamedTuple):
     """[n_systems] int64, total charge."""
     spin_multiplicities: Tensor
     """[n_systems] int64, 2S + 1."""
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """Return the systems of one batch or more in one, with indices that count through.
+
+    A batch may be named several times: its systems are copied then.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    n_atoms = n_pairs = n_systems = 0
+    moved = []
+    for batch in batches:
+        moved.append(
+            batch._replace(
+                centers=batch.centers + n_atoms,
+                neighbors=batch.neighbors + n_atoms,
+                reverse=batch.reverse + n_pairs,
+                system_of_atom=batch.system_of_atom + n_systems,
+            )
+        )
+        n_atoms += batch.species.shape[0]
+        n_pairs += batch.centers.shape[0]
+        n_systems += batch.cells.shape[0]
+    return Batch(*(torch.cat(parts) for parts in zip(*moved, strict=True)))

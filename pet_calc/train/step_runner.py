@@ -14,6 +14,7 @@ from pet_calc.errors import DataError, ModelError
 from pet_calc.evaluate.kept import PredictionKeeper
 from pet_calc.evaluate.metrics import Metrics, merge_by_target
 from pet_calc.model.batch import Batch
+from pet_calc.model.memory import measure_memory
 from pet_calc.model.pet import PET
 from pet_calc.system.ranks import Ranks
 from pet_calc.train.memory import (
@@ -21,7 +22,6 @@ from pet_calc.train.memory import (
     add_gradient,
     choose_bound,
     describe_frame,
-    measure_memory,
 )
 from pet_calc.train.objective import Objective, Outcome, TrainedSet
 from pet_calc.train.steps import StepPredictor

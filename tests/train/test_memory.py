@@ -6,6 +6,7 @@ from support.runs import build_options, check_resume
 
 from pet_calc.config import replace
 from pet_calc.errors import DataError
+from pet_calc.model.memory import read_free_memory
 from pet_calc.train import memory, step_runner
 from pet_calc.train.memory import choose_bound
 from pet_calc.train.run import run_training
@@ -130,7 +131,7 @@ def test_the_bound_follows_what_a_step_took(tmp_path, monkeypatch, caplog):
     """With little memory free, the run cuts its steps by itself, and says so."""
     options = build_options(tmp_path, epochs=1, batch_size=6)
     _, gradients = run(options, monkeypatch)
-    monkeypatch.setattr(memory, "read_free_memory", lambda device: 2e6)
+    monkeypatch.setattr("pet_calc.model.memory.read_free_memory", lambda device: 2e6)
     seen = []
     compute = step_runner.StepRunner._compute
 
@@ -152,7 +153,7 @@ def test_the_bound_follows_what_a_step_took(tmp_path, monkeypatch, caplog):
 
 def test_a_bound_is_memory_over_what_a_pair_takes():
     device = torch.device("cpu")
-    free = memory.read_free_memory(device)
+    free = read_free_memory(device)
     bound = choose_bound(1e6, 100, device)
     # other processes come and go between the two readings
     assert bound == pytest.approx(0.5 * free / 1e4, rel=0.3)

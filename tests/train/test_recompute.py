@@ -15,8 +15,8 @@ from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
+from pet_calc.model.memory import measure_memory
 from pet_calc.train.direct import predict_direct
-from pet_calc.train.memory import measure_memory
 from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.run import run_training
 from pet_calc.train.start.direct_heads import DirectHeads
