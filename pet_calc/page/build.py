@@ -12,7 +12,7 @@ import jinja2
 from pet_calc.evaluate.kept import KeptPredictions
 from pet_calc.page import figures, plots, tables, viewer
 from pet_calc.page.plots import Plot
-from pet_calc.page.read import ReadRun, read_run
+from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.verdict import headline, judge, list_next_steps
 from pet_calc.system.atomic import write_text_atomically
 
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"
 QUANTITIES = ("energy", "forces", "stress")
-PARTS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def plot_run(run: ReadRun) -> list[Plot]:
 
 def _build_parts(run: ReadRun) -> list[Part]:
     found = []
-    keys = sorted(run.after.predictions, key=lambda key: PARTS.index(key[0]))
+    keys = sorted(run.after.predictions, key=lambda key: tables.PARTS.index(key[0]))
     several = len({target for _, target in keys}) > 1
     for part, target in keys:
         of_set = run.after.parts[part]
@@ -122,10 +121,21 @@ def _build_parts(run: ReadRun) -> list[Part]:
                 f"{n_kept:,} of {of_set.n_frames:,} frames, evenly spread; errors in "
                 "tables of whole sets are of all frames."
             )
+        if part == FURTHER:
+            note += f" {describe_further(run)}"
         title = f"{part.capitalize()} set{f', {target}' if several else ''}"
         shown = [to_figure(plot) for plot in _plot_part(run, part, target)]
         found.append(Part(part, title, note, shown))
     return found
+
+
+def describe_further(run: ReadRun) -> str:
+    """Return where further frames are from, and why the base is not judged by them."""
+    found = run.report[FURTHER]
+    text = f"Read from {', '.join(found['files'])}."
+    if found["why_no_base"]:
+        text += f" Without the base: {found['why_no_base']}."
+    return text
 
 
 def _plot_part(run: ReadRun, part: str, target: str) -> list[Plot]:
@@ -146,12 +156,12 @@ def _plot_part(run: ReadRun, part: str, target: str) -> list[Plot]:
 
 
 def _plot_groups(run: ReadRun) -> list[Plot]:
-    table = run.table("test") or run.table("validation")
     found = []
-    for kind, title in tables.KINDS.items():
-        if kind != "force" and table:
-            plot = plots.plot_groups(table, kind, title)
-            found += [plot] if plot is not None else []
+    for part in tables.list_judged(run):
+        for kind, title in tables.KINDS.items():
+            if kind != "force":
+                plot = plots.plot_groups(run.table(part), kind, title)
+                found += [plot] if plot is not None else []
     return found
 
 

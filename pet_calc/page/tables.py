@@ -5,10 +5,10 @@ from typing import Any
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.evaluate.reliability import format_reliability
-from pet_calc.page.read import ReadRun
+from pet_calc.page.read import FURTHER, ReadRun
 from pet_calc.page.verdict import format_number
 
-PARTS = ("test", "validation", "train")
+PARTS = ("test", FURTHER, "validation", "train")
 KINDS = {
     "config_type": "By config_type",
     "file": "By file",
@@ -70,8 +70,17 @@ def list_errors(run: ReadRun) -> Table | None:
 
 
 def list_groups(run: ReadRun) -> list[Table]:
-    """Return the errors of groups of the test set, or else of the validation set."""
-    part = "test" if run.table("test") else "validation"
+    """Return the errors of groups of the sets that the result is judged by."""
+    return [found for part in list_judged(run) for found in _list_groups_of(run, part)]
+
+
+def list_judged(run: ReadRun) -> list[str]:
+    """Return the test set, or else the validation set, and further frames."""
+    own = "test" if run.table("test") else "validation"
+    return [part for part in (own, FURTHER) if run.table(part)]
+
+
+def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
     table = run.table(part)
     tables = []
     for kind, caption in KINDS.items():
@@ -100,11 +109,14 @@ def list_groups(run: ReadRun) -> list[Table]:
     return tables
 
 
-def list_worst(run: ReadRun) -> Table | None:
-    """Return the frames with the largest errors."""
-    worst = run.report.get("worst") or []
-    if not worst:
-        return None
+def list_worst(run: ReadRun) -> list[Table]:
+    """Return the frames with the largest errors, by set."""
+    further = run.report.get(FURTHER) or {}
+    found = (run.report.get("worst"), further.get("worst"))
+    return [_list_worst_of(worst) for worst in found if worst]
+
+
+def _list_worst_of(worst: list[dict[str, Any]]) -> Table:
     rows = []
     for entry in worst:
         atom = entry["atom"]
@@ -239,7 +251,8 @@ def list_origins(run: ReadRun) -> Table:
     ):
         if value is not None:
             rows.append([Cell(caption), Cell(str(value))])
-    for name, digest in source.get("files", {}).items():
+    further = (run.report.get(FURTHER) or {}).get("files", {})
+    for name, digest in {**source.get("files", {}), **further}.items():
         rows.append([Cell(f"SHA-256 of {name}"), Cell(digest)])
     return Table("Where it comes from", ["", ""], rows)
 
@@ -293,6 +306,8 @@ def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
         return "zero_step", "validation"
     if part == "test":
         return "test_before", "test"
+    if part == FURTHER:
+        return "further.before", "further.after"
     for i, table in enumerate(run.report.get("kept", [])):
         if (table["set"], table["target"]) == (part, run.target):
             return f"kept.{i}.before", f"kept.{i}.after"

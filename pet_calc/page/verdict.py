@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
-from pet_calc.page.read import ReadRun
+from pet_calc.page.read import FURTHER, ReadRun
 
 Tone = Literal["good", "bad", "note"]
 
@@ -32,7 +32,7 @@ def judge(run: ReadRun) -> list[Sentence]:
     # that nothing was learned comes first, else what counts most
     is_unbeaten = run.report.get("best_epoch") == 0
     parts = ("validation", "test") if is_unbeaten else ("test", "validation")
-    for part in parts:
+    for part in (*parts, FURTHER):
         found += _compare(run, part)
     if run.is_ended and not run.report.get("test"):
         found.append(
@@ -171,7 +171,7 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
     if not after:
         return []
     is_unbeaten = run.report.get("best_epoch") == 0
-    n_frames = run.provenance.get("n_frames", {}).get(part)
+    n_frames = run.n_frames(part)
     if is_unbeaten and part == "validation":
         what = "the base with new energies per element" if run.has_base else "untrained"
         return [

@@ -8,6 +8,7 @@ import base64
 import gzip
 import importlib.util
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,19 @@ def build_viewer(viewed: ViewedFrames | None) -> Viewer | None:
 
 
 def plot_worst(viewed: ViewedFrames | None) -> list[Plot]:
-    """Return pictures of the worst frames, atoms coloured by the error of the force."""
+    """Return pictures of each set's worst frames, atoms coloured by their error."""
     plots: list[Plot] = []
     if viewed is None:
         return plots
     colours = LinearSegmentedColormap.from_list("error", ["#f2f2f2", figures.AFTER])
     frames = _to_atoms(viewed)
+    n_shown = Counter[str]()
     for i, rows in enumerate(viewed.slices()):
         if not viewed.is_worst[i] or viewed.n_atoms[i] > MOST_ATOMS:
             continue
+        if n_shown[viewed.sets[i]] == N_PICTURES:
+            continue
+        n_shown[viewed.sets[i]] += 1
         errors = _find_errors(viewed)[rows]
         largest = max(float(np.nan_to_num(errors).max()), 1e-9)
         with figures.panel((2.6, 2.6)) as (figure, axes):
@@ -84,8 +89,6 @@ def plot_worst(viewed: ViewedFrames | None) -> list[Plot]:
         label = f"Atoms of {viewed.sources[i]}, darker where the force is wrong by more"
         title = f"{Path(viewed.sources[i]).name}"
         plots.append(Plot(f"worst_{len(plots)}", title, label, figure, {}))
-        if len(plots) == N_PICTURES:
-            break
     return plots
 
 

@@ -45,6 +45,23 @@ def test_report_makes_the_page_again(tuned, tmp_path):
     assert str(folder / "report.html") in result.stdout
 
 
+def test_report_judges_further_frames_as_well(tuned, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.path("run"), folder)
+    data = write_frames(tmp_path, 5, seed=7, name="more.xyz")
+    result = tuned("report", folder, "--data", data, "--device", "cpu")
+    found = json.loads((folder / "report.json").read_text())["further"]
+    shown = f"{1000 * found['after']['forces_mae']:.0f}"
+    (line,) = [r for r in result.stdout.splitlines() if r.startswith("further ")]
+    assert shown in line
+    assert "On 5 further frames" in (folder / "report.html").read_text()
+
+
+def test_report_takes_keys_only_of_further_frames(tuned):
+    message = tuned.fail("report", tuned.path("run"), "--energy-key", "e")
+    assert "say where --data is" in message
+
+
 def test_report_needs_a_run(run):
     assert "expected the folder of a run" in run.fail("report", run.path("."))
 
