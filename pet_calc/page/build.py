@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from pet_calc.evaluate.kept import KeptPredictions
-from pet_calc.page import figures, plots, tables, viewer
+from pet_calc.page import figures, parity, plots, tables, viewer
 from pet_calc.page.plots import Plot
 from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.verdict import headline, judge, list_next_steps
@@ -145,13 +145,13 @@ def _plot_part(run: ReadRun, part: str, target: str) -> list[Plot]:
     name = part if target == run.target else f"{part}_{target.replace('/', '-')}"
     found = []
     for quantity in QUANTITIES:
-        pairs = plots.collect_pairs(quantity, after, before)
+        pairs = parity.collect_pairs(quantity, after, before)
         if pairs is None:
             continue
-        found += plots.plot_parity(quantity, name, pairs, run.has_base)
+        found += parity.plot_parity(quantity, name, pairs, run.has_base)
         if part != "train":
-            found.append(plots.plot_errors(quantity, name, pairs, run.has_base))
-    by_size = plots.plot_by_size(name, after, before, run.has_base)
+            found.append(parity.plot_errors(quantity, name, pairs, run.has_base))
+    by_size = parity.plot_by_size(name, after, before, run.has_base)
     return [*found, by_size] if by_size is not None and part != "train" else found
 
 
