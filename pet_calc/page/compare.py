@@ -11,7 +11,7 @@ from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.page import figures
 from pet_calc.page.parity import Series, collect_pairs, draw_parity, find_limits
-from pet_calc.page.plots import Plot
+from pet_calc.page.plots import Plot, shorten
 from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.tables import Cell, Table
 from pet_calc.page.verdict import format_number
@@ -74,10 +74,7 @@ def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
     for run in runs:
         if not run.is_ended:
             raise ConfigError(f"{run.folder}: has not ended; compare it when it has")
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.folder) for run in runs]
-    comparison = RunComparison(runs, names, {})
+    comparison = RunComparison(runs, name_apart([run.folder for run in runs]), {})
     for part in PARTS:
         having = comparison.having(part)
         if having:
@@ -87,6 +84,18 @@ def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
                 if not _has_same_frames(having[0][1], run, part)
             ]
     return comparison
+
+
+def name_apart(folders: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, as many parts of each as tell all apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    names: list[str] = []
+    for n in range(1, max(len(each) for each in parts) + 1):
+        names = ["/".join(each[-n:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    # the same folder twice
+    return [f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
 def tabulate(comparison: RunComparison) -> Table:
@@ -234,7 +243,7 @@ def _plot_curve(comparison: RunComparison, quantity: str) -> Plot | None:
             )
             # beside its end, so that colours need not be told apart
             axes.annotate(
-                f" {name}",
+                f" {shorten(name, 18)}",
                 (epochs[-1], values[-1]),
                 fontsize=7,
                 parse_math=False,
@@ -267,7 +276,11 @@ def _plot_cost(comparison: RunComparison, quantity: str) -> Plot | None:
         axes.plot(seconds, errors, "o", color=figures.AFTER)
         for (name, x, _), y in zip(shown, errors, strict=True):
             axes.annotate(
-                f" {name}", (x, y), fontsize=7, parse_math=False, annotation_clip=False
+                f" {shorten(name, 18)}",
+                (x, y),
+                fontsize=7,
+                parse_math=False,
+                annotation_clip=False,
             )
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)

@@ -71,7 +71,7 @@ def plot_groups(table: dict[str, Any], kind: str, title: str) -> Plot | None:
     key = f"{quantity}_mae"
     factor, unit = DISPLAY_UNITS[quantity]
     shown = [group for group in groups if key in group["errors"]][:20]
-    names = [_shorten(group["name"]) for group in shown]
+    names = [shorten(group["name"]) for group in shown]
     after = [factor * group["errors"][key] for group in shown]
     before = [factor * group.get("before", {}).get(key, np.nan) for group in shown]
     rows = np.arange(len(shown))[::-1]
@@ -127,6 +127,12 @@ def name_after(has_base: bool) -> str:
     return "fine-tuned" if has_base else "trained"
 
 
+def shorten(name: str, length: int = 28) -> str:
+    """Return a name from a file as an axis can show it."""
+    shown = "".join(c if c.isprintable() else "�" for c in name)
+    return shown if len(shown) <= length else f"…{shown[1 - length :]}"
+
+
 def _plot_loss(run: ReadRun, epochs: list[int]) -> Plot:
     losses = {"training loss": "train_loss", "validation loss": "val_loss"}
     columns: dict[str, Any] = {"epoch": epochs}
@@ -173,8 +179,3 @@ def _mark_best(
 def _is_wide(values: list[float]) -> bool:
     known = [v for v in values if np.isfinite(v) and v > 0]
     return len(known) > 1 and max(known) > 20 * min(known)
-
-
-def _shorten(name: str) -> str:
-    shown = "".join(c if c.isprintable() else "�" for c in name)
-    return shown if len(shown) <= 28 else f"…{shown[-27:]}"

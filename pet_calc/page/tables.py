@@ -152,38 +152,46 @@ def list_census(run: ReadRun) -> list[Table]:
         parts = {
             part: found[target] for part, found in census.items() if target in found
         }
-        rows = []
-        labels = list(dict.fromkeys(n for c in parts.values() for n in c["n_labeled"]))
-        for caption, read in (
-            ("frames", lambda c: f"{c['n_frames']:,}"),
-            ("atoms", lambda c: f"{c['n_atoms']:,}"),
-            ("atoms in a frame", lambda c: " to ".join(map(str, c["atoms_range"]))),
-            ("elements", lambda c: _join(c["elements"])),
-            ("periodic", lambda c: _join(c["periodicity"])),
-            ("config_type", lambda c: _join(c["config_types"]) or "-"),
-            ("energy, eV/atom", lambda c: _join_range(c["energy_per_atom_range"])),
-            (
-                "largest force, eV/Å",
-                lambda c: (
-                    "-"
-                    if c["largest_force"] is None
-                    else format_number(c["largest_force"])
-                ),
-            ),
-        ):
-            rows.append([Cell(caption), *(Cell(read(c)) for c in parts.values())])
-        for label in labels:
-            cells = [
-                Cell(
-                    f"{c['n_labeled'].get(label, 0):,} of {c['n_frames']:,} frames"
-                    f"{_name_origins(c, label)}"
-                )
-                for c in parts.values()
-            ]
-            rows.append([Cell(f"labels: {label}"), *cells])
         of = f" of {target}" if len(targets) > 1 else ""
-        tables.append(Table(f"Frames and labels{of}", ["", *parts], rows))
+        tables.append(tabulate_census(parts, f"Frames and labels{of}"))
     return tables
+
+
+def tabulate_census(parts: dict[str, dict[str, Any]], caption: str) -> Table:
+    """Return what sets hold, a column each.
+
+    Args:
+        parts: by set, the fields of a ``LabelCensus``.
+        caption: of the table.
+    """
+    rows = []
+    labels = list(dict.fromkeys(n for c in parts.values() for n in c["n_labeled"]))
+    for name, read in (
+        ("frames", lambda c: f"{c['n_frames']:,}"),
+        ("atoms", lambda c: f"{c['n_atoms']:,}"),
+        ("atoms in a frame", lambda c: " to ".join(map(str, c["atoms_range"]))),
+        ("elements", lambda c: _join(c["elements"])),
+        ("periodic", lambda c: _join(c["periodicity"])),
+        ("config_type", lambda c: _join(c["config_types"]) or "-"),
+        ("energy, eV/atom", lambda c: _join_range(c["energy_per_atom_range"])),
+        (
+            "largest force, eV/Å",
+            lambda c: (
+                "-" if c["largest_force"] is None else format_number(c["largest_force"])
+            ),
+        ),
+    ):
+        rows.append([Cell(name), *(Cell(read(c)) for c in parts.values())])
+    for label in labels:
+        cells = [
+            Cell(
+                f"{c['n_labeled'].get(label, 0):,} of {c['n_frames']:,} frames"
+                f"{_name_origins(c, label)}"
+            )
+            for c in parts.values()
+        ]
+        rows.append([Cell(f"labels: {label}"), *cells])
+    return Table(caption, ["", *parts], rows)
 
 
 def list_composition(run: ReadRun) -> list[Table]:

@@ -8,6 +8,7 @@ import pytest
 from support.browser import find_errors, open_browser
 
 from pet_calc.page import write_page
+from pet_calc.page.compare import compare_runs, write_comparison
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,21 @@ def test_the_page_fits_and_has_no_errors(finished, width, is_dark):
         line = "figure svg path[style*='--after']"
         stroke = f'return getComputedStyle(document.querySelector("{line}")).stroke'
         assert run(stroke) != "none"
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_other_pages_fit_and_have_no_errors(finished, checked, tmp_path, width):
+    twin = tmp_path / "<b>twin"
+    twin.symlink_to(finished)
+    write_comparison(compare_runs([finished, twin]), tmp_path / "runs.html")
+    with open_browser(width, is_dark=width == 360) as browser:
+        for path in (checked, tmp_path / "runs.html"):
+            browser.get(path.as_uri())
+            assert find_errors(browser) == [], path
+            assert "caught" not in browser.title
+            run = browser.execute_script
+            assert run("return document.documentElement.scrollWidth") <= width, path
+            assert run("return document.querySelectorAll('svg[role=img]').length") > 3
 
 
 # the viewer's parts lie in shadow roots

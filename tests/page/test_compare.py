@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pet_calc.evaluate.kept_file import KeptFile
 from pet_calc.page.compare import (
     compare_runs,
+    name_apart,
     plot_parities,
     tabulate,
     write_comparison,
@@ -65,6 +67,13 @@ def test_other_labels_of_the_same_frames_are_other_data(pair, tmp_path):
     table = tabulate(comparison)
     marked = [any(c.text.endswith("*") for c in row) for row in table.rows]
     assert marked == [False, False, True]
+
+
+def test_names_are_as_long_as_tells_runs_apart():
+    paths = [Path(f"/data/{name}/run") for name in ("water", "ice", "ice")]
+    assert name_apart(paths[:2]) == ["water/run", "ice/run"]
+    assert name_apart([Path("/data/rank4"), Path("/x/rank8")]) == ["rank4", "rank8"]
+    assert len(set(name_apart(paths))) == 3
 
 
 def test_a_run_without_a_test_set_is_not_said_to_have_another_one(pair, tmp_path):
