@@ -12,6 +12,7 @@ import jinja2
 from pet_calc.evaluate.kept import KeptPredictions
 from pet_calc.page import figures, parity, plots, tables, viewer
 from pet_calc.page.plots import Plot
+from pet_calc.page.progress import add_progress
 from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.verdict import headline, judge, list_next_steps
 from pet_calc.system.atomic import write_text_atomically
@@ -62,6 +63,8 @@ def write_page(folder: str | Path) -> Path:
 
 def render_page(run: ReadRun) -> str:
     """Return the page of a run as HTML."""
+    if not run.is_ended:
+        add_progress(run)
     shown = viewer.build_viewer(run.after.viewed)
     return load_template("page.html.jinja").render(
         css=read_text("page.css"),

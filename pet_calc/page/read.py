@@ -27,7 +27,10 @@ class ReadRun:
     report: dict[str, Any]
     """As in ``report.json``; the facts of the start alone where there is none yet."""
     is_ended: bool
-    """Whether there is a report: a run that was killed leaves none."""
+    """Whether there is a report of all that is in the log: a run that was killed, or
+    that goes on after an interruption, has none."""
+    is_live: bool = False
+    """Whether it is watched while it trains."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Of the log, one an epoch."""
     options: str = ""
@@ -96,8 +99,12 @@ class ReadRun:
         return {}
 
 
-def read_run(folder: str | Path) -> ReadRun:
+def read_run(folder: str | Path, *, is_going_on: bool = False) -> ReadRun:
     """Return what a run has left.
+
+    Args:
+        folder: of the run.
+        is_going_on: leave out the report, which is of a session before.
 
     Raises:
         ConfigError: if there is no run in the folder.
@@ -110,16 +117,15 @@ def read_run(folder: str | Path) -> ReadRun:
             f"{folder}: expected the folder of a run, but there is neither {REPORT} "
             f"nor {LOG}; name what `pet-calc finetune -o` named"
         )
-    is_ended = report_path.exists()
-    if is_ended:
-        report = json.loads(report_path.read_text())
-    else:
+    rows = read_log(folder / LOG)
+    report = json.loads(report_path.read_text()) if report_path.exists() else {}
+    # steps beyond those of the report: a resumed run that was killed, or goes on
+    is_stale = bool(rows) and rows[-1].get("step", 0) > report.get("n_steps", 0)
+    is_ended = bool(report) and not is_stale and not is_going_on
+    if not is_ended:
         facts = json.loads(start_path.read_text()) if start_path.exists() else {}
         report = {"test_before": facts.pop("test_before", {}), "facts": facts}
-    run = ReadRun(folder, report, is_ended)
-    if (folder / LOG).exists():
-        lines = (folder / LOG).read_text().splitlines()
-        run.rows = [json.loads(line) for line in lines]
+    run = ReadRun(folder, report, is_ended, rows=rows)
     if (folder / OPTIONS).exists():
         run.options = (folder / OPTIONS).read_text()
     if (folder / _BEFORE).exists():
@@ -130,6 +136,15 @@ def read_run(folder: str | Path) -> ReadRun:
         _add(run.before, KeptFile.load(folder / FURTHER_BEFORE))
         _add(run.after, KeptFile.load(folder / FURTHER_AFTER))
     return run
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log, none without one.
+
+    Of a run that goes on, or was killed, the last line may be there in part.
+    """
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _add(file: KeptFile, further: KeptFile) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
+from pet_calc.page.progress import describe_progress
 from pet_calc.page.read import FURTHER, ReadRun
 
 Tone = Literal["good", "bad", "note"]
@@ -52,7 +53,11 @@ def headline(run: ReadRun) -> str:
     """Return the verdict in one line."""
     before, after = (_pick_errors(run, is_before=each) for each in (True, False))
     if not run.is_ended:
-        return "Not ended yet"
+        if not run.is_live:
+            return "Not ended yet"
+        n_epochs = run.report.get("n_epochs")
+        of = f" of {n_epochs}" if n_epochs else ""
+        return f"Training, {len(run.rows)}{of} epochs done"
     if run.report.get("best_epoch") == 0:
         return "No epoch was better than the start"
     changes = _list_changes(before, after)
@@ -132,6 +137,8 @@ def _describe_end(run: ReadRun) -> list[Sentence]:
     n_done, n_planned = len(run.rows), run.report.get("n_epochs")
     end = run.report.get("end")
     if not run.is_ended:
+        if run.is_live:
+            return [Sentence("note", f"{describe_progress(run)}.")]
         return [
             Sentence(
                 "bad",
