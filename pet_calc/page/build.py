@@ -14,6 +14,7 @@ from pet_calc.page import figures, parity, plots, tables, viewer
 from pet_calc.page.plots import Plot
 from pet_calc.page.progress import add_progress
 from pet_calc.page.read import FURTHER, ReadRun, read_run
+from pet_calc.page.trust import list_trust, plot_trust
 from pet_calc.page.verdict import headline, judge, list_next_steps
 from pet_calc.system.atomic import write_text_atomically
 
@@ -81,14 +82,14 @@ def render_page(run: ReadRun) -> str:
         pictures=[to_figure(p) for p in viewer.plot_worst(run.after.viewed)],
         viewer=shown,
         install=viewer.INSTALL,
+        trust=list_trust(run),
+        trust_figures=[to_figure(plot) for plot in plot_trust(run)],
         census=tables.list_census(run),
         model_tables=[
             table
             for table in (
                 *tables.list_composition(run),
-                *tables.list_uncertainty(run),
                 tables.list_parameters(run),
-                tables.list_rotation(run),
                 tables.list_origins(run),
             )
             if table is not None
@@ -108,7 +109,7 @@ def plot_run(run: ReadRun) -> list[Plot]:
     found = plots.plot_curves(run)
     for part, target in run.after.predictions:
         found += _plot_part(run, part, target)
-    return found + _plot_groups(run)
+    return [*found, *_plot_groups(run), *plot_trust(run)]
 
 
 def _build_parts(run: ReadRun) -> list[Part]:

@@ -14,7 +14,7 @@ from pet_calc.page.parity import Series, collect_pairs, draw_parity, find_limits
 from pet_calc.page.plots import Plot, shorten
 from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.tables import Cell, Table
-from pet_calc.page.verdict import format_number
+from pet_calc.page.words import format_number
 from pet_calc.system.atomic import write_text_atomically
 
 QUANTITIES = ("energy", "forces", "stress")

@@ -14,8 +14,8 @@ from pet_calc.data.frames import LabeledFrame
 from pet_calc.page import figures, viewer
 from pet_calc.page.plots import Plot, finish
 from pet_calc.page.tables import Cell, Table, tabulate_census
-from pet_calc.page.verdict import format_number
 from pet_calc.page.viewer import Viewer, of_frames
+from pet_calc.page.words import format_number
 from pet_calc.system.atomic import write_text_atomically
 
 N_PICTURES, MOST_ATOMS = 6, 400

@@ -14,8 +14,8 @@ from pet_calc.lammps.inputs import SimulationOptions
 from pet_calc.page import viewer
 from pet_calc.page.plots import Plot
 from pet_calc.page.tables import Cell, Table
-from pet_calc.page.verdict import Sentence, format_number
 from pet_calc.page.viewer import Viewer, of_frames
+from pet_calc.page.words import Sentence, format_number
 from pet_calc.system.atomic import write_text_atomically
 
 # drawn as a picture, and in the viewer

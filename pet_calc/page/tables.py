@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
-from pet_calc.evaluate.reliability import format_reliability
 from pet_calc.page.read import FURTHER, ReadRun
-from pet_calc.page.verdict import format_number
+from pet_calc.page.words import format_number
 
 PARTS = ("test", FURTHER, "validation", "train")
 KINDS = {
@@ -47,11 +46,11 @@ def list_errors(run: ReadRun) -> Table | None:
         for name, (factor, unit) in DISPLAY_UNITS.items():
             if f"{name}_mae" not in (after or before):
                 continue
-            row = [Cell(part), Cell(f"{name.replace('_', ' ')}, {_show(unit)}")]
+            row = [Cell(part), Cell(f"{name.replace('_', ' ')}, {show_unit(unit)}")]
             for kind in ("mae", "rmse"):
                 for key, values in zip(keys, (before, after), strict=True):
                     error = values.get(f"{name}_{kind}")
-                    row.append(_to_cell(error, factor, f"{key}.{name}_{kind}"))
+                    row.append(to_cell(error, factor, f"{key}.{name}_{kind}"))
             rows.append(row)
     if not rows:
         return None
@@ -94,7 +93,7 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
             continue
         head = ["group", "frames", "atoms"]
         for name in names:
-            unit = _show(DISPLAY_UNITS[name][1])
+            unit = show_unit(DISPLAY_UNITS[name][1])
             head += [f"{name} MAE before, {unit}", f"{name} MAE after, {unit}"]
         rows = []
         for group in groups:
@@ -103,7 +102,7 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
             for name in names:
                 factor = DISPLAY_UNITS[name][0]
                 for errors in (group.get("before", {}), group["errors"]):
-                    row.append(_to_cell(errors.get(f"{name}_mae"), factor))
+                    row.append(to_cell(errors.get(f"{name}_mae"), factor))
             rows.append(row)
         tables.append(Table(f"{caption}, {part} set", head, rows))
     return tables
@@ -125,10 +124,10 @@ def _list_worst_of(worst: list[dict[str, Any]]) -> Table:
                 Cell(entry["source"]),
                 Cell(entry["config_type"] or "-"),
                 Cell(str(entry["n_atoms"])),
-                _to_cell(entry["forces_rmse"], 1000),
-                _to_cell(entry["largest_force_error"], 1000),
+                to_cell(entry["forces_rmse"], 1000),
+                to_cell(entry["largest_force_error"], 1000),
                 Cell("-" if atom is None else str(atom)),
-                _to_cell(entry["energy_error"], 1000),
+                to_cell(entry["energy_error"], 1000),
             ]
         )
     head = [
@@ -265,47 +264,16 @@ def list_origins(run: ReadRun) -> Table:
     return Table("Where it comes from", ["", ""], rows)
 
 
-def list_rotation(run: ReadRun) -> Table | None:
-    """Return how far predictions change when frames are turned."""
-    found = run.report.get("rotation")
-    if not found:
-        return None
-    rows = []
-    for name, value in found["spread"].items():
-        factor, unit = DISPLAY_UNITS[name]
-        rows.append(
-            [
-                Cell(f"{name}, {_show(unit)}"),
-                _to_cell(found["base"].get(name), factor, f"rotation.base.{name}"),
-                _to_cell(value, factor, f"rotation.spread.{name}"),
-            ]
-        )
-    note = (
-        f"Standard deviation over {found['n_orientations']} orientations, mean of "
-        f"{found['n_frames']} {found['set']} frames; a model that is exactly "
-        "equivariant has zero."
-    )
-    head = ["quantity", "base", "now"]
-    return Table("Spread over orientations", head, rows, note)
+def to_cell(value: float | None, factor: float, key: str = "") -> Cell:
+    """Return a number of the report times a factor, a dash where there is none."""
+    if value is None:
+        return Cell("-")
+    return Cell(format_number(factor * value), value, key)
 
 
-def list_uncertainty(run: ReadRun) -> list[Table]:
-    """Return how uncertainties hold against errors, by target."""
-    tables = []
-    for target, found in (run.report.get("uncertainty") or {}).items():
-        reliability = found["reliability"]
-        rows = [
-            [
-                _to_cell(row["uncertainty"], 1000, f"{place}.uncertainty"),
-                _to_cell(row["error"], 1000, f"{place}.error"),
-            ]
-            for i, row in enumerate(reliability["table"])
-            for place in [f"uncertainty.{target}.reliability.table.{i}"]
-        ]
-        head = ["predicted, meV/atom", "found, meV/atom"]
-        note = format_reliability(reliability).splitlines()[0]
-        tables.append(Table(f"Uncertainty of {target}", head, rows, note))
-    return tables
+def show_unit(unit: str) -> str:
+    """Return a unit as a page writes it."""
+    return unit.replace("^3", "³")
 
 
 def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
@@ -320,16 +288,6 @@ def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
         if (table["set"], table["target"]) == (part, run.target):
             return f"kept.{i}.before", f"kept.{i}.after"
     return "", ""
-
-
-def _to_cell(value: float | None, factor: float, key: str = "") -> Cell:
-    if value is None:
-        return Cell("-")
-    return Cell(format_number(factor * value), value, key)
-
-
-def _show(unit: str) -> str:
-    return unit.replace("^3", "³")
 
 
 def _join(counts: dict[str, int]) -> str:

@@ -2,28 +2,17 @@
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.page.progress import describe_progress
 from pet_calc.page.read import FURTHER, ReadRun
-
-Tone = Literal["good", "bad", "note"]
+from pet_calc.page.trust import find_physics, judge_physics
+from pet_calc.page.words import Sentence, Tone, format_error, format_number
 
 # a group's error beyond the mean of its set by which it is worth a line
 _NOTABLE = 1.25
 # beyond this the base's domain is forgotten
 _FORGOTTEN = 1.5
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One thing to know of a run."""
-
-    tone: Tone
-    text: str
 
 
 def judge(run: ReadRun) -> list[Sentence]:
@@ -91,23 +80,11 @@ def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
         ),
         ("this page again", f"pet-calc report {folder}"),
     ]
-    if run.report.get("end") in ("interrupted", "stopped") or not run.is_ended:
+    is_cut_off = not run.is_ended and not run.is_live
+    if run.report.get("end") in ("interrupted", "stopped") or is_cut_off:
         options = shlex.quote(str(run.folder / "options_resolved.yaml"))
         steps.insert(0, ("go on", f"pet-calc finetune {options} -o {folder} --resume"))
     return steps
-
-
-def format_error(name: str, value: float) -> str:
-    """Return an error with its unit, such as ``12.3 meV/Å``."""
-    factor, unit = DISPLAY_UNITS[name]
-    return f"{format_number(factor * value)} {unit.replace('^3', '³')}"
-
-
-def format_number(value: float) -> str:
-    """Return a number with three digits that count."""
-    if value == 0 or not abs(value) < float("inf"):
-        return f"{value:g}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _describe_run(run: ReadRun) -> Sentence:
@@ -275,15 +252,19 @@ def _describe_uses(run: ReadRun) -> list[Sentence]:
         limits.append(f"forces up to {format_number(largest)} eV/Å")
     has_forces = "forces_mae" in (run.report.get("validation") or {})
     text = f"The training set has {' and '.join(limits)}. " if limits else ""
-    if has_forces:
-        text += (
-            "No dynamics was run here, and errors of forces do not show whether a "
-            "simulation stays whole: try NVE first (examples/drift.py), then the "
-            "temperature of use and above it."
-        )
-    else:
+    if not has_forces:
         text += "It was trained without forces: it is not made for dynamics."
-    return [Sentence("note" if has_forces else "bad", text)]
+        return [Sentence("bad", text), *judge_physics(run)]
+    has_physics = bool(find_physics(run)[1])
+    text += (
+        "Errors of forces do not show whether a simulation stays whole: try the "
+        "temperature of use and above it."
+        if has_physics
+        else "No dynamics was run here, and errors of forces do not show whether a "
+        "simulation stays whole: try NVE first (examples/drift.py), then the "
+        "temperature of use and above it."
+    )
+    return [*judge_physics(run), Sentence("note", text)]
 
 
 def _name_elements(symbols: Iterable[str]) -> str:
