@@ -11,8 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.page import figures
 from pet_calc.page.read import ReadRun
+from pet_calc.page.tables import sort_groups
 
 NAMES = {"energy": "Energies", "forces": "Forces", "stress": "Stress"}
+
+
+# in one plot
+MOST_GROUPS = 20
 
 
 @dataclass
@@ -70,11 +75,13 @@ def plot_groups(table: dict[str, Any], kind: str, title: str) -> Plot | None:
     quantity = "forces" if "forces_mae" in groups[0]["errors"] else "energy"
     key = f"{quantity}_mae"
     factor, unit = DISPLAY_UNITS[quantity]
-    shown = [group for group in groups if key in group["errors"]][:20]
+    shown = sort_groups([group for group in groups if key in group["errors"]])
+    n_groups, shown = len(shown), shown[:MOST_GROUPS]
     names = [shorten(group["name"]) for group in shown]
     after = [factor * group["errors"][key] for group in shown]
     before = [factor * group.get("before", {}).get(key, np.nan) for group in shown]
     rows = np.arange(len(shown))[::-1]
+    which = f": the {len(shown)} worst of {n_groups}" if n_groups > len(shown) else ""
     size = (figures.PANEL[0], max(1.4, 0.7 + 0.22 * len(shown)))
     with figures.panel(size) as (figure, axes):
         axes.hlines(rows, before, after, color=figures.INK, linewidth=0.6)
@@ -83,13 +90,14 @@ def plot_groups(table: dict[str, Any], kind: str, title: str) -> Plot | None:
         # names come from files: no formulas, see `Text.set_parse_math`
         axes.set_yticks(rows, names, parse_math=False)
         axes.set_xlim(left=0)
+        axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.legend(
             loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0.1
         )
         finish(axes, f"MAE of {quantity}, {unit}", "", keeps_scale=True)
     return Plot(
         f"groups_{kind}_{table['set']}",
-        f"{title}, {table['set']}",
+        f"{title}, {table['set']}{which}",
         f"Mean absolute error of {quantity} by {title.lower()}, before and after.",
         figure,
         {"group": [g["name"] for g in shown], "before": before, "after": after},
@@ -166,14 +174,8 @@ def _mark_best(
     value = start if best == 0 else dict(zip(epochs, values, strict=True)).get(best)
     if value is not None:
         axes.plot([best], [value], "D", color=figures.THIRD, markersize=6)
-        axes.annotate(
-            f"best: epoch {best}",
-            (best, value),
-            textcoords="offset points",
-            xytext=(-4, 8),
-            ha="right" if best > epochs[-1] / 2 else "left",
-            fontsize=8,
-        )
+        # above the axes, where no curve runs through it
+        axes.set_title(f"best: epoch {best}", loc="right", fontsize=8)
 
 
 def _is_wide(values: list[float]) -> bool:

@@ -62,7 +62,8 @@ def list_errors(run: ReadRun) -> Table | None:
     )
     if table and table["n_frames"] < table["n_frames_of_set"]:
         note += (
-            f" Of the training set {table['n_frames']} of {table['n_frames_of_set']} "
+            f" Of the training set {table['n_frames']:,} of "
+            f"{table['n_frames_of_set']:,} "
             "frames, evenly spread."
         )
     return Table("Errors", head, rows, note)
@@ -91,6 +92,7 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
         ]
         if not names:
             continue
+        groups = sort_groups(groups)
         head = ["group", "frames", "atoms"]
         for name in names:
             unit = show_unit(DISPLAY_UNITS[name][1])
@@ -106,6 +108,14 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
             rows.append(row)
         tables.append(Table(f"{caption}, {part} set", head, rows))
     return tables
+
+
+def sort_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return groups with the worst first; those by size of the force as they are."""
+    if not groups or groups[0]["kind"] == "force":
+        return groups
+    name = "forces" if any("forces_mae" in g["errors"] for g in groups) else "energy"
+    return sorted(groups, key=lambda group: -group["errors"].get(f"{name}_mae", 0.0))
 
 
 def list_worst(run: ReadRun) -> list[Table]:

@@ -89,7 +89,8 @@ def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
 
 def _describe_run(run: ReadRun) -> Sentence:
     source, report = run.provenance, run.report
-    n_frames = source.get("n_frames", {})
+    n_frames = source.get("n_frames", {}).get("train")
+    n_train = "?" if n_frames is None else f"{n_frames:,}"
     base, level = Path(source.get("base") or "").name, source.get("level_of_theory")
     method = {
         "lora": "LoRA",
@@ -100,7 +101,7 @@ def _describe_run(run: ReadRun) -> Sentence:
     census = run.facts.get("census", {}).get("train", {}).get(run.target, {})
     elements = _name_elements(census.get("elements", {}))
     text = (
-        f"{how} on {n_frames.get('train', '?')} frames"
+        f"{how} on {n_train} frames"
         f"{f' ({elements})' if elements else ''}"
         f"{f' at the level {level}' if level else ''}"
     )
@@ -181,7 +182,11 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
         ]
     is_good = all(ratio < 1 for _, ratio in _list_changes(before, after))
     tone: Tone = "note" if is_unbeaten or not before else "good" if is_good else "bad"
-    some = f"{n_frames} {part} frames" if n_frames != 1 else f"a single {part} frame"
+    some = f"{n_frames or 0:,} {part} frames"
+    if n_frames is None:
+        some = f"the {part} set"
+    elif n_frames == 1:
+        some = f"a single {part} frame"
     text = f"On {some} the mean absolute errors are: {'; '.join(parts)}."
     if n_frames is not None and n_frames < 10:
         text += f" So few ({n_frames}) say little."
@@ -209,8 +214,8 @@ def _find_worst_group(run: ReadRun) -> list[Sentence]:
         Sentence(
             "note",
             f"The worst group of the {table['set']} set is the {kind} "
-            f"{worst['name']} ({worst['n_frames']} frames): {name} {error}, where the "
-            f"mean is {average}.",
+            f"{worst['name']} ({worst['n_frames']:,} frames): {name} {error}, where "
+            f"the mean is {average}.",
         )
     ]
 
