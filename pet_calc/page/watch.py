@@ -131,6 +131,10 @@ class PageServer(ThreadingHTTPServer):
         self.is_last_sent = threading.Event()
         super().__init__((ADDRESS, port), _Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone; the terminal is the user's."""
+        logger.debug("a client has gone", exc_info=True)
+
     @property
     def url(self) -> str:
         """Address of the page."""

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 
@@ -82,6 +83,19 @@ def test_only_the_address_with_the_key_has_the_page(running, plain):
         # a name of another site that was made to lead here
         assert ask(server, root, Host="evil.example:80")[0] == 404
         assert ask(server, root, Host="localhost:9000")[0] == 200
+
+
+def test_a_client_that_goes_leaves_no_trace(running, plain, capfd):
+    page = LivePage(running)
+    page.update()
+    page.html = 20_000_000 * "x"  # more than the buffers of a connection hold
+    with serve(page) as server:
+        with socket.create_connection(server.server_address) as client:
+            request = f"GET /{server.token}/ HTTP/1.0\r\nHost: localhost\r\n\r\n"
+            client.sendall(request.encode())
+            assert client.recv(10)
+        assert ask(server, f"/{server.token}/state")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_two_servers_have_different_keys(running, plain):
