@@ -119,7 +119,7 @@ def _build_parts(run: ReadRun) -> list[Part]:
     for part, target in keys:
         of_set = run.after.parts[part]
         n_kept = len(run.after.predictions[part, target].index)
-        note = f"{n_kept:,} frames."
+        note = f"{n_kept:,} frame{'s' if n_kept != 1 else ''}."
         if n_kept < of_set.n_frames:
             note = (
                 f"{n_kept:,} of {of_set.n_frames:,} frames, evenly spread; errors in "
@@ -128,7 +128,10 @@ def _build_parts(run: ReadRun) -> list[Part]:
         if part == FURTHER:
             note += f" {describe_further(run)}"
         title = f"{part.capitalize()} set{f', {target}' if several else ''}"
-        shown = [to_figure(plot) for plot in _plot_part(run, part, target)]
+        own = _plot_part(run, part, target)
+        if any(plot.is_density for plot in own):
+            note += " Densities have a logarithmic scale."
+        shown = [to_figure(plot) for plot in own]
         found.append(Part(part, title, note, shown))
     return found
 

@@ -21,6 +21,8 @@ Reals = npt.NDArray[np.float64]
 # two models a point takes 0.13 kB, a page has nine such plots, and 20,000 points in
 # each would be 22 MB of the 5 that it may have.
 MOST_POINTS = 1500
+# atoms, for the mean error of forces of some size
+LEAST_IN_BIN = 8
 AXES = {
     "energy": "energy without composition, eV/atom",
     "forces": "force component, eV/Å",
@@ -128,6 +130,7 @@ def draw_parity(
         f"{factor * mae:.4g} {unit} ({series[-1].name}).",
         figure,
         {"label": label, **{each.name: each.values for each in series}},
+        is_dense,
     )
 
 
@@ -183,26 +186,22 @@ def plot_by_size(
     is_known = np.isfinite(sizes)
     if not is_known.any():
         return None
-    edges = np.unique(np.quantile(sizes[is_known], np.linspace(0, 1, 13)))
-    if len(edges) < 3:
+    # fewer atoms in a bin would show chance
+    n_bins = min(12, int(is_known.sum()) // LEAST_IN_BIN)
+    if n_bins < 2:
         return None
-    bins = np.clip(np.digitize(sizes, edges) - 1, 0, len(edges) - 2)
+    edges = np.unique(np.quantile(sizes[is_known], np.linspace(0, 1, n_bins + 1)))
+    places = np.clip(np.digitize(sizes, edges) - 1, 0, max(len(edges) - 2, 0))
+    bins = [is_known & (places == i) for i in range(len(edges) - 1)]
+    bins = [chosen for chosen in bins if chosen.any()]
+    if len(bins) < 2:
+        return None
 
     def measure(kept: KeptPredictions) -> list[float]:
         errors = 1000 * np.abs(kept.forces - kept.forces_label).mean(axis=1)
-        return [
-            float(errors[is_known & (bins == i)].mean())
-            if (is_known & (bins == i)).any()
-            else float("nan")
-            for i in range(len(edges) - 1)
-        ]
+        return [float(errors[chosen].mean()) for chosen in bins]
 
-    centres = [
-        float(sizes[is_known & (bins == i)].mean())
-        if (is_known & (bins == i)).any()
-        else float("nan")
-        for i in range(len(edges) - 1)
-    ]
+    centres = [float(sizes[chosen].mean()) for chosen in bins]
     columns: dict[str, Any] = {"|F| (eV/Å)": centres, "after (meV/Å)": measure(after)}
     with figures.panel() as (figure, axes):
         if before is not None and before.has_same_labels(after):
@@ -222,8 +221,9 @@ def plot_by_size(
             marker="o",
             label=name_after(has_base),
         )
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", handlelength=1.6)
+        # room for the legend
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+        axes.legend(loc="upper left", handlelength=1.6, ncols=2)
         finish(axes, "size of the labelled force, eV/Å", "MAE, meV/Å")
     return Plot(
         f"size_{part}",

@@ -32,6 +32,8 @@ class Plot:
     figure: Figure
     columns: dict[str, Any]
     """By heading: the numbers, all of one length."""
+    is_density: bool = False
+    """Whether colours count points."""
 
 
 def plot_curves(run: ReadRun) -> list[Plot]:
@@ -119,6 +121,9 @@ def finish(
     axes.set_axisbelow(True)
     if is_log:
         axes.set_yscale("log")
+    elif x_label == "epoch":
+        # no differences to a number above the axis
+        axes.ticklabel_format(axis="y", useOffset=False)
     if x_label == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     elif not keeps_scale:
@@ -159,7 +164,8 @@ def _plot_loss(run: ReadRun, epochs: list[int]) -> Plot:
         twin.set_ylabel("learning rate (dotted)")
         twin.spines["right"].set_visible(True)
         twin.ticklabel_format(axis="y", scilimits=(0, 0))
-        axes.legend(loc="upper right")
+        # above the axes: the curves of both scales may run anywhere
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2)
         finish(axes, "epoch", "loss", is_log=_is_wide(columns["training loss"]))
     columns["learning rate"] = rates
     label = "Training and validation loss, and the learning rate, by epoch."

@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from pet_calc.config import read_options
+from pet_calc.config import RunOptions, read_options
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.groups import compute_errors
 from pet_calc.page.read import OPTIONS, ReadRun
@@ -65,10 +65,14 @@ def find_pace(rows: list[dict[str, Any]]) -> float | None:
 
 def find_n_epochs(run: ReadRun) -> int | None:
     """Return how many epochs a run is planned for, None if its options do not say."""
-    try:
-        return read_options(run.folder / OPTIONS).train.num_epochs
-    except (ConfigError, OSError):
-        return None
+    options = _read_options(run)
+    return None if options is None else options.train.num_epochs
+
+
+def has_replay(run: ReadRun) -> bool:
+    """Return whether a run trains on frames of the base's domain as well."""
+    options = _read_options(run)
+    return options is not None and bool(options.replay_set)
 
 
 def format_time(seconds: float) -> str:
@@ -78,3 +82,10 @@ def format_time(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _read_options(run: ReadRun) -> RunOptions | None:
+    try:
+        return read_options(run.folder / OPTIONS)
+    except (ConfigError, OSError):
+        return None

@@ -43,15 +43,20 @@ def list_errors(run: ReadRun) -> Table | None:
     for part in PARTS:
         before, after = (run.errors(part, is_before=each) for each in (True, False))
         keys = _find_keys(run, part)
-        for name, (factor, unit) in DISPLAY_UNITS.items():
-            if f"{name}_mae" not in (after or before):
-                continue
-            row = [Cell(part), Cell(f"{name.replace('_', ' ')}, {show_unit(unit)}")]
-            for kind in ("mae", "rmse"):
-                for key, values in zip(keys, (before, after), strict=True):
-                    error = values.get(f"{name}_{kind}")
-                    row.append(to_cell(error, factor, f"{key}.{name}_{kind}"))
-            rows.append(row)
+        for target in _list_targets(after or before):
+            for name, (factor, unit) in DISPLAY_UNITS.items():
+                if f"{target}{name}_mae" not in (after or before):
+                    continue
+                of = f"{part}, {target[:-1]}" if target else part
+                row = [Cell(of), Cell(f"{name.replace('_', ' ')}, {show_unit(unit)}")]
+                for kind in ("mae", "rmse"):
+                    for key, values in zip(keys, (before, after), strict=True):
+                        place = f"{target}{name}_{kind}"
+                        error = values.get(place)
+                        # a dotted place cannot be looked up in the report
+                        shown = "" if target else f"{key}.{place}"
+                        row.append(to_cell(error, factor, shown))
+                rows.append(row)
     if not rows:
         return None
     head = ["set", "quantity", "MAE before", "MAE after", "RMSE before", "RMSE after"]
@@ -106,7 +111,8 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
                 for errors in (group.get("before", {}), group["errors"]):
                     row.append(to_cell(errors.get(f"{name}_mae"), factor))
             rows.append(row)
-        tables.append(Table(f"{caption}, {part} set", head, rows))
+        of = f", {table['target']}" if "/" in table["target"] else ""
+        tables.append(Table(f"{caption}, {part} set{of}", head, rows))
     return tables
 
 
@@ -149,7 +155,15 @@ def _list_worst_of(worst: list[dict[str, Any]]) -> Table:
         "of atom",
         "error of energy, meV/atom",
     ]
-    return Table(f"The worst frames of the {worst[0]['set']} set", head, rows)
+    # of a set without forces, or without names, nothing would stand there
+    shown = [
+        i for i in range(len(head)) if any(row[i].text != "-" for row in rows) or i == 0
+    ]
+    return Table(
+        f"The worst frames of the {worst[0]['set']} set",
+        [head[i] for i in shown],
+        [[row[i] for i in shown] for row in rows],
+    )
 
 
 def list_census(run: ReadRun) -> list[Table]:
@@ -284,6 +298,12 @@ def to_cell(value: float | None, factor: float, key: str = "") -> Cell:
 def show_unit(unit: str) -> str:
     """Return a unit as a page writes it."""
     return unit.replace("^3", "³")
+
+
+def _list_targets(errors: dict[str, float]) -> list[str]:
+    """Return what the names of errors begin with: nothing, and each of more targets."""
+    found = (key.rpartition(".")[0] for key in errors if key.endswith("_mae"))
+    return [f"{name}." if name else "" for name in dict.fromkeys(["", *found])]
 
 
 def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:

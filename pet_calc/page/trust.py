@@ -6,6 +6,7 @@ Each is on the page where a run, or a verb after it, has written it to the repor
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.evaluate.reliability import format_reliability
@@ -158,6 +159,11 @@ def plot_calibration(target: str, reliability: dict[str, Any]) -> Plot:
         axes.plot([low, high], [low, high], color=figures.INK, linewidth=0.7)
         axes.plot(predicted, found, "o-", color=figures.AFTER)
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+            # no more than a few numbers beside each other
+            axis.set_minor_locator(LogLocator(subs=(2, 5)))
         finish(
             axes,
             "predicted uncertainty, meV/atom",

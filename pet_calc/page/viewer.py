@@ -110,9 +110,12 @@ def plot_worst(viewed: ViewedFrames | None) -> list[Plot]:
         n_shown[viewed.sets[i]] += 1
         errors = _find_errors(viewed)[rows]
         largest = max(float(np.nan_to_num(errors).max()), 1e-9)
-        label = f"Atoms of {viewed.sources[i]}, darker where the force is wrong by more"
+        label = f"Atoms of {viewed.sources[i]}"
         title = f"{Path(viewed.sources[i]).name}"
-        colors = colours(np.nan_to_num(errors) / largest)
+        colors = None
+        if np.isfinite(errors).any():
+            label += ", darker where the force is wrong by more"
+            colors = colours(np.nan_to_num(errors) / largest)
         name = f"worst_{len(plots)}"
         plots.append(draw_atoms(frames[i], name, title, label, colors))
     return plots

@@ -131,6 +131,8 @@ def test_the_verdict_comes_first_and_says_what_became_better(finished, page):
     [
         (1.0, 0.05, "Better than the base, errors of energy 2 times smaller, forces 4"),
         (4.0, 0.05, "Better than the base in part only, errors of energy 2 times l"),
+        (2.02, 0.199, "About the same as the base in errors of energy, forces"),
+        (2.02, 0.05, "Better than the base, errors of energy about the same, forces"),
         (4.0, 0.40, "Worse than the base, errors of energy 2 times larger, forces 2"),
     ],
 )
