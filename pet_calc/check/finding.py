@@ -11,6 +11,8 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _MOST_NAMED = 4
+# of one finding, to be looked at
+MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Finding:
     """One line: what was found, with the numbers."""
     advice: str
     """One line: what to do."""
+    frames: tuple[str, ...] = ()
+    """Sources of the first frames that it is about, empty where it is about all."""
 
     def to_text(self) -> str:
         """Return two lines for people."""
@@ -49,6 +53,11 @@ def name_frames(frames: Sequence[LabeledFrame]) -> str:
     more = len(frames) - _MOST_NAMED
     ending = f", ... ({len(frames)} in all)" if more > 0 else ""
     return f"{file}, frames {', '.join(numbers)}{ending}"
+
+
+def list_sources(frames: Sequence[LabeledFrame]) -> tuple[str, ...]:
+    """Return the names of the first frames, for ``Finding.frames``."""
+    return tuple(frame.source for frame in frames[:MOST_LISTED])
 
 
 def name_file(frame: LabeledFrame) -> str:

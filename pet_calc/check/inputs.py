@@ -6,7 +6,7 @@ in whole numbers, so that half of all wrong multiplicities cannot exist.
 
 from collections.abc import Sequence
 
-from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.finding import Finding, list_sources, name_frames
 from pet_calc.check.presence import advise_on_input
 from pet_calc.data.advice import spell_label_flag
 from pet_calc.data.frames import LabeledFrame
@@ -39,6 +39,7 @@ def _check_unread(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"{len(frames)} frames are taken for neutral singlets, "
             f"{name_frames(those)}",
             advise_on_input(note),
+            frames=list_sources(those),
         )
         for note, those in found.items()
     ]
@@ -66,6 +67,7 @@ def _check_electrons(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 f"{int(first.numbers.sum())} protons): {name_frames(impossible)}",
                 "correct charge (in e, positive for cations) and spin (2S + 1) in the "
                 "file",
+                frames=list_sources(impossible),
             )
         )
     if odd:
@@ -86,6 +88,7 @@ def _check_electrons(frames: Sequence[LabeledFrame]) -> list[Finding]:
                     if has_spin
                     else f"; name its key with {spell_label_flag('spin_key')}"
                 ),
+                frames=list_sources(odd),
             )
         )
     return findings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase.data import chemical_symbols
 
-from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.finding import Finding, list_sources, name_frames
 from pet_calc.check.magnitudes import check_magnitudes
 from pet_calc.check.presence import check_notes, check_origins, check_presence
 from pet_calc.data.composition_fit import count_species
@@ -69,6 +69,7 @@ def _check_zeros(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 f"{name_frames(those)}",
                 f"if zeros stand for missing {label}, remove them from the file"
                 + (" (crystals at rest do have none)" if label == "forces" else ""),
+                frames=() if is_all else list_sources(those),
             )
         )
     return findings
@@ -103,6 +104,7 @@ def _check_energy_outliers(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"{scale:.2g}): {name_frames([labelled[i] for i in found])}",
             "look at these calculations: not converged, other settings, other charge, "
             "or a truncated structure",
+            frames=list_sources([labelled[i] for i in found]),
         )
     ]
 
@@ -141,6 +143,7 @@ def _check_force_outliers(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"up to {largest[found[0]]:.3g} eV/A (typical largest "
             f"{np.exp(centre):.2g}): {name_frames([labelled[i] for i in found])}",
             "look at these calculations; a few such frames can rule the loss",
+            frames=list_sources([labelled[i] for i in found]),
         )
     ]
 
@@ -174,6 +177,7 @@ def _check_net_forces(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"({floor:.2g} meV/A per atom over all frames)",
             "no potential can learn this part: subtract the mean force of each frame, "
             "or converge grids and SCF better",
+            frames=list_sources([labelled[i] for i in found]),
         ),
     ]
 
@@ -198,6 +202,7 @@ def _report_fixed(those: list[LabeledFrame], labelled: list[LabeledFrame]) -> Fi
         "training would learn these zeros: write the forces without constraints (in "
         "ASE get_forces(apply_constraint=False)), or leave the forces of these frames "
         "out",
+        frames=list_sources(those),
     )
 
 

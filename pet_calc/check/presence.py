@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.finding import Finding, list_sources, name_frames
 from pet_calc.data.advice import advise, explain_no_energy
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.near_names import find_near
@@ -33,6 +33,7 @@ def check_presence(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"{len(without)} of {len(frames)} frames have no energy: "
             f"{name_frames(without)}",
             "they train on their other labels only; check that this is meant",
+            frames=list_sources(without),
         )
     ]
 
@@ -78,6 +79,7 @@ def check_notes(frames: Sequence[LabeledFrame]) -> list[Finding]:
             else "read-otherwise",
             f"{note}: {len(those)} of {len(frames)} frames, {name_frames(those)}",
             _advise_on(note),
+            frames=list_sources(those),
         )
         for note, those in found.items()
     ]

@@ -1,7 +1,7 @@
 """Check a data set before it is trained on, by itself and against a base model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -245,9 +245,7 @@ def _compare(
         report.comparisons[file] = comparison
         for found in findings:
             where = f"{file}: " if len(by_file) > 1 else ""
-            report.findings.append(
-                Finding(found.severity, found.code, where + found.what, found.advice)
-            )
+            report.findings.append(replace(found, what=where + found.what))
     if "energy-sign" in {f.code for f in report.errors}:
         # the base has settled whether energies or forces are wrong
         unsettled = check_work(report.work, units)

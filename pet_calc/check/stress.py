@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pet_calc.check.finding import Finding, Severity, name_frames
+from pet_calc.check.finding import Finding, Severity, list_sources, name_frames
 from pet_calc.check.magnitudes import LARGE_STRESS
 from pet_calc.check.units import MATCH, Fit, compute_fit, find_stress_units
 from pet_calc.data.advice import advise
@@ -214,6 +214,7 @@ def _check_order(fit: Fit, data: _Data) -> list[Finding]:
             f"right, {n_open} do not tell): {name_frames(chosen)}",
             "reorder to xx yy zz yz xz xy (VASP writes xx yy zz xy yz zx), or take the "
             "stress out of the file",
+            frames=list_sources(chosen),
         )
     ]
 

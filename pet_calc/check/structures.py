@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from pet_calc.check.finding import Finding, name_frames
+from pet_calc.check.finding import Finding, list_sources, name_frames
 from pet_calc.data.frames import LabeledFrame
 from pet_calc.data.neighbors import compute_pairs
 
@@ -35,6 +35,7 @@ def check_duplicates(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"positions and cell to {SAME:g} A), such as {named}",
             "remove the copies: they weigh more, and a random split puts them on both "
             "sides",
+            frames=list_sources([frames[i] for i in largest]),
         )
     ]
     spreads = [_energy_spread([frames[i] for i in group]) for group in groups]
@@ -49,6 +50,7 @@ def check_duplicates(frames: Sequence[LabeledFrame]) -> list[Finding]:
                 f"{n_bad} structures have several energies, up to "
                 f"{1000 * spreads[worst]:.3g} meV/atom apart: {named}",
                 "find out which calculation is the right one, and keep that only",
+                frames=list_sources([frames[i] for i in groups[worst]]),
             )
         )
     return findings
@@ -83,6 +85,7 @@ def check_leakage(
             f"{len(leaked)} of {len(held_out)} {name} frames are in the training set "
             f"too: {named}",
             f"remove them, or the {name} errors promise too much",
+            frames=list_sources([held_out[i] for i in sorted(leaked)]),
         )
     ]
 
@@ -100,6 +103,7 @@ def check_alone(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"{ALONE:g} A from all others: {name_frames(found)}",
             "check positions, cell and length unit; if they evaporated in MD, leave "
             "them out",
+            frames=list_sources(found),
         )
     ]
 
@@ -124,6 +128,7 @@ def check_close(frames: Sequence[LabeledFrame]) -> list[Finding]:
             f"sum) in {worst.source}",
             "nothing if these are scans of repulsion or collisions; else check the "
             "length unit, or leave them out",
+            frames=list_sources([entry[3] for entry in found]),
         )
     ]
 

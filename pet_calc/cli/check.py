@@ -52,6 +52,12 @@ from pet_calc.cli.paths import (
 @click.option(
     "--json", "json_file", type=OutputFile("report"), help="Write the findings."
 )
+@click.option(
+    "--html",
+    "page",
+    type=OutputFile("page"),
+    help="Write a page with the findings and the frames they are about.",
+)
 @overwrite_option
 @device_option()
 @dtype_option()
@@ -62,6 +68,7 @@ def command(
     val: tuple[str, ...],
     test: tuple[str, ...],
     json_file: str | None,
+    page: str | None,
     **flags: Any,
 ) -> None:
     """Look for mistakes in DATA before training: units, signs, copies, outliers.
@@ -74,6 +81,7 @@ def command(
       pet-calc check train.xyz
       pet-calc check train.xyz --val val.xyz --base pet-mad-s.ckpt
       pet-calc check md.xyz --energy-unit kcal/mol --json findings.json
+      pet-calc check train.xyz --html data.html
     """
     import json
     from dataclasses import asdict
@@ -111,6 +119,12 @@ def command(
     if json_file:
         values = {"census": asdict(census), **report.to_dict()}
         write_text_atomically(json_file, json.dumps(values, indent=2) + "\n")
+    if page:
+        from pet_calc.page.data import write_check
+
+        everything = [*frames, *(f for part in held_out.values() for f in part)]
+        write_check(page, census, report, everything, data)
+        click.echo(f"page      {page}")
     if report.errors:
         click.get_current_context().exit(EXIT_USER_ERROR)
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from pet_calc.cli.paths import InputFile, OutputFolder, PathCommand, overwrite_option
+from pet_calc.cli.paths import (
+    InputFile,
+    OutputFile,
+    OutputFolder,
+    PathCommand,
+    overwrite_option,
+)
 
 _ranks = click.option(
     "-np",
@@ -147,16 +153,28 @@ def check(script: str, arguments: tuple[str, ...], ranks: int) -> None:
     help="What to do about them.",
 )
 @click.option("--no-check", is_flag=True, help="Do not compare step 0.")
+@click.option(
+    "--html",
+    "page",
+    type=OutputFile("page"),
+    help="Write a page with step 0, the structure and the input.",
+)
 def write(
-    model: str, structure: str, output: str, no_check: bool, **options: Any
+    model: str,
+    structure: str,
+    output: str,
+    no_check: bool,
+    page: str | None,
+    **options: Any,
 ) -> None:
     """Write a LAMMPS run of a structure with MODEL, an exported file.
 
     Step 0 is then run and compared with the calculator in the same orientation.
 
     \b
-    Example:
+    Examples:
       pet-calc lammps input water.pt --structure box.xyz --ensemble npt -o md/
+      pet-calc lammps input water.pt --structure box.xyz --html run.html
     """
     from pet_calc.data.files import read_last
     from pet_calc.lammps.compare import compare_step_0
@@ -167,10 +185,16 @@ def write(
     settings = SimulationOptions(**options)
     path = write_input(atoms, model, output, settings)
     click.echo(f"written   {path} and structure.data")
-    for note in list_dropped(atoms):
+    notes = list_dropped(atoms)
+    for note in notes:
         click.echo(f"note      {note}")
-    if not no_check:
-        found = compare_step_0(atoms, model, settings)
+    found = None if no_check else compare_step_0(atoms, model, settings)
+    if page is not None:
+        from pet_calc.page.simulation import write_simulation
+
+        write_simulation(page, atoms, model, path, settings, found, notes)
+        click.echo(f"page      {page}")
+    if found is not None:
         _show(found, "do not use this run, and report it")
     click.echo(f"run it    cd {Path(output)} && pet-calc lammps run in.lmp")
 

@@ -29,6 +29,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("train", "Train a model, or fine-tune one with -c, from options."),
     "finetune": Verb("finetune", "Fine-tune a base model on data or from options."),
+    "watch": Verb("watch", "Show the page of a run while it trains."),
     "report": Verb("report", "Write the page of a run again."),
     "compare": Verb("compare", "Put runs side by side on one page."),
     "plot": Verb("plot", "Draw the figures of a run for papers, with their data."),

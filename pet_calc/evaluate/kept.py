@@ -137,6 +137,10 @@ class PredictionKeeper:
             if len(heap) > self._n_worst:
                 heapq.heappop(heap)
 
+    def list_worst(self, target: str) -> set[int]:
+        """Return the numbers of the frames that are the worst so far."""
+        return {number for _, number, _ in self._worst.get(target, [])}
+
     def collect(self, ranks: Ranks) -> "KeptSet":
         """Return what all processes have kept, in the first one; nothing in others."""
         found = ranks.gather((self._parts, self._worst))
@@ -179,6 +183,21 @@ def choose_kept(
         n_atoms = float(frames.read_column("n_atoms").sum(dtype=np.float64))
     else:
         n_atoms = float(sum(frame.n_atoms for frame in frames))
+    return spread_evenly(
+        n_frames, n_atoms, most_frames=most_frames, most_atoms=most_atoms
+    )
+
+
+def spread_evenly(
+    n_frames: int,
+    n_atoms: float,
+    *,
+    most_frames: int = MOST_FRAMES,
+    most_atoms: int = MOST_ATOMS,
+) -> Indices:
+    """Return evenly spread numbers of frames that have so many atoms in all."""
+    if n_frames == 0:
+        return np.zeros(0, np.int64)
     fitting = int(most_atoms / (n_atoms / n_frames))
     n_kept = max(1, min(n_frames, most_frames, fitting))
     spread = np.linspace(0, n_frames - 1, n_kept).round().astype(np.int64)

@@ -125,6 +125,34 @@ def build_viewed(
     )
 
 
+def join_viewed(model: PET, target: str, parts: Sequence[ViewedFrames]) -> ViewedFrames:
+    """Return the frames of all parts, on one map.
+
+    Args:
+        model: whose features give the map.
+        target: of the predictions.
+        parts: in the order wanted.
+    """
+    values: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in VIEWED_FIELDS
+    }
+    for name in parts[0].names():
+        values[name] = [value for part in parts for value in part.names()[name]]
+    joined = ViewedFrames(**values)
+    frames = [
+        LabeledFrame(
+            numbers=joined.numbers[rows].astype(np.int64),
+            positions=joined.positions[rows].astype(np.float64),
+            cell=joined.cells[i].astype(np.float64),
+            pbc=joined.pbc[i],
+        )
+        for i, rows in enumerate(joined.slices())
+    ]
+    joined.places = find_places(average_features(model, target, frames))
+    return joined
+
+
 def average_features(
     model: PET, target: str, frames: Sequence[LabeledFrame]
 ) -> npt.NDArray[np.float64]:

@@ -10,9 +10,11 @@ from typing import Any
 import jinja2
 
 from pet_calc.evaluate.kept import KeptPredictions
-from pet_calc.page import figures, plots, tables, viewer
+from pet_calc.page import figures, parity, plots, tables, viewer
 from pet_calc.page.plots import Plot
-from pet_calc.page.read import ReadRun, read_run
+from pet_calc.page.progress import add_progress
+from pet_calc.page.read import FURTHER, ReadRun, read_run
+from pet_calc.page.trust import list_trust, plot_trust
 from pet_calc.page.verdict import headline, judge, list_next_steps
 from pet_calc.system.atomic import write_text_atomically
 
@@ -20,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"
 QUANTITIES = ("energy", "forces", "stress")
-PARTS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def write_page(folder: str | Path) -> Path:
 
 def render_page(run: ReadRun) -> str:
     """Return the page of a run as HTML."""
+    if not run.is_ended:
+        add_progress(run)
     shown = viewer.build_viewer(run.after.viewed)
     return load_template("page.html.jinja").render(
         css=read_text("page.css"),
@@ -79,14 +82,14 @@ def render_page(run: ReadRun) -> str:
         pictures=[to_figure(p) for p in viewer.plot_worst(run.after.viewed)],
         viewer=shown,
         install=viewer.INSTALL,
+        trust=list_trust(run),
+        trust_figures=[to_figure(plot) for plot in plot_trust(run)],
         census=tables.list_census(run),
         model_tables=[
             table
             for table in (
                 *tables.list_composition(run),
-                *tables.list_uncertainty(run),
                 tables.list_parameters(run),
-                tables.list_rotation(run),
                 tables.list_origins(run),
             )
             if table is not None
@@ -106,26 +109,40 @@ def plot_run(run: ReadRun) -> list[Plot]:
     found = plots.plot_curves(run)
     for part, target in run.after.predictions:
         found += _plot_part(run, part, target)
-    return found + _plot_groups(run)
+    return [*found, *_plot_groups(run), *plot_trust(run)]
 
 
 def _build_parts(run: ReadRun) -> list[Part]:
     found = []
-    keys = sorted(run.after.predictions, key=lambda key: PARTS.index(key[0]))
+    keys = sorted(run.after.predictions, key=lambda key: tables.PARTS.index(key[0]))
     several = len({target for _, target in keys}) > 1
     for part, target in keys:
         of_set = run.after.parts[part]
         n_kept = len(run.after.predictions[part, target].index)
-        note = f"{n_kept:,} frames."
+        note = f"{n_kept:,} frame{'s' if n_kept != 1 else ''}."
         if n_kept < of_set.n_frames:
             note = (
                 f"{n_kept:,} of {of_set.n_frames:,} frames, evenly spread; errors in "
                 "tables of whole sets are of all frames."
             )
+        if part == FURTHER:
+            note += f" {describe_further(run)}"
         title = f"{part.capitalize()} set{f', {target}' if several else ''}"
-        shown = [to_figure(plot) for plot in _plot_part(run, part, target)]
+        own = _plot_part(run, part, target)
+        if any(plot.is_density for plot in own):
+            note += " Densities have a logarithmic scale."
+        shown = [to_figure(plot) for plot in own]
         found.append(Part(part, title, note, shown))
     return found
+
+
+def describe_further(run: ReadRun) -> str:
+    """Return where further frames are from, and why the base is not judged by them."""
+    found = run.report[FURTHER]
+    text = f"Read from {', '.join(found['files'])}."
+    if found["why_no_base"]:
+        text += f" Without the base: {found['why_no_base']}."
+    return text
 
 
 def _plot_part(run: ReadRun, part: str, target: str) -> list[Plot]:
@@ -135,23 +152,23 @@ def _plot_part(run: ReadRun, part: str, target: str) -> list[Plot]:
     name = part if target == run.target else f"{part}_{target.replace('/', '-')}"
     found = []
     for quantity in QUANTITIES:
-        pairs = plots.collect_pairs(quantity, after, before)
+        pairs = parity.collect_pairs(quantity, after, before)
         if pairs is None:
             continue
-        found += plots.plot_parity(quantity, name, pairs, run.has_base)
+        found += parity.plot_parity(quantity, name, pairs, run.has_base)
         if part != "train":
-            found.append(plots.plot_errors(quantity, name, pairs, run.has_base))
-    by_size = plots.plot_by_size(name, after, before, run.has_base)
+            found.append(parity.plot_errors(quantity, name, pairs, run.has_base))
+    by_size = parity.plot_by_size(name, after, before, run.has_base)
     return [*found, by_size] if by_size is not None and part != "train" else found
 
 
 def _plot_groups(run: ReadRun) -> list[Plot]:
-    table = run.table("test") or run.table("validation")
     found = []
-    for kind, title in tables.KINDS.items():
-        if kind != "force" and table:
-            plot = plots.plot_groups(table, kind, title)
-            found += [plot] if plot is not None else []
+    for part in tables.list_judged(run):
+        for kind, title in tables.KINDS.items():
+            if kind != "force":
+                plot = plots.plot_groups(run.table(part), kind, title)
+                found += [plot] if plot is not None else []
     return found
 
 

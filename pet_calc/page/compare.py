@@ -10,14 +10,17 @@ import numpy as np
 from pet_calc.errors import ConfigError
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
 from pet_calc.page import figures
-from pet_calc.page.plots import Plot
-from pet_calc.page.read import ReadRun, read_run
+from pet_calc.page.parity import Series, collect_pairs, draw_parity, find_limits
+from pet_calc.page.plots import Plot, shorten
+from pet_calc.page.read import FURTHER, ReadRun, read_run
 from pet_calc.page.tables import Cell, Table
-from pet_calc.page.verdict import format_number
+from pet_calc.page.words import format_number
 from pet_calc.system.atomic import write_text_atomically
 
 QUANTITIES = ("energy", "forces", "stress")
-PARTS = ("test", "validation")
+PARTS = ("test", FURTHER, "validation")
+# runs, and sets of plots of predictions over labels
+MOST_PARITIES = 8
 _COLOURS = (figures.AFTER, figures.BEFORE, figures.THIRD, figures.INK)
 _STYLES = ("-", "--", ":", "-.")
 
@@ -30,17 +33,33 @@ class RunComparison:
     names: list[str]
     """Of the folders, made different where they are the same."""
     differences: dict[str, list[str]]
-    """By set: runs that were judged by other frames, or labels, than the first."""
+    """By set: runs that were judged by other frames, or labels, than the first that
+    has such a set."""
 
     @property
     def notes(self) -> list[str]:
         """What forbids to compare errors."""
         return [
-            f"{', '.join(names)}: judged by another {part} set than {self.names[0]}; "
-            f"errors of the {part} set must not be compared between them"
+            f"{', '.join(names)}: judged by another {part} set than "
+            f"{self.reference(part)}; errors of the {part} set must not be compared "
+            "between them"
             for part, names in self.differences.items()
             if names
         ]
+
+    def reference(self, part: str) -> str:
+        """Return the first run that was judged by such a set."""
+        return next(name for name, _ in self.having(part))
+
+    def having(self, part: str) -> list[tuple[str, ReadRun]]:
+        """Return the runs that were judged by such a set."""
+        pairs = zip(self.names, self.runs, strict=True)
+        return [(n, run) for n, run in pairs if run.errors(part, is_before=False)]
+
+    def comparable(self, part: str) -> list[tuple[str, ReadRun]]:
+        """Return the runs that were judged by the same frames as the first of them."""
+        others = self.differences.get(part, [])
+        return [(name, run) for name, run in self.having(part) if name not in others]
 
 
 def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
@@ -55,19 +74,28 @@ def compare_runs(folders: Sequence[str | Path]) -> RunComparison:
     for run in runs:
         if not run.is_ended:
             raise ConfigError(f"{run.folder}: has not ended; compare it when it has")
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.folder) for run in runs]
-    differences = {
-        part: [
-            name
-            for run, name in zip(runs[1:], names[1:], strict=True)
-            if not _has_same_frames(runs[0], run, part)
-        ]
-        for part in PARTS
-        if any(run.errors(part, is_before=False) for run in runs)
-    }
-    return RunComparison(runs, names, differences)
+    comparison = RunComparison(runs, name_apart([run.folder for run in runs]), {})
+    for part in PARTS:
+        having = comparison.having(part)
+        if having:
+            comparison.differences[part] = [
+                name
+                for name, run in having[1:]
+                if not _has_same_frames(having[0][1], run, part)
+            ]
+    return comparison
+
+
+def name_apart(folders: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, as many parts of each as tell all apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    names: list[str] = []
+    for n in range(1, max(len(each) for each in parts) + 1):
+        names = ["/".join(each[-n:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    # the same folder twice
+    return [f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
 def tabulate(comparison: RunComparison) -> Table:
@@ -130,6 +158,34 @@ def plot_comparison(comparison: RunComparison) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
+def plot_parities(comparison: RunComparison) -> list[Plot]:
+    """Return each run's predictions over labels, on the axes of all comparable runs.
+
+    Of the test set, or where there is none of the first other one.
+    """
+    part = next(part for part in PARTS if part in comparison.differences)
+    plots = []
+    for quantity in QUANTITIES:
+        found = []
+        for name, run in comparison.comparable(part)[:MOST_PARITIES]:
+            kept = run.after.predictions.get((part, run.target))
+            pairs = None if kept is None else collect_pairs(quantity, kept, None)
+            if pairs is not None:
+                found.append((name, pairs))
+        if not found:
+            continue
+        limits = find_limits(
+            [values for _, pairs in found for values in (pairs.label, pairs.after)]
+        )
+        for i, (name, pairs) in enumerate(found):
+            series = Series(name, _COLOURS[i % len(_COLOURS)], pairs.after)
+            plot_name = f"compare_parity_{quantity}_{i}"
+            plots.append(
+                draw_parity(quantity, part, plot_name, pairs.label, [series], limits)
+            )
+    return plots
+
+
 def write_comparison(comparison: RunComparison, path: str | Path) -> None:
     """Write the page of a comparison."""
     from pet_calc.page.build import load_template, read_text, to_figure
@@ -140,6 +196,7 @@ def write_comparison(comparison: RunComparison, path: str | Path) -> None:
         notes=comparison.notes,
         table=tabulate(comparison),
         figures=[to_figure(plot) for plot in plot_comparison(comparison)],
+        parities=[to_figure(plot) for plot in plot_parities(comparison)],
     )
     write_text_atomically(path, html)
 
@@ -161,17 +218,11 @@ def _has_same_frames(one: ReadRun, other: ReadRun, part: str) -> bool:
     )
 
 
-def _list_comparable(comparison: RunComparison, part: str) -> list[tuple[str, ReadRun]]:
-    others = comparison.differences.get(part, [])
-    pairs = zip(comparison.names, comparison.runs, strict=True)
-    return [(name, run) for name, run in pairs if name not in others]
-
-
 def _plot_curve(comparison: RunComparison, quantity: str) -> Plot | None:
     key = f"val_{quantity}_mae"
     shown = [
         (name, run)
-        for name, run in _list_comparable(comparison, "validation")
+        for name, run in comparison.comparable("validation")
         if run.rows and key in run.rows[0]
     ]
     if not shown:
@@ -192,7 +243,7 @@ def _plot_curve(comparison: RunComparison, quantity: str) -> Plot | None:
             )
             # beside its end, so that colours need not be told apart
             axes.annotate(
-                f" {name}",
+                f" {shorten(name, 18)}",
                 (epochs[-1], values[-1]),
                 fontsize=7,
                 parse_math=False,
@@ -209,10 +260,10 @@ def _plot_curve(comparison: RunComparison, quantity: str) -> Plot | None:
 
 def _plot_cost(comparison: RunComparison, quantity: str) -> Plot | None:
     key = f"{quantity}_mae"
-    part = "test" if "test" in comparison.differences else "validation"
+    part = next(part for part in PARTS if part in comparison.differences)
     shown = [
         (name, run.report["seconds"], run.errors(part, is_before=False)[key])
-        for name, run in _list_comparable(comparison, part)
+        for name, run in comparison.comparable(part)
         if key in run.errors(part, is_before=False)
     ]
     if len(shown) < 2:
@@ -225,7 +276,11 @@ def _plot_cost(comparison: RunComparison, quantity: str) -> Plot | None:
         axes.plot(seconds, errors, "o", color=figures.AFTER)
         for (name, x, _), y in zip(shown, errors, strict=True):
             axes.annotate(
-                f" {name}", (x, y), fontsize=7, parse_math=False, annotation_clip=False
+                f" {shorten(name, 18)}",
+                (x, y),
+                fontsize=7,
+                parse_math=False,
+                annotation_clip=False,
             )
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pet_calc.evaluate.metrics import DISPLAY_UNITS
-from pet_calc.evaluate.reliability import format_reliability
-from pet_calc.page.read import ReadRun
-from pet_calc.page.verdict import format_number
+from pet_calc.page.read import FURTHER, ReadRun
+from pet_calc.page.words import format_number
 
-PARTS = ("test", "validation", "train")
+PARTS = ("test", FURTHER, "validation", "train")
 KINDS = {
     "config_type": "By config_type",
     "file": "By file",
@@ -44,15 +43,20 @@ def list_errors(run: ReadRun) -> Table | None:
     for part in PARTS:
         before, after = (run.errors(part, is_before=each) for each in (True, False))
         keys = _find_keys(run, part)
-        for name, (factor, unit) in DISPLAY_UNITS.items():
-            if f"{name}_mae" not in (after or before):
-                continue
-            row = [Cell(part), Cell(f"{name.replace('_', ' ')}, {_show(unit)}")]
-            for kind in ("mae", "rmse"):
-                for key, values in zip(keys, (before, after), strict=True):
-                    error = values.get(f"{name}_{kind}")
-                    row.append(_to_cell(error, factor, f"{key}.{name}_{kind}"))
-            rows.append(row)
+        for target in _list_targets(after or before):
+            for name, (factor, unit) in DISPLAY_UNITS.items():
+                if f"{target}{name}_mae" not in (after or before):
+                    continue
+                of = f"{part}, {target[:-1]}" if target else part
+                row = [Cell(of), Cell(f"{name.replace('_', ' ')}, {show_unit(unit)}")]
+                for kind in ("mae", "rmse"):
+                    for key, values in zip(keys, (before, after), strict=True):
+                        place = f"{target}{name}_{kind}"
+                        error = values.get(place)
+                        # a dotted place cannot be looked up in the report
+                        shown = "" if target else f"{key}.{place}"
+                        row.append(to_cell(error, factor, shown))
+                rows.append(row)
     if not rows:
         return None
     head = ["set", "quantity", "MAE before", "MAE after", "RMSE before", "RMSE after"]
@@ -63,15 +67,25 @@ def list_errors(run: ReadRun) -> Table | None:
     )
     if table and table["n_frames"] < table["n_frames_of_set"]:
         note += (
-            f" Of the training set {table['n_frames']} of {table['n_frames_of_set']} "
+            f" Of the training set {table['n_frames']:,} of "
+            f"{table['n_frames_of_set']:,} "
             "frames, evenly spread."
         )
     return Table("Errors", head, rows, note)
 
 
 def list_groups(run: ReadRun) -> list[Table]:
-    """Return the errors of groups of the test set, or else of the validation set."""
-    part = "test" if run.table("test") else "validation"
+    """Return the errors of groups of the sets that the result is judged by."""
+    return [found for part in list_judged(run) for found in _list_groups_of(run, part)]
+
+
+def list_judged(run: ReadRun) -> list[str]:
+    """Return the test set, or else the validation set, and further frames."""
+    own = "test" if run.table("test") else "validation"
+    return [part for part in (own, FURTHER) if run.table(part)]
+
+
+def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
     table = run.table(part)
     tables = []
     for kind, caption in KINDS.items():
@@ -83,9 +97,10 @@ def list_groups(run: ReadRun) -> list[Table]:
         ]
         if not names:
             continue
+        groups = sort_groups(groups)
         head = ["group", "frames", "atoms"]
         for name in names:
-            unit = _show(DISPLAY_UNITS[name][1])
+            unit = show_unit(DISPLAY_UNITS[name][1])
             head += [f"{name} MAE before, {unit}", f"{name} MAE after, {unit}"]
         rows = []
         for group in groups:
@@ -94,17 +109,29 @@ def list_groups(run: ReadRun) -> list[Table]:
             for name in names:
                 factor = DISPLAY_UNITS[name][0]
                 for errors in (group.get("before", {}), group["errors"]):
-                    row.append(_to_cell(errors.get(f"{name}_mae"), factor))
+                    row.append(to_cell(errors.get(f"{name}_mae"), factor))
             rows.append(row)
-        tables.append(Table(f"{caption}, {part} set", head, rows))
+        of = f", {table['target']}" if "/" in table["target"] else ""
+        tables.append(Table(f"{caption}, {part} set{of}", head, rows))
     return tables
 
 
-def list_worst(run: ReadRun) -> Table | None:
-    """Return the frames with the largest errors."""
-    worst = run.report.get("worst") or []
-    if not worst:
-        return None
+def sort_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return groups with the worst first; those by size of the force as they are."""
+    if not groups or groups[0]["kind"] == "force":
+        return groups
+    name = "forces" if any("forces_mae" in g["errors"] for g in groups) else "energy"
+    return sorted(groups, key=lambda group: -group["errors"].get(f"{name}_mae", 0.0))
+
+
+def list_worst(run: ReadRun) -> list[Table]:
+    """Return the frames with the largest errors, by set."""
+    further = run.report.get(FURTHER) or {}
+    found = (run.report.get("worst"), further.get("worst"))
+    return [_list_worst_of(worst) for worst in found if worst]
+
+
+def _list_worst_of(worst: list[dict[str, Any]]) -> Table:
     rows = []
     for entry in worst:
         atom = entry["atom"]
@@ -113,10 +140,10 @@ def list_worst(run: ReadRun) -> Table | None:
                 Cell(entry["source"]),
                 Cell(entry["config_type"] or "-"),
                 Cell(str(entry["n_atoms"])),
-                _to_cell(entry["forces_rmse"], 1000),
-                _to_cell(entry["largest_force_error"], 1000),
+                to_cell(entry["forces_rmse"], 1000),
+                to_cell(entry["largest_force_error"], 1000),
                 Cell("-" if atom is None else str(atom)),
-                _to_cell(entry["energy_error"], 1000),
+                to_cell(entry["energy_error"], 1000),
             ]
         )
     head = [
@@ -128,7 +155,15 @@ def list_worst(run: ReadRun) -> Table | None:
         "of atom",
         "error of energy, meV/atom",
     ]
-    return Table(f"The worst frames of the {worst[0]['set']} set", head, rows)
+    # of a set without forces, or without names, nothing would stand there
+    shown = [
+        i for i in range(len(head)) if any(row[i].text != "-" for row in rows) or i == 0
+    ]
+    return Table(
+        f"The worst frames of the {worst[0]['set']} set",
+        [head[i] for i in shown],
+        [[row[i] for i in shown] for row in rows],
+    )
 
 
 def list_census(run: ReadRun) -> list[Table]:
@@ -140,38 +175,46 @@ def list_census(run: ReadRun) -> list[Table]:
         parts = {
             part: found[target] for part, found in census.items() if target in found
         }
-        rows = []
-        labels = list(dict.fromkeys(n for c in parts.values() for n in c["n_labeled"]))
-        for caption, read in (
-            ("frames", lambda c: f"{c['n_frames']:,}"),
-            ("atoms", lambda c: f"{c['n_atoms']:,}"),
-            ("atoms in a frame", lambda c: " to ".join(map(str, c["atoms_range"]))),
-            ("elements", lambda c: _join(c["elements"])),
-            ("periodic", lambda c: _join(c["periodicity"])),
-            ("config_type", lambda c: _join(c["config_types"]) or "-"),
-            ("energy, eV/atom", lambda c: _join_range(c["energy_per_atom_range"])),
-            (
-                "largest force, eV/Å",
-                lambda c: (
-                    "-"
-                    if c["largest_force"] is None
-                    else format_number(c["largest_force"])
-                ),
-            ),
-        ):
-            rows.append([Cell(caption), *(Cell(read(c)) for c in parts.values())])
-        for label in labels:
-            cells = [
-                Cell(
-                    f"{c['n_labeled'].get(label, 0):,} of {c['n_frames']:,} frames"
-                    f"{_name_origins(c, label)}"
-                )
-                for c in parts.values()
-            ]
-            rows.append([Cell(f"labels: {label}"), *cells])
         of = f" of {target}" if len(targets) > 1 else ""
-        tables.append(Table(f"Frames and labels{of}", ["", *parts], rows))
+        tables.append(tabulate_census(parts, f"Frames and labels{of}"))
     return tables
+
+
+def tabulate_census(parts: dict[str, dict[str, Any]], caption: str) -> Table:
+    """Return what sets hold, a column each.
+
+    Args:
+        parts: by set, the fields of a ``LabelCensus``.
+        caption: of the table.
+    """
+    rows = []
+    labels = list(dict.fromkeys(n for c in parts.values() for n in c["n_labeled"]))
+    for name, read in (
+        ("frames", lambda c: f"{c['n_frames']:,}"),
+        ("atoms", lambda c: f"{c['n_atoms']:,}"),
+        ("atoms in a frame", lambda c: " to ".join(map(str, c["atoms_range"]))),
+        ("elements", lambda c: _join(c["elements"])),
+        ("periodic", lambda c: _join(c["periodicity"])),
+        ("config_type", lambda c: _join(c["config_types"]) or "-"),
+        ("energy, eV/atom", lambda c: _join_range(c["energy_per_atom_range"])),
+        (
+            "largest force, eV/Å",
+            lambda c: (
+                "-" if c["largest_force"] is None else format_number(c["largest_force"])
+            ),
+        ),
+    ):
+        rows.append([Cell(name), *(Cell(read(c)) for c in parts.values())])
+    for label in labels:
+        cells = [
+            Cell(
+                f"{c['n_labeled'].get(label, 0):,} of {c['n_frames']:,} frames"
+                f"{_name_origins(c, label)}"
+            )
+            for c in parts.values()
+        ]
+        rows.append([Cell(f"labels: {label}"), *cells])
+    return Table(caption, ["", *parts], rows)
 
 
 def list_composition(run: ReadRun) -> list[Table]:
@@ -239,52 +282,28 @@ def list_origins(run: ReadRun) -> Table:
     ):
         if value is not None:
             rows.append([Cell(caption), Cell(str(value))])
-    for name, digest in source.get("files", {}).items():
+    further = (run.report.get(FURTHER) or {}).get("files", {})
+    for name, digest in {**source.get("files", {}), **further}.items():
         rows.append([Cell(f"SHA-256 of {name}"), Cell(digest)])
     return Table("Where it comes from", ["", ""], rows)
 
 
-def list_rotation(run: ReadRun) -> Table | None:
-    """Return how far predictions change when frames are turned."""
-    found = run.report.get("rotation")
-    if not found:
-        return None
-    rows = []
-    for name, value in found["spread"].items():
-        factor, unit = DISPLAY_UNITS[name]
-        rows.append(
-            [
-                Cell(f"{name}, {_show(unit)}"),
-                _to_cell(found["base"].get(name), factor, f"rotation.base.{name}"),
-                _to_cell(value, factor, f"rotation.spread.{name}"),
-            ]
-        )
-    note = (
-        f"Standard deviation over {found['n_orientations']} orientations, mean of "
-        f"{found['n_frames']} {found['set']} frames; a model that is exactly "
-        "equivariant has zero."
-    )
-    head = ["quantity", "base", "now"]
-    return Table("Spread over orientations", head, rows, note)
+def to_cell(value: float | None, factor: float, key: str = "") -> Cell:
+    """Return a number of the report times a factor, a dash where there is none."""
+    if value is None:
+        return Cell("-")
+    return Cell(format_number(factor * value), value, key)
 
 
-def list_uncertainty(run: ReadRun) -> list[Table]:
-    """Return how uncertainties hold against errors, by target."""
-    tables = []
-    for target, found in (run.report.get("uncertainty") or {}).items():
-        reliability = found["reliability"]
-        rows = [
-            [
-                _to_cell(row["uncertainty"], 1000, f"{place}.uncertainty"),
-                _to_cell(row["error"], 1000, f"{place}.error"),
-            ]
-            for i, row in enumerate(reliability["table"])
-            for place in [f"uncertainty.{target}.reliability.table.{i}"]
-        ]
-        head = ["predicted, meV/atom", "found, meV/atom"]
-        note = format_reliability(reliability).splitlines()[0]
-        tables.append(Table(f"Uncertainty of {target}", head, rows, note))
-    return tables
+def show_unit(unit: str) -> str:
+    """Return a unit as a page writes it."""
+    return unit.replace("^3", "³")
+
+
+def _list_targets(errors: dict[str, float]) -> list[str]:
+    """Return what the names of errors begin with: nothing, and each of more targets."""
+    found = (key.rpartition(".")[0] for key in errors if key.endswith("_mae"))
+    return [f"{name}." if name else "" for name in dict.fromkeys(["", *found])]
 
 
 def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
@@ -293,20 +312,12 @@ def _find_keys(run: ReadRun, part: str) -> tuple[str, str]:
         return "zero_step", "validation"
     if part == "test":
         return "test_before", "test"
+    if part == FURTHER:
+        return "further.before", "further.after"
     for i, table in enumerate(run.report.get("kept", [])):
         if (table["set"], table["target"]) == (part, run.target):
             return f"kept.{i}.before", f"kept.{i}.after"
     return "", ""
-
-
-def _to_cell(value: float | None, factor: float, key: str = "") -> Cell:
-    if value is None:
-        return Cell("-")
-    return Cell(format_number(factor * value), value, key)
-
-
-def _show(unit: str) -> str:
-    return unit.replace("^3", "³")
 
 
 def _join(counts: dict[str, int]) -> str:

@@ -2,27 +2,19 @@
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pet_calc.evaluate.metrics import DISPLAY_UNITS
-from pet_calc.page.read import ReadRun
-
-Tone = Literal["good", "bad", "note"]
+from pet_calc.page.progress import describe_progress, has_replay
+from pet_calc.page.read import FURTHER, ReadRun
+from pet_calc.page.trust import find_physics, judge_physics
+from pet_calc.page.words import Sentence, Tone, format_error, format_number
 
 # a group's error beyond the mean of its set by which it is worth a line
 _NOTABLE = 1.25
+# of errors after over errors before: no change that counts
+_SAME = (0.95, 1.05)
 # beyond this the base's domain is forgotten
 _FORGOTTEN = 1.5
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One thing to know of a run."""
-
-    tone: Tone
-    text: str
 
 
 def judge(run: ReadRun) -> list[Sentence]:
@@ -32,7 +24,7 @@ def judge(run: ReadRun) -> list[Sentence]:
     # that nothing was learned comes first, else what counts most
     is_unbeaten = run.report.get("best_epoch") == 0
     parts = ("validation", "test") if is_unbeaten else ("test", "validation")
-    for part in parts:
+    for part in (*parts, FURTHER):
         found += _compare(run, part)
     if run.is_ended and not run.report.get("test"):
         found.append(
@@ -52,7 +44,11 @@ def headline(run: ReadRun) -> str:
     """Return the verdict in one line."""
     before, after = (_pick_errors(run, is_before=each) for each in (True, False))
     if not run.is_ended:
-        return "Not ended yet"
+        if not run.is_live:
+            return "Not ended yet"
+        n_epochs = run.report.get("n_epochs")
+        of = f" of {n_epochs}" if n_epochs else ""
+        return f"Training, {len(run.rows)}{of} epochs done"
     if run.report.get("best_epoch") == 0:
         return "No epoch was better than the start"
     changes = _list_changes(before, after)
@@ -60,9 +56,12 @@ def headline(run: ReadRun) -> str:
         return "Trained; there is nothing to compare with"
     named = ", ".join(f"{name} {_say_ratio(ratio)}" for name, ratio in changes)
     of = "the base" if run.has_base else "the start"
-    if all(ratio < 1 for _, ratio in changes):
+    is_better, is_worse = _weigh(changes)
+    if not is_better and not is_worse:
+        return f"About the same as {of} in errors of {', '.join(n for n, _ in changes)}"
+    if not is_worse:
         return f"Better than {of}, errors of {named}"
-    if all(ratio > 1 for _, ratio in changes):
+    if not is_better:
         return f"Worse than {of}, errors of {named}"
     return f"Better than {of} in part only, errors of {named}"
 
@@ -86,28 +85,19 @@ def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
         ),
         ("this page again", f"pet-calc report {folder}"),
     ]
-    if run.report.get("end") in ("interrupted", "stopped") or not run.is_ended:
+    if run.is_ended and not _has_forces(run):
+        steps = [step for step in steps if "LAMMPS" not in step[0]]
+    is_cut_off = not run.is_ended and not run.is_live
+    if run.report.get("end") in ("interrupted", "stopped") or is_cut_off:
         options = shlex.quote(str(run.folder / "options_resolved.yaml"))
         steps.insert(0, ("go on", f"pet-calc finetune {options} -o {folder} --resume"))
     return steps
 
 
-def format_error(name: str, value: float) -> str:
-    """Return an error with its unit, such as ``12.3 meV/Å``."""
-    factor, unit = DISPLAY_UNITS[name]
-    return f"{format_number(factor * value)} {unit.replace('^3', '³')}"
-
-
-def format_number(value: float) -> str:
-    """Return a number with three digits that count."""
-    if value == 0 or not abs(value) < float("inf"):
-        return f"{value:g}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def _describe_run(run: ReadRun) -> Sentence:
     source, report = run.provenance, run.report
-    n_frames = source.get("n_frames", {})
+    n_frames = source.get("n_frames", {}).get("train")
+    n_train = "some frames" if n_frames is None else _count(n_frames, "frame")
     base, level = Path(source.get("base") or "").name, source.get("level_of_theory")
     method = {
         "lora": "LoRA",
@@ -118,7 +108,7 @@ def _describe_run(run: ReadRun) -> Sentence:
     census = run.facts.get("census", {}).get("train", {}).get(run.target, {})
     elements = _name_elements(census.get("elements", {}))
     text = (
-        f"{how} on {n_frames.get('train', '?')} frames"
+        f"{how} on {n_train}"
         f"{f' ({elements})' if elements else ''}"
         f"{f' at the level {level}' if level else ''}"
     )
@@ -132,6 +122,8 @@ def _describe_end(run: ReadRun) -> list[Sentence]:
     n_done, n_planned = len(run.rows), run.report.get("n_epochs")
     end = run.report.get("end")
     if not run.is_ended:
+        if run.is_live:
+            return [Sentence("note", f"{describe_progress(run)}.")]
         return [
             Sentence(
                 "bad",
@@ -171,7 +163,7 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
     if not after:
         return []
     is_unbeaten = run.report.get("best_epoch") == 0
-    n_frames = run.provenance.get("n_frames", {}).get(part)
+    n_frames = run.n_frames(part)
     if is_unbeaten and part == "validation":
         what = "the base with new energies per element" if run.has_base else "untrained"
         return [
@@ -195,9 +187,14 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
             for name in ("energy", "forces", "stress")
             if f"{name}_mae" in after
         ]
-    is_good = all(ratio < 1 for _, ratio in _list_changes(before, after))
-    tone: Tone = "note" if is_unbeaten or not before else "good" if is_good else "bad"
-    some = f"{n_frames} {part} frames" if n_frames != 1 else f"a single {part} frame"
+    is_better, is_worse = _weigh(_list_changes(before, after))
+    tone: Tone = "bad" if is_worse else "good" if is_better else "note"
+    if is_unbeaten or not before:
+        tone = "note"
+    some = f"the {part} set"
+    if n_frames is not None:
+        single = f"a single {part} frame"
+        some = single if n_frames == 1 else f"{n_frames:,} {part} frames"
     text = f"On {some} the mean absolute errors are: {'; '.join(parts)}."
     if n_frames is not None and n_frames < 10:
         text += f" So few ({n_frames}) say little."
@@ -225,8 +222,8 @@ def _find_worst_group(run: ReadRun) -> list[Sentence]:
         Sentence(
             "note",
             f"The worst group of the {table['set']} set is the {kind} "
-            f"{worst['name']} ({worst['n_frames']} frames): {name} {error}, where the "
-            f"mean is {average}.",
+            f"{worst['name']} ({_count(worst['n_frames'], 'frame')}): {name} {error}, "
+            f"where the mean is {average}.",
         )
     ]
 
@@ -250,11 +247,16 @@ def _describe_forgetting(run: ReadRun) -> list[Sentence]:
     listed = ", ".join(f"{name} x{ratio:.2g}" for name, ratio in known.items())
     is_bad = max(known.values()) > _FORGOTTEN
     text = (
-        f"On {forgetting['n_frames']} frames of the base's own domain errors are now, "
-        f"over those before: {listed}."
+        f"On {_count(forgetting['n_frames'], 'frame')} of the base's own domain errors "
+        f"are now, over those before: {listed}."
     )
     if is_bad:
-        text += " Keep to the domain of your data, or train with --replay as well."
+        text += " Keep to the domain of your data, or "
+        text += (
+            "replay more of the base's."
+            if has_replay(run)
+            else "train with --replay as well."
+        )
     return [Sentence("bad" if is_bad else "good", text)]
 
 
@@ -285,17 +287,26 @@ def _describe_uses(run: ReadRun) -> list[Sentence]:
     limits = [f"the elements {_name_elements(elements)}"] if elements else []
     if largest is not None:
         limits.append(f"forces up to {format_number(largest)} eV/Å")
-    has_forces = "forces_mae" in (run.report.get("validation") or {})
+    has_forces = _has_forces(run)
     text = f"The training set has {' and '.join(limits)}. " if limits else ""
-    if has_forces:
-        text += (
-            "No dynamics was run here, and errors of forces do not show whether a "
-            "simulation stays whole: try NVE first (examples/drift.py), then the "
-            "temperature of use and above it."
-        )
-    else:
+    if not has_forces:
         text += "It was trained without forces: it is not made for dynamics."
-    return [Sentence("note" if has_forces else "bad", text)]
+        return [Sentence("bad", text), *judge_physics(run)]
+    has_physics = bool(find_physics(run)[1])
+    text += (
+        "Errors of forces do not show whether a simulation stays whole: try the "
+        "temperature of use and above it."
+        if has_physics
+        else "No dynamics was run here, and errors of forces do not show whether a "
+        "simulation stays whole: try NVE first (examples/drift.py), then the "
+        "temperature of use and above it."
+    )
+    return [*judge_physics(run), Sentence("note", text)]
+
+
+def _has_forces(run: ReadRun) -> bool:
+    """Return whether the result was judged by forces, and so was trained on them."""
+    return "forces_mae" in (run.report.get("validation") or {})
 
 
 def _name_elements(symbols: Iterable[str]) -> str:
@@ -320,8 +331,21 @@ def _list_changes(
     ]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
+def _weigh(changes: list[tuple[str, float]]) -> tuple[bool, bool]:
+    """Return whether anything became better, and whether anything became worse."""
+    ratios = [ratio for _, ratio in changes]
+    return (
+        any(ratio <= _SAME[0] for ratio in ratios),
+        any(ratio >= _SAME[1] for ratio in ratios),
+    )
+
+
 def _say_ratio(ratio: float) -> str:
-    if 0.95 < ratio < 1.05:
+    if _SAME[0] < ratio < _SAME[1]:
         return "about the same"
     if ratio < 1:
         return f"{format_number(1 / ratio)} times smaller"

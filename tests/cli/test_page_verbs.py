@@ -3,7 +3,11 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
+import pytest
 from support.command_line import FINETUNE, SESSION
 from support.frames import write_frames
 
@@ -45,8 +49,49 @@ def test_report_makes_the_page_again(tuned, tmp_path):
     assert str(folder / "report.html") in result.stdout
 
 
+def test_report_judges_further_frames_as_well(tuned, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.path("run"), folder)
+    data = write_frames(tmp_path, 5, seed=7, name="more.xyz")
+    result = tuned("report", folder, "--data", data, "--device", "cpu")
+    found = json.loads((folder / "report.json").read_text())["further"]
+    shown = f"{1000 * found['after']['forces_mae']:.0f}"
+    (line,) = [r for r in result.stdout.splitlines() if r.startswith("further ")]
+    assert shown in line
+    assert "On 5 further frames" in (folder / "report.html").read_text()
+
+
+def test_report_takes_keys_only_of_further_frames(tuned):
+    message = tuned.fail("report", tuned.path("run"), "--energy-key", "e")
+    assert "say where --data is" in message
+
+
 def test_report_needs_a_run(run):
     assert "expected the folder of a run" in run.fail("report", run.path("."))
+
+
+def test_watch_of_a_run_that_has_ended_names_its_page(tuned):
+    result = tuned("watch", tuned.path("run"))
+    assert result.stdout.splitlines() == [
+        "run        has ended before",
+        f"page       {tuned.path('run') / 'report.html'}",
+    ]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_watching_and_not_the_run(tuned, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.path("run"), folder)
+    (folder / "report.json").unlink()
+    program = "from pet_calc.cli.main import main; main()"
+    words = [sys.executable, "-uc", program, "watch", str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        assert first.startswith("page       http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.splitlines()[-1] == "watch      ended; the run goes on"
 
 
 def test_compare_marks_what_must_not_be_compared(tuned, tmp_path):

@@ -168,9 +168,12 @@ def test_the_command_writes_and_compares(model, tmp_path):
     ase.io.write(tmp_path / "box.xyz", build_bulk())
     arguments = ["lammps", "input", str(model), "-o", str(tmp_path / "md")]
     arguments += ["--structure", str(tmp_path / "box.xyz"), "--steps", "3"]
+    arguments += ["--html", str(tmp_path / "run.html")]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
     assert "pressure" in done.output
+    page = (tmp_path / "run.html").read_text()
+    assert "Step 0 in LAMMPS is that of the calculator" in page
     run = ["lammps", "run", str(tmp_path / "md/in.lmp"), "-var", "T", "300"]
     assert "run it    cd" in done.output
     missing = CliRunner().invoke(cli, [*run[:2], str(tmp_path / "none.lmp")])

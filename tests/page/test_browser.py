@@ -2,12 +2,15 @@
 
 import importlib
 import importlib.util
+import shutil
 import time
 
 import pytest
 from support.browser import find_errors, open_browser
 
 from pet_calc.page import write_page
+from pet_calc.page.compare import compare_runs, write_comparison
+from pet_calc.page.watch import LivePage, serve
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +38,52 @@ def test_the_page_fits_and_has_no_errors(finished, width, is_dark):
         line = "figure svg path[style*='--after']"
         stroke = f'return getComputedStyle(document.querySelector("{line}")).stroke'
         assert run(stroke) != "none"
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_other_pages_fit_and_have_no_errors(finished, checked, tmp_path, width):
+    twin = tmp_path / "<b>twin"
+    twin.symlink_to(finished)
+    write_comparison(compare_runs([finished, twin]), tmp_path / "runs.html")
+    with open_browser(width, is_dark=width == 360) as browser:
+        for path in (checked, tmp_path / "runs.html"):
+            browser.get(path.as_uri())
+            assert find_errors(browser) == [], path
+            assert "caught" not in browser.title
+            run = browser.execute_script
+            assert run("return document.documentElement.scrollWidth") <= width, path
+            assert run("return document.querySelectorAll('svg[role=img]').length") > 3
+
+
+def test_a_live_page_follows_the_run_to_its_end(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "report.json").unlink()
+    lines = (finished / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join(lines[:2]))
+    page = LivePage(folder)
+    page.update()
+    head = "return document.querySelector('h1').textContent"
+    with serve(page) as server, open_browser() as browser:
+        browser.get(server.url)
+        assert browser.execute_script(head) == "Training, 2 of 8 epochs done"
+        # what is read of a long page stays open and in its place
+        browser.execute_script("document.querySelector('details').open = false")
+        time.sleep(3)  # it has asked once
+        (folder / "log.jsonl").write_text("".join(lines[:5]))
+        page.update()
+        wait(browser, f"{head} === 'Training, 5 of 8 epochs done'")
+        assert not browser.execute_script(
+            "return document.querySelector('details').open"
+        )
+        assert find_errors(browser) == []
+        (folder / "log.jsonl").write_text("".join(lines))
+        shutil.copy(finished / "report.json", folder / "report.json")
+        page.update()
+        wait(browser, "return document.getElementById('live') === null")
+        assert "than the base" in browser.execute_script(head)
+        assert find_errors(browser) == []
+        assert server.is_last_sent.is_set()
 
 
 # the viewer's parts lie in shadow roots

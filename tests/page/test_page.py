@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import tracemalloc
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from ase.io import write
 from support.frames import build_frames
@@ -12,6 +14,8 @@ from support.pages import EVIL
 from support.runs import build_options
 
 from pet_calc.errors import ConfigError
+from pet_calc.evaluate import kept
+from pet_calc.evaluate.kept_file import KeptFile, KeptPart
 from pet_calc.page import PAGE_NAME, write_page
 from pet_calc.page.read import ReadRun, read_run
 from pet_calc.page.verdict import headline, judge, list_next_steps
@@ -127,6 +131,8 @@ def test_the_verdict_comes_first_and_says_what_became_better(finished, page):
     [
         (1.0, 0.05, "Better than the base, errors of energy 2 times smaller, forces 4"),
         (4.0, 0.05, "Better than the base in part only, errors of energy 2 times l"),
+        (2.02, 0.199, "About the same as the base in errors of energy, forces"),
+        (2.02, 0.05, "Better than the base, errors of energy about the same, forces"),
         (4.0, 0.40, "Worse than the base, errors of energy 2 times larger, forces 2"),
     ],
 )
@@ -218,3 +224,44 @@ def test_a_run_from_scratch_is_compared_with_its_start(finished, tmp_path):
     text = write_page(folder).read_text()
     assert "A network trained from scratch" in text
     assert re.search(r">before training<", text)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_frames_make_no_larger_page(finished, tmp_path):
+    """As many predictions as a run keeps of them, in all three sets."""
+    folder = tmp_path / "large"
+    shutil.copytree(finished, folder)
+    rng = np.random.default_rng(0)
+    n_frames, n_atoms = kept.MOST_FRAMES, kept.MOST_ATOMS // kept.MOST_FRAMES
+    labels = {
+        "index": np.arange(0, 10 * n_frames, 10),
+        "n_atoms": np.full(n_frames, n_atoms, np.int32),
+        "numbers": rng.choice([1, 6, 8], n_frames * n_atoms).astype(np.uint8),
+    }
+    shapes = {
+        "energy": (n_frames,),
+        "forces": (n_frames * n_atoms, 3),
+        "stress": (n_frames, 3, 3),
+    }
+    for name, shape in shapes.items():
+        labels[f"{name}_label"] = rng.standard_normal(shape, np.float32)
+    for file, error in (("before", 0.3), ("after", 0.1)):
+        path = folder / "predictions" / f"{file}.npz"
+        large = KeptFile.load(path)
+        for key in large.predictions:
+            found = {
+                name: labels[f"{name}_label"]
+                + error * rng.standard_normal(shape, np.float32)
+                for name, shape in shapes.items()
+            }
+            large.predictions[key] = kept.KeptPredictions(**labels, **found)
+            large.parts[key[0]] = KeptPart(10 * n_frames)
+        large.save(path)
+    tracemalloc.start()
+    page = write_page(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # three times what the arrays of both files have: 21 MB
+    assert peak < 200e6
+    assert page.stat().st_size < 4e6
+    assert "10,000 of 100,000 frames, evenly spread" in page.read_text()
