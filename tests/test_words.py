@@ -44,8 +44,6 @@ WORDS = [
             "pet_calc/check/run.py": ('"energy-offset"',),
             "pet_calc/train/start/check.py": ('"energy-offset"',),
             "pet_calc/train/domain/frames.py": ('"energy-offset"',),
-            # matplotlib's
-            "pet_calc/page/plots.py": ('textcoords="offset points"',),
             # numpy's
             "pet_calc/checkpoint/tensormap.py": ("offset=start",),
         },
