@@ -272,9 +272,9 @@ def _describe_physics(run: ReadRun) -> list[Sentence]:
     n_good = len(rows["ok"])
     text = f"Physics on a validation frame ({physics['structure']}): {n_good} checks "
     text += "are good" if n_good != 1 else "is good"
-    for verdict, words in (("fail", "fails"), ("warn", "is doubtful")):
+    for verdict, word in (("fail", "bad"), ("warn", "doubtful")):
         for row in rows[verdict]:
-            text += f"; {row['name']} {words} ({row['detail'] or row['meaning']})"
+            text += f"; {word}: {row['name']} ({row['detail'] or row['meaning']})"
     tone: Tone = "bad" if rows["fail"] else "note" if rows["warn"] else "good"
     return [Sentence(tone, f"{text}. `pet-calc validate` looks closer.")]
 
