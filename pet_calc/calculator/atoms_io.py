@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
-from pet_calc.calculator.targets import Chosen
+from pet_calc.calculator.targets import ChosenTargets
 from pet_calc.calculator.uncertainty import ENERGIES_UNCERTAINTY, ENERGY_UNCERTAINTY
 from pet_calc.data.neighbors import mask_cell
 from pet_calc.data.pair_cache import PairCache
@@ -140,7 +140,7 @@ def put_direct(
     prediction: Prediction,
     values: Mapping[str, torch.Tensor],
     batch: Batch,
-    chosen: Chosen,
+    chosen: ChosenTargets,
 ) -> Prediction:
     """Return the prediction with what direct targets say in place of derivatives.
 

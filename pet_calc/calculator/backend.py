@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from pet_calc.calculator.targets import Chosen
+from pet_calc.calculator.targets import ChosenTargets
 from pet_calc.model.derivatives import Prediction
 
 FeatureKind: TypeAlias = Literal["last_layer", "trunk"]
@@ -21,7 +21,7 @@ class Backend(Protocol):
 
     model: Any
     target: str
-    chosen: Chosen
+    chosen: ChosenTargets
     device: torch.device
     dtype: torch.dtype
     known: set[int]

@@ -10,7 +10,7 @@ from ase.calculators.calculator import all_changes
 from metatensor.torch import Labels, TensorBlock
 from metatomic.torch import register_autograd_neighbors
 
-from pet_calc.calculator.targets import Chosen, DirectMode
+from pet_calc.calculator.targets import ChosenTargets, DirectMode
 from pet_calc.data.neighbor_search import check_cell, check_positions
 from pet_calc.data.neighbors import compute_pairs, mask_cell
 from pet_calc.data.state import give_usual_names
@@ -33,7 +33,7 @@ class MetatomicFile:
         model: Any,
         *,
         device: torch.device,
-        chosen: Chosen,
+        chosen: ChosenTargets,
     ) -> None:
         """Set up metatomic-ase.
 

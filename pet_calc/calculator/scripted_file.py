@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pet_calc.calculator.atoms_io import name_uncertainties, put_direct, to_numpy
-from pet_calc.calculator.targets import Chosen
+from pet_calc.calculator.targets import ChosenTargets
 from pet_calc.calculator.uncertainty import (
     FORCES_UNCERTAINTY,
     OF_ENERGIES,
@@ -59,10 +59,12 @@ class ScriptedFile:
         Raises:
             torch.jit.Error: if the model has no entry for the charge or the spin.
         """
-        return self.predict_chosen(batch, Chosen(self._output), with_stress=with_stress)
+        return self.predict_chosen(
+            batch, ChosenTargets(self._output), with_stress=with_stress
+        )
 
     def predict_chosen(
-        self, batch: Batch, chosen: Chosen, *, with_stress: bool = False
+        self, batch: Batch, chosen: ChosenTargets, *, with_stress: bool = False
     ) -> Prediction:
         """Return the same, with what direct outputs give in place of derivatives."""
         has_gradient = chosen.forces is None or (

@@ -23,7 +23,7 @@ _UNCERTAINTY = "energy_uncertainty"
 _KEYS = (ENERGY, _UNCERTAINTY, DIRECT_FORCE, DIRECT_FORCES, DIRECT_STRESS)
 
 
-class Chosen(NamedTuple):
+class ChosenTargets(NamedTuple):
     """Names of targets; forces and stress without one are derived from the energy."""
 
     energy: str
@@ -78,7 +78,7 @@ def choose_targets(
     target: str | None,
     variants: Variants | None,
     direct: DirectMode,
-) -> Chosen:
+) -> ChosenTargets:
     """Return the targets to use; the last three arguments are ``PETCalculator``'s.
 
     Args:
@@ -102,7 +102,7 @@ def choose_targets(
     energy = choose_energy_target(energies, _merge_wishes(target, variants))
     _check_uncertainty(variants, energy)
     if not direct:
-        return Chosen(energy)
+        return ChosenTargets(energy)
     forces, stress = find_direct_targets(names, energy)
     for key in (DIRECT_FORCE, DIRECT_FORCES):
         if key in variants:
@@ -116,15 +116,15 @@ def choose_targets(
             f"the model has no direct (non-conservative) forces for {energy}; {known}"
         )
     if direct == "forces":
-        return Chosen(energy, forces)
+        return ChosenTargets(energy, forces)
     if direct == "stress":
         if stress is None:
             raise ModelError(
                 "the model has no direct (non-conservative) stress for "
                 f"{energy}; {known}"
             )
-        return Chosen(energy, None, stress, is_stress_derived=False)
-    return Chosen(energy, forces, stress, is_stress_derived=False)
+        return ChosenTargets(energy, None, stress, is_stress_derived=False)
+    return ChosenTargets(energy, forces, stress, is_stress_derived=False)
 
 
 def _merge_wishes(target: str | None, variants: Variants) -> str | None:
