@@ -53,6 +53,8 @@ def headline(run: ReadRun) -> str:
     before, after = (_pick_errors(run, is_before=each) for each in (True, False))
     if not run.is_ended:
         return "Not ended yet"
+    if run.report.get("end") == "diverged":
+        return "Training diverged at every learning rate that was tried"
     if run.report.get("best_epoch") == 0:
         return "No epoch was better than the start"
     changes = _list_changes(before, after)
@@ -129,16 +131,39 @@ def _describe_run(run: ReadRun) -> Sentence:
 
 
 def _describe_end(run: ReadRun) -> list[Sentence]:
-    n_done, n_planned = len(run.rows), run.report.get("n_epochs")
     end = run.report.get("end")
     if not run.is_ended:
         return [
             Sentence(
                 "bad",
-                f"The run has not ended: {n_done} epochs are in its log. What follows "
-                "is what it has written so far.",
+                f"The run has not ended: {len(run.rows)} epochs are in its log. What "
+                "follows is what it has written so far.",
             )
         ]
+    restarts = run.report.get("restarts") or []
+    rates = ", ".join(f"{each['learning_rate']:.2g}" for each in restarts)
+    if end == "diverged":
+        return [
+            Sentence(
+                "bad",
+                f"Training diverged at every learning rate that was tried ({rates}), "
+                "so nothing was learned. Look for wrong labels with `pet-calc check`, "
+                "or give a rate far below with --lr.",
+            )
+        ]
+    if restarts:
+        again = Sentence(
+            "note",
+            f"Training diverged at learning rate {rates} and began again each time at "
+            f"half of it; the result is from {run.report['learning_rate']:.2g}.",
+        )
+        return [*_describe_length(run), again]
+    return _describe_length(run)
+
+
+def _describe_length(run: ReadRun) -> list[Sentence]:
+    n_done, n_planned = len(run.rows), run.report.get("n_epochs")
+    end = run.report.get("end")
     if end in ("interrupted", "stopped"):
         how = "interrupted" if end == "interrupted" else "stopped as asked"
         return [
@@ -171,6 +196,8 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
     if not after:
         return []
     is_unbeaten = run.report.get("best_epoch") == 0
+    if is_unbeaten and part == "validation" and run.report.get("end") == "diverged":
+        return []  # the end says it
     n_frames = run.provenance.get("n_frames", {}).get(part)
     if is_unbeaten and part == "validation":
         what = "the base with new energies per element" if run.has_base else "untrained"

@@ -22,9 +22,10 @@ from pet_calc.train.datasets import (
 from pet_calc.train.domain.frames import BaseDomain, read_base_domain
 from pet_calc.train.domain.replay import build_replay
 from pet_calc.train.facts import describe_start, keep_warnings
+from pet_calc.train.folder import BEST_NAME, LAST_NAME, RunFolder
 from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loaders import build_datasets, build_loaders
-from pet_calc.train.loop import BEST_NAME, LAST_NAME, RunFolder, Trainer
+from pet_calc.train.loop import Trainer
 from pet_calc.train.objective import TrainedSet
 from pet_calc.train.provenance import describe_run
 from pet_calc.train.recompute import recompute_layers
@@ -206,6 +207,8 @@ def _fit(
         end=end,
         n_steps=trainer.state.step,
         n_epochs=trainer.n_epochs,
+        learning_rate=trainer.learning_rate,
+        restarts=trainer.state.restarts,
         best_epoch=trainer.state.best_epoch,
         seconds=round(time.monotonic() - started, 2),
         zero_step=trainer.zero_metrics,
