@@ -61,16 +61,16 @@ def lora(targets=ATTENTION, rank=8, alpha=None, **others):
     return {"finetune": {"method": "lora", "config": config}, **others}
 
 
-# `rate` is a factor of the default rate of the method, everything else stands under
-# `training` as in an options file
+# `rate` is a factor of LoRA's default rate, whatever the method; everything else stands
+# under `training` as in an options file
 QUESTIONS = {
     "targets": {
         "attention r8": lora(),
         "attention, mlp r8": lora(MLPS),
         "all linear r8": lora(ALL_LINEAR),
-        "full": {"finetune": {"method": "full"}},
-        "full, rate x3": {"finetune": {"method": "full"}, "rate": 3.0},
-        "full, rate x10": {"finetune": {"method": "full"}, "rate": 10.0},
+        "full, rate x0.1": {"finetune": {"method": "full"}, "rate": 0.1},
+        "full, rate x0.3": {"finetune": {"method": "full"}, "rate": 0.3},
+        "full, rate x1": {"finetune": {"method": "full"}, "rate": 1.0},
         "heads": {"finetune": {"method": "heads"}},
     },
     "rank": {
@@ -141,11 +141,10 @@ def build_options(data, case, training, seed):
     train, validation, test = (str(folder / part) for part in case.parts)
     n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
     training = dict(training)
-    method = training["finetune"]["method"]
-    factor = training.pop("rate", 1.0)
     rate = None
-    if factor != 1.0:
-        rate = factor * default_learning_rate(method, count_weights(case.base))
+    if "rate" in training:
+        factor = training.pop("rate")
+        rate = factor * default_learning_rate("lora", count_weights(case.base))
     return {
         "seed": seed,
         "device": "cpu",
