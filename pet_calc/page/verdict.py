@@ -88,9 +88,16 @@ def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
         ),
         ("this page again", f"pet-calc report {folder}"),
     ]
-    if run.report.get("end") in ("interrupted", "stopped") or not run.is_ended:
+    next_epochs = run.report.get("next_epochs")
+    is_cut = run.report.get("end") in ("interrupted", "stopped") or not run.is_ended
+    if is_cut or next_epochs:
         options = shlex.quote(str(run.folder / "options_resolved.yaml"))
-        steps.insert(0, ("go on", f"pet-calc finetune {options} -o {folder} --resume"))
+        command = f"pet-calc finetune {options} -o {folder} --resume"
+        if is_cut:
+            steps.insert(0, ("go on", command))
+        else:
+            command += f" --set training.num_epochs={next_epochs}"
+            steps.insert(0, ("still improving: go on", command))
     return steps
 
 
@@ -181,11 +188,12 @@ def _describe_length(run: ReadRun) -> list[Sentence]:
                 "error sank no more.",
             )
         ]
-    if run.report.get("best_epoch") == n_planned and run.rows:
+    if next_epochs := run.report.get("next_epochs"):
         return [
             Sentence(
                 "note",
-                "The last epoch was the best one: more epochs (--epochs) may help.",
+                f"The validation error was still falling in the last of {n_planned} "
+                f"epochs: go on with --resume --epochs {next_epochs}.",
             )
         ]
     return []

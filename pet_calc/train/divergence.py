@@ -7,7 +7,7 @@ default. Rank 32 at twice its rate reaches 70 times and never comes back.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,3 +128,20 @@ def describe_restarts(restarts: list[dict[str, Any]]) -> str:
     """Return at which rates a run diverged, such as ``diverged at 0.01, 0.005``."""
     rates = ", ".join(f"{each['learning_rate']:.2g}" for each in restarts)
     return f"diverged at learning rate {rates}"
+
+
+def describe_late_divergence(losses: Sequence[float]) -> str:
+    """Return how much higher than at its start a run ended, empty if it did not.
+
+    Args:
+        losses: of the validation set, before the first step and by epoch.
+    """
+    if len(losses) < 2:
+        return ""
+    ratio = losses[-1] / max(losses[0], _LEAST_LOSS)
+    if ratio <= _BAD:
+        return ""
+    return (
+        f"training diverged on the way: the validation loss of the last epoch is "
+        f"{ratio:.3g} times that before the first step; lower the learning rate (--lr)"
+    )

@@ -28,7 +28,7 @@ from pet_calc.train.signals import StopSignal
 from pet_calc.train.start.resume import check_state
 from pet_calc.train.step_runner import StepRunner
 from pet_calc.train.task import RunState
-from pet_calc.train.validation import compute_metric, describe_row
+from pet_calc.train.validation import compute_metric, describe_row, is_falling
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +209,7 @@ class Trainer:
             self.measure_zero()
         self.state.best_metric = self._compute_metric(self.zero_metrics)
         self.best_metrics = self.zero_metrics
+        self.state.losses = [self.zero_metrics["loss"]]
         self._save_best()
         self._save_state()
 
@@ -294,6 +295,7 @@ class Trainer:
                 self.best_metrics = values
                 self._save_best()
         state.epoch, state.batch, state.loss_sum = epoch, 0, 0.0
+        state.losses.append(values["loss"])
         state.seconds += time.monotonic() - started
         self._judge_epoch(values["loss"])
         if epoch % self.options.checkpoint_interval == 0 or is_best:
@@ -327,7 +329,10 @@ class Trainer:
         patience = self.options.early_stopping_patience
         if patience is None:
             return False
-        return self.state.epoch - self.state.best_epoch >= patience
+        if self.state.epoch - self.state.best_epoch < patience:
+            return False
+        # one epoch may have been lucky
+        return not is_falling(self.state.losses, patience)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:

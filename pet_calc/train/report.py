@@ -43,6 +43,8 @@ class RunReport:
     """How the uncertainty of each target was fitted, empty without one."""
     n_epochs: int = 0
     """That the run was planned for."""
+    next_epochs: int = 0
+    """To which to go on, since the error was still sinking at the end; else 0."""
     learning_rate: float = 0.0
     """Peak of the attempt that the result is from."""
     restarts: list[dict[str, Any]] = field(default_factory=list)
@@ -83,6 +85,9 @@ class RunReport:
                 "" if self.end == "diverged" else f"; this is {self.learning_rate:.2g}"
             )
             lines.insert(1, f"restarts   {describe_restarts(self.restarts)}{now}")
+        if self.next_epochs:
+            text = f"still improving: go on with --resume --epochs {self.next_epochs}"
+            lines.append(f"{'':<10} {text}")
         if self.test_before and self.test:
             lines.append(f"test, base {format_errors(self.test_before)}")
         if self.test:

@@ -12,6 +12,7 @@ from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.system.atomic import write_text_atomically
+from pet_calc.train.divergence import describe_late_divergence
 from pet_calc.train.domain.forgetting import measure_forgetting
 from pet_calc.train.domain.frames import BaseDomain
 from pet_calc.train.keep import RunKeeper
@@ -54,6 +55,8 @@ def write_results(
         save_adapter(folder.path / ADAPTER_NAME, adapter)
     if report.best_epoch == 0:
         _warn_of_the_start(report, has_base=prepared.base is not None)
+    if late := describe_late_divergence(trainer.state.losses):
+        logger.warning("%s", late)
     is_over = report.end != "stopped"
     if options.final_eval and test_loader is not None and is_over:
         report.test = runner.evaluate(

@@ -50,6 +50,7 @@ from pet_calc.train.start.resume import OPTIONS_NAME, check_resumed
 from pet_calc.train.start.tasks import build_objectives, choose_tasks, resolve_defaults
 from pet_calc.train.step_runner import StepRunner
 from pet_calc.train.steps import choose_predictor
+from pet_calc.train.validation import still_improves
 
 logger = logging.getLogger(__name__)
 
@@ -201,15 +202,18 @@ def _fit(
     """Train, and return what came out but for the test errors."""
     started = time.monotonic()
     end = trainer.fit(is_resumed=is_resumed, stop_after=stop_after)
+    state = trainer.state
+    improves = still_improves(state.losses, state.epoch - state.best_epoch)
     return RunReport(
         method=options.finetune.method,
         target=", ".join(options.targets),
         end=end,
-        n_steps=trainer.state.step,
+        n_steps=state.step,
         n_epochs=trainer.n_epochs,
+        next_epochs=2 * trainer.n_epochs if end == "finished" and improves else 0,
         learning_rate=trainer.learning_rate,
-        restarts=trainer.state.restarts,
-        best_epoch=trainer.state.best_epoch,
+        restarts=state.restarts,
+        best_epoch=state.best_epoch,
         seconds=round(time.monotonic() - started, 2),
         zero_step=trainer.zero_metrics,
         validation=trainer.best_metrics,

@@ -23,6 +23,8 @@ class RunState:
     """Training loss summed over the batches of this epoch."""
     seconds: float = 0.0
     """Time spent, earlier sessions included."""
+    losses: list[float] = field(default_factory=list)
+    """Of the validation set, before the first step and after each epoch."""
     restarts: list[dict[str, Any]] = field(default_factory=list)
     """Attempts that diverged, each as ``learning_rate``, ``step`` and ``why``; every
     one halves the rate of the next."""

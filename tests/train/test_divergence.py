@@ -20,7 +20,11 @@ from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import read_options, replace
 from pet_calc.errors import DataError
 from pet_calc.train import loop
-from pet_calc.train.divergence import MOST_RESTARTS, StartWatch
+from pet_calc.train.divergence import (
+    MOST_RESTARTS,
+    StartWatch,
+    describe_late_divergence,
+)
 from pet_calc.train.run import run_training
 from pet_calc.train.task import RunState
 
@@ -226,3 +230,10 @@ def test_a_healthy_run_logs_nothing_of_it(tmp_path, caplog):
     assert report.restarts == []
     assert "diverge" not in caplog.text
     assert "restart" not in report.to_text()
+
+
+def test_a_run_that_ends_far_above_its_start_is_named():
+    """Even where an early epoch was better: the best model alone would hide it."""
+    late = describe_late_divergence([1.0, 0.8, 3.0, 9.0])
+    assert "9 times that before the first step" in late
+    assert describe_late_divergence([1.0, 3.0, 0.8, 1.1]) == ""
