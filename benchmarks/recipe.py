@@ -51,12 +51,13 @@ MLPS = [*ATTENTION, "mlp"]
 ALL_LINEAR = [*MLPS, "compress", "center"]
 
 
-def lora(targets=ATTENTION, rank=8, alpha=None, **others):
+def lora(targets=ATTENTION, rank=8, alpha=None, config=None, **others):
     """A recipe with LoRA; alpha is twice the rank unless it is given."""
     config = {
         "rank": rank,
         "alpha": float(2 * rank if alpha is None else alpha),
         "target_modules": targets,
+        **(config or {}),
     }
     return {"finetune": {"method": "lora", "config": config}, **others}
 
@@ -87,6 +88,25 @@ QUESTIONS = {
         "all linear r8, rate x1/3": lora(ALL_LINEAR, rate=1 / 3),
         "all linear r8, rate x2": lora(ALL_LINEAR, rate=2.0),
         "all linear r8, rate x3": lora(ALL_LINEAR, rate=3.0),
+    },
+    # the same scale as that of rank 8 by default, 2, at rank 8
+    "stabilized": {
+        "all linear r8": lora(ALL_LINEAR),
+        **{
+            f"all linear r{rank}, alpha / sqrt(r)": lora(
+                ALL_LINEAR, rank, 2 * 8**0.5, config={"rank_stabilized": True}
+            )
+            for rank in (4, 16, 32)
+        },
+    },
+    "ratio": {
+        "all linear r8": lora(ALL_LINEAR),
+        **{
+            f"all linear r8, B at x{ratio}": lora(
+                ALL_LINEAR, config={"b_rate": float(ratio)}
+            )
+            for ratio in (1, 2, 4, 16)
+        },
     },
     "loss": {
         "all linear r8": lora(ALL_LINEAR),

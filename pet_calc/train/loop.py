@@ -73,8 +73,9 @@ class Trainer:
     def _build_optimizer(self) -> None:
         """Make optimiser and average for the model as it is."""
         model, options = self.runner.model, self.options
+        b_rate = options.finetune.config.b_rate
         self._optimizer = build_optimizer(
-            model, options.weight_decay, options.optimizer
+            model, options.weight_decay, options.optimizer, b_rate=b_rate
         )
         self._average: WeightAverage | None = None
         decay = options.ema_decay
