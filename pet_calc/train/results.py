@@ -12,7 +12,7 @@ from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.system.atomic import write_text_atomically
-from pet_calc.train.divergence import describe_late_divergence
+from pet_calc.train.divergence import describe_late_divergence, describe_restarts
 from pet_calc.train.domain.forgetting import measure_forgetting
 from pet_calc.train.domain.frames import BaseDomain
 from pet_calc.train.keep import RunKeeper
@@ -54,7 +54,7 @@ def write_results(
         )
         save_adapter(folder.path / ADAPTER_NAME, adapter)
     if report.best_epoch == 0:
-        _warn_of_the_start(report, has_base=prepared.base is not None)
+        warn_of_the_start(report, has_base=prepared.base is not None)
     if late := describe_late_divergence(trainer.state.losses):
         logger.warning("%s", late)
     is_over = report.end != "stopped"
@@ -106,7 +106,7 @@ def write_results(
     write_text_atomically(folder.path / REPORT_NAME, text)
 
 
-def _warn_of_the_start(report: RunReport, *, has_base: bool) -> None:
+def warn_of_the_start(report: RunReport, *, has_base: bool) -> None:
     """Say that the best model is the one before training, and why."""
     what = "the base with the new energies per element" if has_base else "untrained"
     if report.end == "diverged":
@@ -121,8 +121,15 @@ def _warn_of_the_start(report: RunReport, *, has_base: bool) -> None:
             what,
         )
     elif has_base and report.end != "stopped":
+        why = ""
+        if report.restarts:
+            why = (
+                f". Training {describe_restarts(report.restarts)}; perhaps "
+                f"{report.learning_rate:.2g} is still too high: give a lower --lr"
+            )
         logger.warning(
-            "no epoch beat the base on the validation set: %s is %s",
+            "no epoch beat the base on the validation set: %s is %s%s",
             report.best_model,
             what,
+            why,
         )

@@ -142,7 +142,7 @@ def _run(
         check_data(prepared, options, frames)
     ranks.share_model(prepared.model)
     n_trainable, n_parameters = count_trainable(prepared.model)
-    options = resolve_defaults(options, n_parameters)
+    options = resolve_defaults(options, n_parameters, len(frames.train))
     if ranks.is_main:
         path.mkdir(parents=True, exist_ok=True)
         write_options(options, path / OPTIONS_NAME)

@@ -25,6 +25,8 @@ from pet_calc.train.divergence import (
     StartWatch,
     describe_late_divergence,
 )
+from pet_calc.train.report import RunReport
+from pet_calc.train.results import warn_of_the_start
 from pet_calc.train.run import run_training
 from pet_calc.train.task import RunState
 
@@ -41,14 +43,12 @@ def test_a_run_that_diverges_begins_again_at_half_the_rate(tmp_path, caplog):
     with caplog.at_level("WARNING", "pet_calc"):
         report = run(options)
     assert report.end == "finished"
-    assert report.best_epoch > 0
-    assert report.validation["loss"] < report.zero_step["loss"]
     first = report.restarts[0]
     assert (first["learning_rate"], first["step"]) == (TOO_HIGH, 3)
     assert "times that before the first step" in first["why"]
     assert report.learning_rate == TOO_HIGH / 2 ** len(report.restarts)
     # once each, and where people and programs look
-    said = [text for text in caplog.messages if "diverged" in text]
+    said = [text for text in caplog.messages if text.startswith("diverged")]
     assert len(said) == len(report.restarts)
     assert "at learning rate 0.2:" in said[0]
     assert "begins again at 0.1" in said[0]
@@ -158,10 +158,13 @@ def test_a_gradient_that_is_not_finite_begins_again_at_once(tmp_path, monkeypatc
         return value * float("nan") if len(steps) == 2 else value
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
-    report = run(build_options(tmp_path))
+    report = run(build_options(tmp_path, epochs=12))
     assert [each["step"] for each in report.restarts] == [1]
     assert "not finite" in report.restarts[0]["why"]
-    assert report.n_steps == 12
+    assert report.n_steps == 36
+    # at the lower rate it learns
+    assert report.best_epoch > 0
+    assert report.validation["loss"] < report.zero_step["loss"]
 
 
 def test_after_the_start_a_gradient_that_is_not_finite_is_an_error(
@@ -237,3 +240,21 @@ def test_a_run_that_ends_far_above_its_start_is_named():
     late = describe_late_divergence([1.0, 0.8, 3.0, 9.0])
     assert "9 times that before the first step" in late
     assert describe_late_divergence([1.0, 3.0, 0.8, 1.1]) == ""
+
+
+def test_a_base_that_is_left_after_restarts_is_not_left_without_their_cause(caplog):
+    report = RunReport(
+        method="lora",
+        target="energy",
+        end="finished",
+        n_steps=36,
+        best_epoch=0,
+        seconds=1.0,
+        best_model="best_model.ckpt",
+        learning_rate=0.05,
+        restarts=[{"learning_rate": 0.1, "step": 3, "why": ""}],
+    )
+    with caplog.at_level("WARNING", "pet_calc"):
+        warn_of_the_start(report, has_base=True)
+    assert "diverged at learning rate 0.1" in caplog.text
+    assert "0.05 is still too high" in caplog.text
