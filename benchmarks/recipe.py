@@ -51,26 +51,27 @@ MLPS = [*ATTENTION, "mlp"]
 ALL_LINEAR = [*MLPS, "compress", "center"]
 
 
-def lora(targets=ATTENTION, rank=8, alpha=None, **others):
+def lora(targets=ATTENTION, rank=8, alpha=None, config=None, **others):
     """A recipe with LoRA; alpha is twice the rank unless it is given."""
     config = {
         "rank": rank,
         "alpha": float(2 * rank if alpha is None else alpha),
         "target_modules": targets,
+        **(config or {}),
     }
     return {"finetune": {"method": "lora", "config": config}, **others}
 
 
-# `rate` is a factor of the default rate of the method, everything else stands under
-# `training` as in an options file
+# `rate` is a factor of LoRA's default rate, whatever the method; everything else stands
+# under `training` as in an options file
 QUESTIONS = {
     "targets": {
         "attention r8": lora(),
         "attention, mlp r8": lora(MLPS),
         "all linear r8": lora(ALL_LINEAR),
-        "full": {"finetune": {"method": "full"}},
-        "full, rate x3": {"finetune": {"method": "full"}, "rate": 3.0},
-        "full, rate x10": {"finetune": {"method": "full"}, "rate": 10.0},
+        "full, rate x0.1": {"finetune": {"method": "full"}, "rate": 0.1},
+        "full, rate x0.3": {"finetune": {"method": "full"}, "rate": 0.3},
+        "full, rate x1": {"finetune": {"method": "full"}, "rate": 1.0},
         "heads": {"finetune": {"method": "heads"}},
     },
     "rank": {
@@ -87,6 +88,25 @@ QUESTIONS = {
         "all linear r8, rate x1/3": lora(ALL_LINEAR, rate=1 / 3),
         "all linear r8, rate x2": lora(ALL_LINEAR, rate=2.0),
         "all linear r8, rate x3": lora(ALL_LINEAR, rate=3.0),
+    },
+    # the same scale as that of rank 8 by default, 2, at rank 8
+    "stabilized": {
+        "all linear r8": lora(ALL_LINEAR),
+        **{
+            f"all linear r{rank}, alpha / sqrt(r)": lora(
+                ALL_LINEAR, rank, 2 * 8**0.5, config={"rank_stabilized": True}
+            )
+            for rank in (4, 16, 32)
+        },
+    },
+    "ratio": {
+        "all linear r8": lora(ALL_LINEAR),
+        **{
+            f"all linear r8, B at x{ratio}": lora(
+                ALL_LINEAR, config={"b_rate": float(ratio)}
+            )
+            for ratio in (1, 2, 4, 16)
+        },
     },
     "loss": {
         "all linear r8": lora(ALL_LINEAR),
@@ -141,11 +161,10 @@ def build_options(data, case, training, seed):
     train, validation, test = (str(folder / part) for part in case.parts)
     n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
     training = dict(training)
-    method = training["finetune"]["method"]
-    factor = training.pop("rate", 1.0)
     rate = None
-    if factor != 1.0:
-        rate = factor * default_learning_rate(method, count_weights(case.base))
+    if "rate" in training:
+        factor = training.pop("rate")
+        rate = factor * default_learning_rate("lora", count_weights(case.base))
     return {
         "seed": seed,
         "device": "cpu",

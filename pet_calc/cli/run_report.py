@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from pet_calc.page.read import ReadRun
     from pet_calc.train.report import RunReport
 
+EXIT_DIVERGED = 1
+
 
 def finish_run(report: "RunReport") -> None:
-    """Print the summary; end with the status of the signal that interrupted the run.
+    """Print the summary; end with a status that is not 0 if there is no result.
 
-    A shell's ``finetune ... && export ...`` must not go on with half a model.
+    A shell's ``finetune ... && export ...`` must not go on with half a model, or with
+    the base. The status of an interrupted run is that of the signal.
     """
     from pet_calc.system.ranks import is_main_process
 
@@ -24,6 +27,8 @@ def finish_run(report: "RunReport") -> None:
         _write_page(Path(report.best_model).parent)
     if report.end == "interrupted":
         sys.exit(128 + report.signal)
+    if report.end == "diverged":
+        sys.exit(EXIT_DIVERGED)
 
 
 def print_next_steps(page: Path, run: "ReadRun") -> None:

@@ -1,6 +1,6 @@
 """Defaults that depend on the method and on the size of the model."""
 
-from math import sqrt
+from math import ceil, sqrt
 from typing import Literal
 
 Method = Literal["scratch", "full", "heads", "lora"]
@@ -9,6 +9,7 @@ Method = Literal["scratch", "full", "heads", "lora"]
 # batch of 16 and a cosine schedule.
 _REFERENCE_RATE = 3e-4
 _REFERENCE_SIZE = 3e6
+_LEAST_STEPS = 1000
 
 
 def default_learning_rate(method: Method, n_parameters: int) -> float:
@@ -16,9 +17,10 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
 
     The step that a network bears falls as one over its width, that is as one over the
     square root of its parameter count (arXiv:2203.03466), from 1e-3 for small models
-    to 1e-4 for large ones. All weights of a trained base move at a tenth of that, so
-    as not to forget. Low-rank layers need about ten times the rate of full fine-tuning
-    whatever their rank, since their scale is alpha / rank; heads likewise.
+    to 1e-4 for large ones. Low-rank layers and heads take that too. All weights of a
+    trained base take 0.3 of it: over five sets errors of forces are 3 % and those of
+    energies 7 % lower than at 0.1, and 16 % and 38 % lower than at the whole
+    (`benchmarks/recipe.py targets`).
 
     Args:
         method: What is trained.
@@ -26,7 +28,7 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
     """
     rate = _REFERENCE_RATE * sqrt(_REFERENCE_SIZE / max(n_parameters, 1))
     rate = min(max(rate, 1e-4), 1e-3)
-    return rate / 10 if method == "full" else rate
+    return 0.3 * rate if method == "full" else rate
 
 
 def default_ema_decay(n_steps: int) -> float:
@@ -50,14 +52,22 @@ def default_energy_weight(method: Method) -> float:
     return 1.0 if method == "scratch" else 10.0
 
 
-def default_num_epochs(method: Method, *, is_paired: bool = False) -> int:
+def default_num_epochs(
+    method: Method, steps_per_epoch: int = 1, *, is_paired: bool = False
+) -> int:
     """Return how often the training set is passed over: often from scratch, else less.
 
-    A base already knows most of it, and the small sets of fine-tuning overfit.
+    A base already knows most of it. Few frames make few steps in 200 passes, too few to
+    learn them: 20 frames of ethanol, LoRA, have test errors of 40.7 meV/Å and 1.39
+    meV/atom after 400 steps, 38.3 and 1.18 after 1,000. The best epoch is kept: too
+    many passes cost only time.
 
     Args:
         method: What is trained.
+        steps_per_epoch: Steps in one pass.
         is_paired: Whether a pass shows each frame twice.
     """
     n_epochs = 1000 if method == "scratch" else 200
-    return n_epochs // 2 if is_paired else n_epochs
+    if is_paired:
+        n_epochs //= 2
+    return max(n_epochs, ceil(_LEAST_STEPS / max(steps_per_epoch, 1)))

@@ -1,6 +1,7 @@
 """The options of fine-tuning: what is trained, and from which base."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 HeadModule = Literal["node_heads", "edge_heads", "node_last_layers", "edge_last_layers"]
 _CONFIG_KEYS = {
-    "lora": ("rank", "alpha", "target_modules"),
+    "lora": ("rank", "alpha", "rank_stabilized", "b_rate", "target_modules"),
     "heads": ("head_modules",),
 }
 
@@ -36,6 +37,12 @@ class ConfigOptions(Options):
     """Rank of the low-rank corrections."""
     alpha: Positive = option(16.0, "--alpha", METHOD, shown="2 x rank", is_rare=True)
     """Scale of the corrections, which are multiplied by alpha / rank."""
+    rank_stabilized: bool = False
+    """Multiply by alpha / sqrt(rank) instead, so that one alpha and rate suit all
+    ranks (arXiv:2312.03732). Model files hold the alpha that says the same by rank."""
+    b_rate: Positive = 8.0
+    """Learning rate of B, which starts at zero, over that of A, which starts at random
+    (LoRA+, arXiv:2402.12354)."""
     target_modules: Names = option(("all-linear",), "--lora-targets", METHOD)
     """Layers that get corrections: all-linear, or some of input_linear, output_linear
     (attention), mlp, compress, center, heads."""
@@ -174,7 +181,11 @@ class FinetuneOptions(Options):
         from pet_calc.lora.layer import LoRAConfig
 
         config = self.config
-        return LoRAConfig(config.rank, config.alpha, config.target_modules)
+        alpha = config.alpha
+        if config.rank_stabilized:
+            # files know alpha / rank alone, as other programs that read them
+            alpha *= sqrt(config.rank)
+        return LoRAConfig(config.rank, alpha, config.target_modules)
 
     @property
     def head_modules(self) -> tuple[str, ...]:

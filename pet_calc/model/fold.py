@@ -64,11 +64,16 @@ def gather_weights(
     """
     weights: Dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        factors = getattr(module, "factors", None) if with_factors else None
-        if factors is not None and _is_worth_it(*factors):
-            weights[f"{name}.lora_A"], weights[f"{name}.lora_B"] = factors
+        # asked of the class: a module searches long for an attribute that it has not
+        kind = type(module)
+        if with_factors and hasattr(kind, "factors"):
+            factors = module.factors
+            if factors is not None and _is_worth_it(*factors):
+                weights[f"{name}.lora_A"], weights[f"{name}.lora_B"] = factors
         for part in ("weight", "bias"):
-            value = getattr(module, part, None)
+            value = module._parameters.get(part)
+            if value is None and hasattr(kind, part):
+                value = getattr(module, part)
             if isinstance(value, Tensor):
                 weights[f"{name}.{part}"] = value
     return weights
@@ -191,10 +196,11 @@ def _fold_normed(
     if norm + ".bias" in source:
         bias = bias + weight @ source[norm + ".bias"]
     scale = source[norm + ".weight"]
-    folded[name + ".weight"] = weight * scale
     folded[name + ".bias"] = bias
-    if layer + ".lora_A" in source and not scale.requires_grad:
-        folded[name + ".weight"] = (weight * scale).detach()
+    if layer + ".lora_A" not in source or scale.requires_grad:
+        folded[name + ".weight"] = weight * scale
+    else:
+        folded[name + ".weight"] = weight.detach() * scale
         folded[name + ".lora_A"] = source[layer + ".lora_A"] * scale
         folded[name + ".lora_B"] = source[layer + ".lora_B"]
 

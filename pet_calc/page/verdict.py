@@ -49,6 +49,8 @@ def headline(run: ReadRun) -> str:
         n_epochs = run.report.get("n_epochs")
         of = f" of {n_epochs}" if n_epochs else ""
         return f"Training, {len(run.rows)}{of} epochs done"
+    if run.report.get("end") == "diverged":
+        return "Training diverged at every learning rate that was tried"
     if run.report.get("best_epoch") == 0:
         return "No epoch was better than the start"
     changes = _list_changes(before, after)
@@ -87,10 +89,17 @@ def list_next_steps(run: ReadRun) -> list[tuple[str, str]]:
     ]
     if run.is_ended and not _has_forces(run):
         steps = [step for step in steps if "LAMMPS" not in step[0]]
-    is_cut_off = not run.is_ended and not run.is_live
-    if run.report.get("end") in ("interrupted", "stopped") or is_cut_off:
+    next_epochs = run.report.get("next_epochs")
+    is_cut = run.report.get("end") in ("interrupted", "stopped")
+    is_cut = is_cut or not (run.is_ended or run.is_live)
+    if is_cut or next_epochs:
         options = shlex.quote(str(run.folder / "options_resolved.yaml"))
-        steps.insert(0, ("go on", f"pet-calc finetune {options} -o {folder} --resume"))
+        command = f"pet-calc finetune {options} -o {folder} --resume"
+        if is_cut:
+            steps.insert(0, ("go on", command))
+        else:
+            command += f" --set training.num_epochs={next_epochs}"
+            steps.insert(0, ("still improving: go on", command))
     return steps
 
 
@@ -119,7 +128,6 @@ def _describe_run(run: ReadRun) -> Sentence:
 
 
 def _describe_end(run: ReadRun) -> list[Sentence]:
-    n_done, n_planned = len(run.rows), run.report.get("n_epochs")
     end = run.report.get("end")
     if not run.is_ended:
         if run.is_live:
@@ -127,10 +135,34 @@ def _describe_end(run: ReadRun) -> list[Sentence]:
         return [
             Sentence(
                 "bad",
-                f"The run has not ended: {n_done} epochs are in its log. What follows "
-                "is what it has written so far.",
+                f"The run has not ended: {len(run.rows)} epochs are in its log. What "
+                "follows is what it has written so far.",
             )
         ]
+    restarts = run.report.get("restarts") or []
+    rates = ", ".join(f"{each['learning_rate']:.2g}" for each in restarts)
+    if end == "diverged":
+        return [
+            Sentence(
+                "bad",
+                f"Training diverged at every learning rate that was tried ({rates}), "
+                "so nothing was learned. Look for wrong labels with `pet-calc check`, "
+                "or give a rate far below with --lr.",
+            )
+        ]
+    if restarts:
+        again = Sentence(
+            "note",
+            f"Training diverged at learning rate {rates} and began again each time at "
+            f"half of it; the result is from {run.report['learning_rate']:.2g}.",
+        )
+        return [*_describe_length(run), again]
+    return _describe_length(run)
+
+
+def _describe_length(run: ReadRun) -> list[Sentence]:
+    n_done, n_planned = len(run.rows), run.report.get("n_epochs")
+    end = run.report.get("end")
     if end in ("interrupted", "stopped"):
         how = "interrupted" if end == "interrupted" else "stopped as asked"
         return [
@@ -148,11 +180,12 @@ def _describe_end(run: ReadRun) -> list[Sentence]:
                 "error sank no more.",
             )
         ]
-    if run.report.get("best_epoch") == n_planned and run.rows:
+    if next_epochs := run.report.get("next_epochs"):
         return [
             Sentence(
                 "note",
-                "The last epoch was the best one: more epochs (--epochs) may help.",
+                f"The validation error was still falling in the last of {n_planned} "
+                f"epochs: go on with --resume --epochs {next_epochs}.",
             )
         ]
     return []
@@ -163,6 +196,8 @@ def _compare(run: ReadRun, part: str) -> list[Sentence]:
     if not after:
         return []
     is_unbeaten = run.report.get("best_epoch") == 0
+    if is_unbeaten and part == "validation" and run.report.get("end") == "diverged":
+        return []  # the end says it
     n_frames = run.n_frames(part)
     if is_unbeaten and part == "validation":
         what = "the base with new energies per element" if run.has_base else "untrained"

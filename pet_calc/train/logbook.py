@@ -26,6 +26,7 @@ COLUMNS = (
     "val_direct_stress_mae",
     "metric",
     "is_best",
+    "restarts",
     "seconds",
 )
 
@@ -45,6 +46,7 @@ class Logbook:
                 rows were written by a run that was cut off and will come again. None
                 starts a new log.
         """
+        self._folder = folder
         self._csv = folder / "log.csv"
         self._jsonl = folder / "log.jsonl"
         rows: list[dict[str, Any]] = []
@@ -67,6 +69,13 @@ class Logbook:
                 if name not in ("epoch", "is_best"):
                     self._board.add_scalar(name, value, row["epoch"])
             self._board.flush()
+
+    def clear(self) -> None:
+        """Start anew: the epochs so far were of an attempt that diverged."""
+        self.close()
+        self._columns = ()
+        self._jsonl.write_text("")
+        self._board = _open_board(self._folder / "tensorboard", None)
 
     def close(self) -> None:
         """End TensorBoard's part; the files are whole at any time."""

@@ -5,18 +5,18 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from pet_calc.checkpoint import Checkpoint, load_training_state, save_checkpoint
+from pet_calc.checkpoint import Checkpoint, save_checkpoint
 from pet_calc.config import TrainOptions, default_ema_decay
 from pet_calc.data.loader import BatchLoader, Step
-from pet_calc.errors import CheckpointError, ConfigError, DataError
+from pet_calc.errors import DataError
 from pet_calc.evaluate.kept import PredictionKeeper
+from pet_calc.train.divergence import MOST_RESTARTS, DivergedError, StartWatch
+from pet_calc.train.folder import RunFolder
 from pet_calc.train.logbook import Logbook
 from pet_calc.train.optim import (
     WeightAverage,
@@ -25,33 +25,12 @@ from pet_calc.train.optim import (
     set_learning_rate,
 )
 from pet_calc.train.signals import StopSignal
+from pet_calc.train.start.resume import check_state
 from pet_calc.train.step_runner import StepRunner
 from pet_calc.train.task import RunState
+from pet_calc.train.validation import compute_metric, describe_row, is_falling
 
 logger = logging.getLogger(__name__)
-
-BEST_NAME = "best_model.ckpt"
-LAST_NAME = "last_model.ckpt"
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the models of a run go, and what they say of it."""
-
-    path: Path
-    best_name: str = BEST_NAME
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """Of the model files; empty in processes that write none."""
-
-    @property
-    def best(self) -> Path:
-        """The best model."""
-        return self.path / self.best_name
-
-    @property
-    def last(self) -> Path:
-        """The model to resume from."""
-        return self.path / LAST_NAME
 
 
 class Trainer:
@@ -82,15 +61,21 @@ class Trainer:
         self.options = options
         self.folder = folder
         self.n_epochs = options.num_epochs
-        self.learning_rate = options.learning_rate
         # tqdm's None: hidden where the output is no terminal
         self.hide_bar = None if show_progress else True
         self.state = RunState()
         self.zero_metrics: dict[str, float] = {}
         self.best_metrics: dict[str, float] = {}
-        model = runner.model
+        self._watch = StartWatch(runner.model)
+        self._build_optimizer()
+        self._stop = StopSignal()
+
+    def _build_optimizer(self) -> None:
+        """Make optimiser and average for the model as it is."""
+        model, options = self.runner.model, self.options
+        b_rate = options.finetune.config.b_rate
         self._optimizer = build_optimizer(
-            model, options.weight_decay, options.optimizer
+            model, options.weight_decay, options.optimizer, b_rate=b_rate
         )
         self._average: WeightAverage | None = None
         decay = options.ema_decay
@@ -98,7 +83,12 @@ class Trainer:
             decay = default_ema_decay(self._count_steps())
         if decay > 0:
             self._average = WeightAverage(model, decay)
-        self._stop = StopSignal()
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate of this attempt."""
+        assert self.options.learning_rate is not None  # resolved
+        return self.options.learning_rate * 0.5 ** len(self.state.restarts)
 
     @property
     def signal(self) -> int:
@@ -113,7 +103,8 @@ class Trainer:
             stop_after: leave after this many epochs in all, to be resumed later.
 
         Returns:
-            Why it ended: ``finished``, ``stopped``, ``interrupted`` or ``early``.
+            Why it ended: ``finished``, ``stopped``, ``interrupted``, ``early`` or
+            ``diverged``.
         """
         keep = None
         if is_resumed:
@@ -155,19 +146,55 @@ class Trainer:
         )
         with bar, self._stop.catch():
             while self.state.epoch < self.n_epochs:
+                if len(self.state.restarts) > MOST_RESTARTS:
+                    return "diverged"
                 if stop_after is not None and self.state.epoch >= stop_after:
                     return "stopped"
-                if not self._run_epoch(n_steps, bar):
-                    return "interrupted"
-                row = self._finish_epoch(n_steps)
-                if logbook is not None:
-                    logbook.add(row)
-                bar.set_postfix_str(_describe_row(row), refresh=False)
-                if bar.disable and self._is_worth_a_line(row["epoch"]):
-                    logger.info("%s", _describe_row(row))
+                try:
+                    if not self._run_epoch(n_steps, bar):
+                        return "interrupted"
+                    row = self._finish_epoch(n_steps)
+                    if logbook is not None:
+                        logbook.add(row)
+                    bar.set_postfix_str(describe_row(row), refresh=False)
+                    if bar.disable and self._is_worth_a_line(row["epoch"]):
+                        logger.info("%s", describe_row(row))
+                except DivergedError as error:
+                    self._begin_again(str(error))
+                    bar.reset()
+                    if logbook is not None:
+                        logbook.clear()
+                    continue
                 if self._is_stale():
                     return "early"
         return "finished"
+
+    def _judge_epoch(self, loss: float) -> None:
+        """Raise DivergedError if the loss of the epoch shows that the run diverges."""
+        is_last = self.state.epoch >= self.n_epochs or self._is_stale()
+        zero = self.zero_metrics["loss"]
+        why = self._watch.judge_epoch(self.state, loss, zero, is_last=is_last)
+        if why:
+            raise DivergedError(why)
+
+    def _begin_again(self, why: str) -> None:
+        """Go back to the start for an attempt at half the rate, and say so."""
+        before, rate = self.state, self.learning_rate
+        entry = {"learning_rate": rate, "step": before.step, "why": why}
+        self.state = RunState(
+            seconds=before.seconds, restarts=[*before.restarts, entry]
+        )
+        is_given_up = len(self.state.restarts) > MOST_RESTARTS
+        logger.warning(
+            "diverged at learning rate %.2g: after %d steps %s; %s",
+            rate,
+            before.step,
+            why,
+            "gives up" if is_given_up else f"begins again at {self.learning_rate:.2g}",
+        )
+        self._watch.put_back(self.runner.model)
+        self._build_optimizer()
+        self._start()
 
     def measure_zero(self, keeper: PredictionKeeper | None = None) -> None:
         """Measure the model before any step.
@@ -183,6 +210,7 @@ class Trainer:
             self.measure_zero()
         self.state.best_metric = self._compute_metric(self.zero_metrics)
         self.best_metrics = self.zero_metrics
+        self.state.losses = [self.zero_metrics["loss"]]
         self._save_best()
         self._save_state()
 
@@ -215,10 +243,14 @@ class Trainer:
                     self.learning_rate,
                     self.options.warmup_fraction,
                 )
-                state.loss_sum += self._take_step(step, rate)
+                loss = self._take_step(step, rate)
+                state.loss_sum += loss
                 state.step += 1
                 state.batch += 1
                 bar.update(1)
+                why = self._watch.judge_step(state, loss, self.zero_metrics["loss"])
+                if why:
+                    raise DivergedError(why)
             return True
         finally:
             state.seconds += time.monotonic() - started
@@ -230,9 +262,12 @@ class Trainer:
             self.runner.parameters, self.options.grad_clip_norm
         )
         if not math.isfinite(float(norm)):
+            if not self._watch.is_over:
+                raise DivergedError("the gradient is not finite")
             raise DataError(
-                f"step {self.state.step}: the gradient is not finite; lower the "
-                "learning rate, or look for broken labels with `pet-calc check`"
+                f"step {self.state.step}: the gradient is not finite, training has "
+                f"diverged; lower the learning rate (--lr, now {self.learning_rate:.2g}"
+                "), or look for broken labels with `pet-calc check`"
             )
         self._optimizer.step()
         if self._average is not None:
@@ -244,6 +279,9 @@ class Trainer:
 
         The epoch counts as done when it is validated: a run that ends before that goes
         on with the validation.
+
+        Raises:
+            DivergedError: if the loss shows that the run diverges.
         """
         state = self.state
         started = time.monotonic()
@@ -258,7 +296,9 @@ class Trainer:
                 self.best_metrics = values
                 self._save_best()
         state.epoch, state.batch, state.loss_sum = epoch, 0, 0.0
+        state.losses.append(values["loss"])
         state.seconds += time.monotonic() - started
+        self._judge_epoch(values["loss"])
         if epoch % self.options.checkpoint_interval == 0 or is_best:
             self._save_state()
         rate = compute_learning_rate(
@@ -271,26 +311,15 @@ class Trainer:
             "train_loss": train_loss,
             "metric": metric,
             "is_best": is_best,
+            "restarts": len(state.restarts),
             "seconds": round(state.seconds, 3),
         }
         row.update({f"val_{name}": value for name, value in values.items()})
         return row
 
     def _compute_metric(self, values: dict[str, float]) -> float:
-        """Return the number that picks the best model; smaller is better."""
-        if self.options.best_model_metric == "loss":
-            return values["loss"]
-        suffix = self.options.best_model_metric.split("_", 1)[0]
-        product = 1.0
-        own = [
-            objective.prefix + quantity
-            for objective in self.runner.training.objectives
-            if objective.prefix
-            for quantity in objective.quantities
-        ]
-        for name in ("energy", "forces", "stress", *own):
-            product *= values.get(f"{name}_{suffix}", 1.0)
-        return product if math.isfinite(product) else math.inf
+        objectives = self.runner.training.objectives
+        return compute_metric(values, self.options.best_model_metric, objectives)
 
     def _is_worth_a_line(self, epoch: int) -> bool:
         """Whether to log this epoch where no bar shows it: about 20 lines a run."""
@@ -301,7 +330,10 @@ class Trainer:
         patience = self.options.early_stopping_patience
         if patience is None:
             return False
-        return self.state.epoch - self.state.best_epoch >= patience
+        if self.state.epoch - self.state.best_epoch < patience:
+            return False
+        # one epoch may have been lucky
+        return not is_falling(self.state.losses, patience)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -336,6 +368,8 @@ class Trainer:
             "zero_metrics": self.zero_metrics,
             "best_metrics": self.best_metrics,
             "n_epochs": self.n_epochs,
+            "learning_rate": self.options.learning_rate,
+            "watch": self._watch.state_dict(),
             "is_compiled": self.runner.predictor.is_compiled,
         }
         checkpoint = Checkpoint.from_model(
@@ -344,42 +378,21 @@ class Trainer:
         save_checkpoint(self.folder.last, checkpoint, training_state=state)
 
     def _load_state(self) -> None:
-        path = self.folder.last
-        state = load_training_state(path)
-        if state is None:
-            raise CheckpointError(f"{path}: holds no training state to resume from")
-        began_with = state.get("algorithm", "adam")
-        if began_with != self.options.optimizer:
-            raise ConfigError(
-                f"optimizer: expected {began_with}, with which the run in "
-                f"{self.folder.path} began, got {self.options.optimizer}"
-            )
+        state = self.folder.load_state()
+        check_state(
+            state,
+            self.folder.path,
+            algorithm=self.options.optimizer,
+            n_epochs=self.n_epochs,
+            is_compiled=self.runner.predictor.is_compiled,
+        )
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])
         self.state = RunState(**state["progress"])
         self.zero_metrics = dict(state["zero_metrics"])
         self.best_metrics = dict(state["best_metrics"])
-        was_compiled = state.get("is_compiled", False)
-        if was_compiled != self.runner.predictor.is_compiled:
-            logger.warning(
-                "the run began with steps by %s: from here on its numbers may differ "
-                "in the last digits from those of an uninterrupted one",
-                "the compiled engine" if was_compiled else "PyTorch",
-            )
-        if state["n_epochs"] != self.n_epochs:
-            logger.warning(
-                "the run was planned for %d epochs and goes on to %d: the learning "
-                "rate now follows the new length",
-                state["n_epochs"],
-                self.n_epochs,
-            )
-
-
-def _describe_row(row: dict[str, Any]) -> str:
-    parts = [f"epoch {row['epoch']}"]
-    if "val_energy_mae" in row:
-        parts.append(f"E {1000 * row['val_energy_mae']:.2f} meV/atom")
-    if "val_forces_mae" in row:
-        parts.append(f"F {1000 * row['val_forces_mae']:.1f} meV/Å")
-    return ", ".join(parts)
+        self._watch.load_state_dict(state.get("watch"))
+        if state.get("learning_rate") != self.options.learning_rate:
+            # a rate of its own: no attempt has halved that one
+            self.state.restarts = []

@@ -5,6 +5,7 @@ from typing import Any
 
 from pet_calc.evaluate.fit_uncertainty import Calibration
 from pet_calc.evaluate.metrics import format_errors
+from pet_calc.train.divergence import describe_restarts
 from pet_calc.train.domain.forgetting import Forgetting
 from pet_calc.train.physics import PhysicsCheck
 from pet_calc.train.rotation import RotationReport
@@ -17,7 +18,7 @@ class RunReport:
     method: str
     target: str
     end: str
-    """``finished``, ``early``, ``stopped`` or ``interrupted``."""
+    """``finished``, ``early``, ``stopped``, ``interrupted`` or ``diverged``."""
     n_steps: int
     best_epoch: int
     """0 means that the model before training was not beaten."""
@@ -46,6 +47,12 @@ class RunReport:
     """How the uncertainty of each target was fitted, empty without one."""
     n_epochs: int = 0
     """That the run was planned for."""
+    next_epochs: int = 0
+    """To which to go on, since the error was still sinking at the end; else 0."""
+    learning_rate: float = 0.0
+    """Peak of the attempt that the result is from."""
+    restarts: list[dict[str, Any]] = field(default_factory=list)
+    """Attempts before it that diverged: ``learning_rate``, ``step`` and ``why``."""
     n_trainable: int = 0
     n_parameters: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +88,14 @@ class RunReport:
             f"before     {format_errors(self.zero_step)}",
             f"best       {format_errors(self.validation)} (epoch {self.best_epoch})",
         ]
+        if self.restarts:
+            now = (
+                "" if self.end == "diverged" else f"; this is {self.learning_rate:.2g}"
+            )
+            lines.insert(1, f"restarts   {describe_restarts(self.restarts)}{now}")
+        if self.next_epochs:
+            text = f"still improving: go on with --resume --epochs {self.next_epochs}"
+            lines.append(f"{'':<10} {text}")
         if self.test_before and self.test:
             lines.append(f"test, base {format_errors(self.test_before)}")
         if self.test:

@@ -12,6 +12,7 @@ from pet_calc.evaluate.metrics import format_errors
 from pet_calc.lora.adapter import extract_adapter
 from pet_calc.lora.inject import has_lora
 from pet_calc.system.atomic import write_text_atomically
+from pet_calc.train.divergence import describe_late_divergence, describe_restarts
 from pet_calc.train.domain.forgetting import measure_forgetting
 from pet_calc.train.domain.frames import BaseDomain
 from pet_calc.train.keep import RunKeeper
@@ -52,12 +53,10 @@ def write_results(
             metadata=best.metadata,
         )
         save_adapter(folder.path / ADAPTER_NAME, adapter)
-    if report.best_epoch == 0 and prepared.base is not None:
-        logger.warning(
-            "no epoch beat the base on the validation set: %s is the base with the new "
-            "energies per element",
-            folder.best,
-        )
+    if report.best_epoch == 0:
+        warn_of_the_start(report, has_base=prepared.base is not None)
+    if late := describe_late_divergence(trainer.state.losses):
+        logger.warning("%s", late)
     is_over = report.end != "stopped"
     if options.final_eval and test_loader is not None and is_over:
         report.test = runner.evaluate(
@@ -108,3 +107,32 @@ def write_results(
     report.test_before = report.facts.pop("test_before")
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_text_atomically(folder.path / REPORT_NAME, text)
+
+
+def warn_of_the_start(report: RunReport, *, has_base: bool) -> None:
+    """Say that the best model is the one before training, and why."""
+    what = "the base with the new energies per element" if has_base else "untrained"
+    if report.end == "diverged":
+        rates = [each["learning_rate"] for each in report.restarts]
+        logger.warning(
+            "training diverged at every learning rate from %.2g to %.2g: %s is %s. "
+            "Look for labels that are wrong or contradict each other with `pet-calc "
+            "check`; or give a rate far below with --lr (and --resume)",
+            rates[0],
+            rates[-1],
+            report.best_model,
+            what,
+        )
+    elif has_base and report.end != "stopped":
+        why = ""
+        if report.restarts:
+            why = (
+                f". Training {describe_restarts(report.restarts)}; perhaps "
+                f"{report.learning_rate:.2g} is still too high: give a lower --lr"
+            )
+        logger.warning(
+            "no epoch beat the base on the validation set: %s is %s%s",
+            report.best_model,
+            what,
+            why,
+        )

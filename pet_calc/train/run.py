@@ -22,9 +22,10 @@ from pet_calc.train.datasets import (
 from pet_calc.train.domain.frames import BaseDomain, read_base_domain
 from pet_calc.train.domain.replay import build_replay
 from pet_calc.train.facts import describe_start, keep_warnings
+from pet_calc.train.folder import BEST_NAME, LAST_NAME, RunFolder
 from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loaders import build_datasets, build_loaders
-from pet_calc.train.loop import BEST_NAME, LAST_NAME, RunFolder, Trainer
+from pet_calc.train.loop import Trainer
 from pet_calc.train.objective import TrainedSet
 from pet_calc.train.physics import choose_check
 from pet_calc.train.provenance import describe_run
@@ -50,6 +51,7 @@ from pet_calc.train.start.resume import OPTIONS_NAME, check_resumed
 from pet_calc.train.start.tasks import build_objectives, choose_tasks, resolve_defaults
 from pet_calc.train.step_runner import StepRunner
 from pet_calc.train.steps import choose_predictor
+from pet_calc.train.validation import still_improves
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +143,7 @@ def _run(
         check_data(prepared, options, frames)
     ranks.share_model(prepared.model)
     n_trainable, n_parameters = count_trainable(prepared.model)
-    options = resolve_defaults(options, n_parameters)
+    options = resolve_defaults(options, n_parameters, len(frames.train))
     if ranks.is_main:
         path.mkdir(parents=True, exist_ok=True)
         write_options(options, path / OPTIONS_NAME)
@@ -205,13 +207,18 @@ def _fit(
     """Train, and return what came out but for the test errors."""
     started = time.monotonic()
     end = trainer.fit(is_resumed=is_resumed, stop_after=stop_after)
+    state = trainer.state
+    improves = still_improves(state.losses, state.epoch - state.best_epoch)
     return RunReport(
         method=options.finetune.method,
         target=", ".join(options.targets),
         end=end,
-        n_steps=trainer.state.step,
+        n_steps=state.step,
         n_epochs=trainer.n_epochs,
-        best_epoch=trainer.state.best_epoch,
+        next_epochs=2 * trainer.n_epochs if end == "finished" and improves else 0,
+        learning_rate=trainer.learning_rate,
+        restarts=state.restarts,
+        best_epoch=state.best_epoch,
         seconds=round(time.monotonic() - started, 2),
         zero_step=trainer.zero_metrics,
         validation=trainer.best_metrics,

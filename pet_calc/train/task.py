@@ -1,7 +1,8 @@
 """What a run is to learn, and where it stands."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pet_calc.config import LossOptions
 
@@ -22,6 +23,11 @@ class RunState:
     """Training loss summed over the batches of this epoch."""
     seconds: float = 0.0
     """Time spent, earlier sessions included."""
+    losses: list[float] = field(default_factory=list)
+    """Of the validation set, before the first step and after each epoch."""
+    restarts: list[dict[str, Any]] = field(default_factory=list)
+    """Attempts that diverged, each as ``learning_rate``, ``step`` and ``why``; every
+    one halves the rate of the next."""
 
 
 @dataclass(frozen=True)

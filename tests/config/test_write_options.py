@@ -222,8 +222,12 @@ def test_options_that_contradict_each_other_are_refused():
 
 def test_learning_rate_follows_method_and_size():
     full = default_learning_rate("full", 3_000_000)
-    assert default_learning_rate("lora", 3_000_000) == pytest.approx(10 * full)
+    assert default_learning_rate("lora", 3_000_000) == pytest.approx(full / 0.3)
     assert default_learning_rate("scratch", 3_000_000) == pytest.approx(3e-4)
     assert default_learning_rate("scratch", 1_000) == pytest.approx(1e-3)
-    assert default_learning_rate("full", 10**9) == pytest.approx(1e-5)
-    assert default_num_epochs("lora") < default_num_epochs("scratch")
+    assert default_learning_rate("full", 10**9) == pytest.approx(3e-5)
+    assert default_num_epochs("lora", 50) == 200
+    assert default_num_epochs("scratch", 50) == 1000
+    # few frames: 1,000 steps
+    assert default_num_epochs("lora", 2) == 500
+    assert default_num_epochs("lora", 3) == 334

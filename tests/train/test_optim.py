@@ -5,7 +5,6 @@ import torch
 
 from pet_calc.lora import LoRAConfig, inject_lora
 from pet_calc.train.optim import (
-    LORA_B_RATE,
     WeightAverage,
     build_optimizer,
     compute_learning_rate,
@@ -37,10 +36,10 @@ def test_only_trainable_parameters_are_optimised():
 def test_b_of_lora_moves_faster_than_the_rest():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     inject_lora(model, LoRAConfig(rank=2, targets=("0",)))
-    optimizer = build_optimizer(model, 0.0)
+    optimizer = build_optimizer(model, 0.0, b_rate=4.0)
     set_learning_rate(optimizer, 0.5)
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
-    assert rates[id(model[0].lora_B.weight)] == 0.5 * LORA_B_RATE
+    assert rates[id(model[0].lora_B.weight)] == 0.5 * 4.0
     assert rates[id(model[0].lora_A.weight)] == 0.5
     assert rates[id(model[1].weight)] == 0.5
 
@@ -62,3 +61,24 @@ def test_averages_follow_the_weights_and_swap_back():
     restored.load_state_dict(average.state_dict())
     assert restored.n_updates == 1
     assert torch.equal(restored.values["weight"], average.values["weight"])
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_one_call_for_all_tensors_steps_as_one_for_each(weight_decay):
+    ends = []
+    for is_fused in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 40), torch.nn.Linear(40, 3))
+        model = model.double()
+        optimizer = build_optimizer(model, weight_decay)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["fused"] = is_fused
+        set_learning_rate(optimizer, 0.01)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+        ends.append(torch.cat([p.detach().ravel() for p in model.parameters()]))
+    # rounding of five steps
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-14)

@@ -220,9 +220,24 @@ def test_two_processes_resume_where_they_stopped(tmp_path):
 @pytest.mark.slow
 def test_two_processes_stop_early_together(tmp_path):
     options = write_options(
-        tmp_path, num_epochs=50, learning_rate=0.9, early_stopping_patience=2
+        tmp_path, num_epochs=50, learning_rate=1e-300, early_stopping_patience=2
     )
     finish(start_pair(options, "-o", tmp_path / "two", "--quiet"))
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["end"] == "early"
     assert len(read_log(tmp_path / "two")) < 50
+
+
+@pytest.mark.slow
+def test_two_processes_that_diverge_begin_again_together(tmp_path):
+    options = write_options(tmp_path, learning_rate=0.3)
+    run([*TRAIN, options, "-o", tmp_path / "one", "--quiet"])
+    finish(start_pair(options, "-o", tmp_path / "two", "--quiet"))
+    reports = [
+        json.loads((tmp_path / name / "report.json").read_text())
+        for name in ("one", "two")
+    ]
+    assert reports[0]["restarts"]
+    rates = [[r["learning_rate"] for r in each["restarts"]] for each in reports]
+    assert rates[0] == rates[1]
+    assert_same_run(tmp_path / "one", tmp_path / "two")

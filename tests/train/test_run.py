@@ -10,13 +10,14 @@ from support.runs import assert_same_state, build_options, read_log, write_base
 
 from pet_calc.calculator import PETCalculator
 from pet_calc.checkpoint import load_checkpoint
+from pet_calc.checkpoint.adapter import load_adapter
 from pet_calc.config import LossOptions, LossTerm, read_options, replace
 from pet_calc.data import dataset
 from pet_calc.data.systems import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
-from pet_calc.lora.inject import has_lora
+from pet_calc.lora.inject import has_lora, lora_layers
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
 from pet_calc.train import loop, step_runner
@@ -85,8 +86,12 @@ def test_lora_changes_only_corrections_and_composition(tmp_path):
     assert all(bool(tuned.state[name].any()) for name in corrections)
 
 
-def test_after_training_unmerged_equals_merged_equals_exported(tmp_path):
-    report = run(build_options(tmp_path))
+@pytest.mark.parametrize("is_stabilized", [False, True])
+def test_after_training_unmerged_equals_merged_equals_exported(tmp_path, is_stabilized):
+    options = build_options(tmp_path)
+    config = replace(options.finetune.config, rank_stabilized=is_stabilized)
+    finetune = replace(options.finetune, config=config)
+    report = run(replace(options, train=replace(options.train, finetune=finetune)))
     record = load_checkpoint(report.best_model)
     unmerged = record.build_model()
     assert has_lora(unmerged)
@@ -118,6 +123,26 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
         assert parts.get_property(name, atoms.copy()) == pytest.approx(one, abs=1e-12)
 
 
+def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
+    """So whoever reads them multiplies by the same number, and knows nothing of it."""
+    options = build_options(tmp_path, epochs=1)
+    config = replace(options.finetune.config, rank_stabilized=True, b_rate=2.0)
+    finetune = replace(options.finetune, config=config)
+    report = run(replace(options, train=replace(options.train, finetune=finetune)))
+    adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
+    # rank 2, alpha 4
+    assert adapter.scaling == pytest.approx(4.0 / 2**0.5)
+    assert load_checkpoint(report.best_model).lora == adapter.config
+    layer = next(
+        iter(lora_layers(load_checkpoint(report.best_model).build_model()).values())
+    )
+    assert layer.scaling == adapter.scaling
+    resolved = read_options(tmp_path / "run" / "options_resolved.yaml").finetune
+    assert (resolved.config.alpha, resolved.config.rank_stabilized) == (4.0, True)
+    assert resolved.config.b_rate == 2.0
+    assert resolved.lora == adapter.config
+
+
 def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):
     base = write_base(tmp_path)
     data = write_frames(tmp_path)
@@ -137,10 +162,11 @@ def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):
 
 
 def test_the_base_is_kept_when_training_does_not_beat_it(tmp_path, caplog):
-    options = build_options(tmp_path, learning_rate=0.9, epochs=1)
+    # no step moves anything, so no epoch is better
+    options = build_options(tmp_path, learning_rate=1e-300, epochs=1)
     with caplog.at_level("WARNING", "pet_calc"):
         report = run(options)
-    assert report.best_epoch == 0
+    assert (report.best_epoch, report.restarts) == (0, [])
     assert report.validation == report.zero_step
     assert "no epoch beat the base" in caplog.text
 
@@ -312,7 +338,7 @@ def test_unknown_elements_name_the_frame(tmp_path):
 def test_early_stopping_ends_a_run_that_does_not_improve(tmp_path):
     options = build_options(
         tmp_path,
-        learning_rate=0.9,
+        learning_rate=1e-300,
         epochs=30,
         train={"early_stopping_patience": 2},
     )

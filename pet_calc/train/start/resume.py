@@ -1,7 +1,9 @@
 """Compare a run that goes on with the one that is in the folder."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import RunOptions, find_changes, read_options
@@ -71,6 +73,45 @@ def check_resumed(
     if changed:
         logger.warning("goes on with other data: %s", ", ".join(changed))
     return bool(changed)
+
+
+def check_state(
+    state: Mapping[str, Any],
+    folder: Path,
+    *,
+    algorithm: str,
+    n_epochs: int,
+    is_compiled: bool,
+) -> None:
+    """Raise for another optimiser than a run began with, warn of the rest.
+
+    Args:
+        state: of the training, as it was saved.
+        folder: of the run.
+        algorithm: the optimiser of now.
+        n_epochs: how long the run is to be now.
+        is_compiled: whether the compiled engine computes the steps of now.
+    """
+    began_with = state.get("algorithm", "adam")
+    if began_with != algorithm:
+        raise ConfigError(
+            f"optimizer: expected {began_with}, with which the run in {folder} began, "
+            f"got {algorithm}"
+        )
+    was_compiled = state.get("is_compiled", False)
+    if was_compiled != is_compiled:
+        logger.warning(
+            "the run began with steps by %s: from here on its numbers may differ "
+            "in the last digits from those of an uninterrupted one",
+            "the compiled engine" if was_compiled else "PyTorch",
+        )
+    if state["n_epochs"] != n_epochs:
+        logger.warning(
+            "the run was planned for %d epochs and goes on to %d: the learning "
+            "rate now follows the new length",
+            state["n_epochs"],
+            n_epochs,
+        )
 
 
 def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:

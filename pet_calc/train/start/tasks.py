@@ -1,5 +1,7 @@
 """What the losses of a run are made of, with the defaults filled in."""
 
+import math
+
 from pet_calc.config import (
     LossOptions,
     RunOptions,
@@ -16,8 +18,16 @@ from pet_calc.train.start.direct_heads import DirectHeads
 from pet_calc.train.task import Task
 
 
-def resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
-    """Return the options with what depends on method and model size filled in."""
+def resolve_defaults(
+    options: RunOptions, n_parameters: int, n_frames: int
+) -> RunOptions:
+    """Return the options with what depends on method, model and data filled in.
+
+    Args:
+        options: of the run.
+        n_parameters: of the whole model.
+        n_frames: of the training set.
+    """
     train, method = options.train, options.finetune.method
     loss = dict(train.loss)
     for name, target in options.targets.items():
@@ -26,8 +36,10 @@ def resolve_defaults(options: RunOptions, n_parameters: int) -> RunOptions:
         own = LossOptions(weight=weight) if is_energy else LossOptions()
         loss.setdefault(name, own)
     rate = train.learning_rate or default_learning_rate(method, n_parameters)
+    is_paired = train.consistency > 0
+    size = max(1, train.frames_per_step // (2 if is_paired else 1))
     n_epochs = train.num_epochs or default_num_epochs(
-        method, is_paired=train.consistency > 0
+        method, math.ceil(n_frames / size), is_paired=is_paired
     )
     filled = replace(train, num_epochs=n_epochs, learning_rate=rate, loss=loss)
     return replace(options, train=filled)
