@@ -217,6 +217,22 @@ def test_exchange_may_be_refused_and_demanded(files, new_batch, orient):
     assert found["exchange-on"].n_evaluated == len(rod)
 
 
+def test_forces_are_slopes_of_the_energy(files, new_batch, orient):
+    batch = new_batch()
+    atoms, step = orient(build_loose((6, 2, 2))), 1e-4
+    # as near to the border between two ranks as any
+    gaps = np.abs(atoms.positions[:, 0] - atoms.cell[0, 0] / 2)
+    moved = int(gaps.argmin())
+    assert gaps[moved] < 1.0
+    for name, move in (("here", 0.0), ("left", -step), ("right", step)):
+        changed = atoms.copy()
+        changed.positions[moved, 0] += move
+        batch.add(name, changed, files["adaptive"], processors="processors 2 1 1")
+    found = batch.run(2)
+    slope = (found["left"].energy - found["right"].energy) / (2 * step)
+    assert found["here"].forces[moved, 0] == pytest.approx(slope, rel=1e-5, abs=1e-5)
+
+
 FAILURES = {
     # the last ranks are not near that atom: they wait for those that are
     "lost": (
