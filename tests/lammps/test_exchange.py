@@ -8,7 +8,9 @@ from support.models import build_model
 from support.structures import heat
 
 from pet_calc import PETCalculator
+from pet_calc.checkpoint import load_checkpoint
 from pet_calc.export import export_model
+from pet_calc.hub import find_model
 
 pytestmark = pytest.mark.lammps
 
@@ -207,8 +209,9 @@ def test_exchange_may_be_refused_and_demanded(files, new_batch, orient):
         )
     found = batch.run(2)
     log = (batch.folder / "log.lammps").read_text()
-    assert "ranks exchange no edges: exchange off" in log
-    assert "ranks exchange no edges: the network is not run by the compiled" in log
+    assert "ranks exchange no edges, each evaluates all atoms within 6 A" in log
+    assert "of its own: exchange off" in log
+    assert "of its own: the network is not run by the compiled engine" in log
     for name in ("exchange-off", "engine-off"):
         assert found[name].n_evaluated > len(rod)
         np.testing.assert_allclose(
@@ -264,6 +267,25 @@ def test_moves_beyond_the_skin_are_told(files, new_batch, orient):
     batch.run(2)
     log = (batch.folder / "log.lammps").read_text()
     assert "more than half the skin" in log
+
+
+@pytest.mark.slow
+def test_a_published_shape_in_a_box_below_two_cutoffs(tmp_path, new_batch, orient):
+    model = load_checkpoint(find_model("pet-gfn1-xs")).build_model().double()
+    path = export_model(model, tmp_path / "base.pt", check=False)
+    atoms = ase.build.molecule("H2O")
+    atoms.set_cell([3.1] * 3)
+    atoms.pbc = True
+    atoms = atoms.repeat((4, 4, 4))
+    atoms.rattle(0.1, seed=0)
+    assert atoms.cell.lengths().max() < 2 * model.pair_cutoff
+    found = []
+    for n_ranks in (1, 2, 4):
+        batch = new_batch()
+        batch.add("water", orient(atoms), path)
+        found.append(batch.run(n_ranks)["water"])
+    for many in found[1:]:
+        compare(many, found[0], TOLERANCE)
 
 
 @pytest.mark.slow

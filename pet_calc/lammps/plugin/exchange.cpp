@@ -73,8 +73,8 @@ void MpiExchange::finish() {
   }
   check_sizes(statuses);
   if (outcome != MPI_SUCCESS)
-    throw std::runtime_error("rank " + std::to_string(rank_) + " could not exchange edges: MPI error " +
-                             std::to_string(outcome));
+    throw std::runtime_error("rank " + std::to_string(rank_) +
+                             " could not exchange edges: MPI error " + std::to_string(outcome));
   seconds_ += MPI_Wtime() - begin;
 }
 

@@ -286,10 +286,11 @@ bool PairMetatomic::choose_exchange() {
   is_exchange_logged_ = false;
   if (exchange_ == Route::OFF || !obstacle.empty()) {
     part_.reset();
+    const std::string reason = obstacle.empty() ? "exchange off" : obstacle;
     if (comm->me == 0)
-      utils::logmesg(lmp, fmt::format("pair metatomic: each rank evaluates all atoms within {:.6g} A "
-                                      "of its own; ranks exchange no edges: {}\n",
-                                      range(), obstacle.empty() ? "exchange off" : obstacle));
+      utils::logmesg(lmp, fmt::format("pair metatomic: ranks exchange no edges, each evaluates all "
+                                      "atoms within {:.6g} A of its own: {}\n",
+                                      range(), reason));
     return false;
   }
   if (!part_) part_ = std::make_unique<RankPart>(lmp, length_to_angstrom_);

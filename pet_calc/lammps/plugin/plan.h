@@ -57,9 +57,9 @@ class BorderPlan {
   std::vector<Origin> origins_;
   int n_own_ = 0, own_rank_ = 0;
   double reach_ = 0.0;
-  std::vector<Found> found_;                    // by centre
-  std::vector<std::vector<int32_t>> crossing_;  // of each rank: places in found_, by key
-  std::vector<int32_t> reverse_;                // of each of found_: its reverse, or NONE, or CROSSES
+  std::vector<Found> found_;                      // by centre
+  std::vector<std::vector<int32_t>> crossing_;    // of each rank: places in found_, by key
+  std::vector<int32_t> reverse_;    // of each of found_: its reverse, or NONE, or CROSSES
 };
 
 }    // namespace pet_calc
