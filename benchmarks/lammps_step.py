@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def main() -> None:
                 print(run(shape, model, work, n_ranks, n_threads), flush=True)
 
 
-def build_model() -> PET:
+def build_model(elements: Sequence[int] = (1, 8)) -> PET:
     torch.manual_seed(0)
     hypers = PETHypers(
         cutoff=7.5,
@@ -99,7 +100,7 @@ def build_model() -> PET:
         num_gnn_layers=2,
         num_attention_layers=1,
     )
-    return PET(hypers, [1, 8], [TargetSpec.for_energy()]).eval()
+    return PET(hypers, list(elements), [TargetSpec.for_energy()]).eval()
 
 
 def build_water(shape: tuple[int, int, int]) -> Atoms:

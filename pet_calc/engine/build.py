@@ -1,8 +1,9 @@
 """Compile the engine into the user's cache, once per machine and PyTorch.
 
-It has three parts, each a library of its own: ``engine`` evaluates, ``trainer`` takes
-training steps, ``probe`` has single kernels for tests and benchmarks. ``python -m
-pet_calc.engine.build`` compiles the first if it is not there.
+It has four parts, each a library of its own: ``engine`` evaluates, ``trainer`` takes
+training steps, ``probe`` has single kernels for tests and benchmarks, ``ranks`` several
+ranks in one process for tests. ``python -m pet_calc.engine.build`` compiles the first
+if it is not there.
 """
 
 import logging
@@ -29,11 +30,12 @@ from pet_calc.system.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
-ENGINE, TRAINER, PROBE = "engine", "trainer", "probe"
+ENGINE, TRAINER, PROBE, RANKS = "engine", "trainer", "probe", "ranks"
 SOURCES = {
     ENGINE: ("engine.cpp", "library.cpp"),
     TRAINER: ("trainer.cpp",),
     PROBE: ("probe.cpp",),
+    RANKS: ("engine.cpp", "ranks.cpp"),
 }
 
 # a library can be loaded once in a process, also if it is compiled again
@@ -55,8 +57,8 @@ def load_engine(part: str = ENGINE) -> None:
     """Make the part's classes available, compiling it if needed.
 
     They are ``torch.classes.pet_calc.Engine``, and ``Workspace`` and ``TrainingStep``
-    of ``torch.classes.pet_calc_training``; the probe's functions are in
-    ``torch.ops.pet_calc_probe``.
+    of ``torch.classes.pet_calc_training``; functions of
+    the others are in ``torch.ops.pet_calc_probe`` and ``torch.ops.pet_calc_ranks``.
 
     Raises:
         ConfigError: if there is no compiler, or it fails.

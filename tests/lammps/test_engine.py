@@ -147,7 +147,7 @@ def rods(tmp_path_factory, new_batch, orient):
         for name, build in RODS.items():
             path = export_model(build(), folder / f"{name}.pt", check=False)
             for engine in ("on", "off"):
-                style = f"{path} device cpu engine {engine}"
+                style = f"{path} device cpu engine {engine} exchange off"
                 batch.add(f"{name}-{engine}", atoms, style, **processors)
         style = f"{folder / 'adaptive.pt'} device cpu engine on"
         batch.add("moving", hot, style, commands=commands, **processors)

@@ -46,9 +46,10 @@ def rods(tmp_path_factory, new_batch, orient):
     for n_ranks in (1, 2, 4):
         batch = new_batch()
         ranks = {"processors": f"processors {n_ranks} 1 1"}
-        batch.add("still", still, path, **ranks)
-        batch.add("empty", empty, path, **ranks)
-        batch.add("moving", moving, path, commands=f"{NVE}{OFTEN}run 1000", **ranks)
+        wide = f"{path} exchange off"
+        batch.add("still", still, wide, **ranks)
+        batch.add("empty", empty, wide, **ranks)
+        batch.add("moving", moving, wide, commands=f"{NVE}{OFTEN}run 1000", **ranks)
         found[n_ranks] = batch.run(n_ranks)
     return model, still, found
 

@@ -58,17 +58,24 @@ def folder(tmp_path_factory, orient):
     return folder, energies
 
 
-def run(folder, text):
+def run(folder, text, n_ranks=1):
+    """Run two partitions of so many ranks."""
     (folder / "in.lmp").write_text(text)
     done = run_lammps(
-        "in.lmp", n_ranks=2, arguments=["-partition", "2x1"], cwd=folder, capture=True
+        "in.lmp",
+        n_ranks=2 * n_ranks,
+        arguments=["-partition", f"2x{n_ranks}"],
+        cwd=folder,
+        capture=True,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
 
 
-def test_partitions_compute_their_own_structures(folder):
+# two exchange edges with each other, and with nobody else
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_partitions_compute_their_own_structures(n_ranks, folder):
     path, expected = folder
-    run(path, SCRIPT)
+    run(path, SCRIPT, n_ranks)
     found = [float((path / f"energy{k}.txt").read_text()) for k in (0, 1)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
     assert abs(found[0] - found[1]) > 1e-3

@@ -1,4 +1,4 @@
-"""Two ranks, each with clearly fewer atoms than there are: the same as one rank."""
+"""Two ranks, each with all atoms in the model's range of its own, are one rank."""
 
 from typing import Dict, List, Optional
 
@@ -55,6 +55,8 @@ LAID = """pair_style hybrid/overlay metatomic {path} lj/cut 4.0
 pair_coeff * * metatomic O Si
 pair_coeff * * lj/cut 0.1 2.0
 run 0"""
+# ranks that exchange edges: test_exchange.py
+WIDE = "exchange off"
 CASES = [(model, "rod") for model in MODELS] + [("feedforward", "sheared")]
 
 
@@ -118,31 +120,31 @@ def outcomes(files, new_batch, orient):
         processors = {"processors": f"processors {n_ranks} 1 1"}
         for model, structure in CASES:
             atoms = orient(STRUCTURES[structure]())
-            path = f"{files[model]} device cpu"
+            path = f"{files[model]} device cpu {WIDE}"
             batch.add(f"{model}-{structure}", atoms, path, **processors)
         empty = Atoms("OH", [[2.0, 2.0, 2.0], [2.9, 2.0, 2.0]], cell=[60, 5, 5])
         empty.pbc = True
-        batch.add("empty", empty, files["feedforward"], **processors)
-        batch.add("short", orient(build_rod()), files["short"], **processors)
+        path = f"{files['feedforward']} {WIDE}"
+        batch.add("empty", empty, path, **processors)
+        short = f"{files['short']} {WIDE}"
+        batch.add("short", orient(build_rod()), short, **processors)
         tiles = "comm_style tiled\nbalance 1.0 rcb\nrun 0"
         # LAMMPS takes tiles only where the box is longer than the range
         atoms = orient(build_rod().repeat((1, 2, 2)))
-        batch.add("tiled", atoms, files["feedforward"], commands=tiles)
-        laid = LAID.format(path=files["feedforward"])
+        batch.add("tiled", atoms, path, commands=tiles)
+        laid = LAID.format(path=path)
         atoms = orient(build_rod())
-        batch.add("laid", atoms, files["feedforward"], commands=laid, **processors)
+        batch.add("laid", atoms, path, commands=laid, **processors)
         slab = orient(build_rod())
         slab.pbc = [True, True, False]
-        batch.add("slab", orient(slab), files["feedforward"], **processors)
+        batch.add("slab", orient(slab), path, **processors)
         moving = orient(build_rod())
         heat(moving, 2000)
         commands = (
             "fix integrate all nve\ntimestep 0.0005\n"
             "neigh_modify every 1 delay 0 check yes\nrun 300"
         )
-        batch.add(
-            "moving", moving, files["feedforward"], commands=commands, **processors
-        )
+        batch.add("moving", moving, path, commands=commands, **processors)
         found.append(batch.run(n_ranks))
     return found
 

@@ -27,6 +27,7 @@ TESTS = [
     "tests/engine/test_kernels.py",
     "tests/engine/test_checks.py",
     "tests/engine/test_from_model.py::test_every_variant_equals_the_model",
+    "tests/engine/test_ranks.py",
     "tests/engine/test_from_model.py::test_sizes_may_change_from_call_to_call",
     "tests/engine/test_training.py::test_gradients_of_every_variant_equal_those_of_pytorch",
     "tests/engine/test_training.py::test_gradients_reach_unmerged_lora",

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "constants.h"
+#include "exchange.h"
 #include "rows.h"
 
 namespace pet_calc::engine {
@@ -29,7 +30,8 @@ inline void bump(A s, A *value, A *slope) {
 template <typename A>
 struct Selection {
     std::vector<int64_t> kept, reverse, first_edge;
-    std::vector<A> distances;  // [n_pairs]
+    Crossings crossings;       // of edges, where other ranks have reverses
+    std::vector<A> distances;  // [n_pairs], then those of reverses on other ranks
     std::vector<A> slopes;     // [n_edges], of the factor in the distance
     std::vector<A> trial_radii, count_slopes, radii;
     std::vector<char> is_clamped;
@@ -101,12 +103,8 @@ void solve_radii(const Cutoff &cutoff, const int64_t *starts, int64_t n_atoms,
     });
 }
 
-// Fills everything but `slopes`. `starts` [n_atoms + 1] is the first pair of each atom.
 template <typename A>
-void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
-            const int64_t *reverse, const int64_t *starts, int64_t n_atoms,
-            Selection<A> &selection) {
-    int64_t n_pairs = starts[n_atoms];
+void measure_distances(const A *vectors, int64_t n_pairs, Selection<A> &selection) {
     selection.distances.resize(n_pairs);
     for_rows(n_pairs, 3, [&](int64_t begin, int64_t end) {
         for (int64_t p = begin; p < end; p++) {
@@ -115,8 +113,31 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
                 std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + A(SMALL_SQUARE));
         }
     });
-    if (cutoff.is_adaptive) solve_radii(cutoff, starts, n_atoms, selection);
-    std::vector<int64_t> new_index(n_pairs, -1);
+}
+
+// Of the pairs at the border those that became edges; in `new_index` what is behind them.
+inline void select_crossings(const Crossings &pairs, int64_t n_pairs, int64_t n_edges,
+                             std::vector<int64_t> &new_index, Crossings &edges) {
+    edges.rows.clear();
+    edges.starts.assign(1, 0);
+    for (size_t r = 0; r + 1 < pairs.starts.size(); r++) {
+        for (int64_t h = pairs.starts[r]; h < pairs.starts[r + 1]; h++) {
+            const int64_t edge = new_index[pairs.rows[h]];
+            if (edge < 0) continue;
+            new_index[n_pairs + h] = n_edges + edges.rows.size();
+            edges.rows.push_back(edge);
+        }
+        edges.starts.push_back(edges.rows.size());
+    }
+}
+
+// Fills `kept`, `reverse`, `first_edge` and, from those of pairs, `crossings`.
+template <typename A>
+void choose_edges(const Cutoff &cutoff, const int64_t *neighbors, const int64_t *reverse,
+                  const int64_t *starts, int64_t n_atoms, const Crossings &crossings,
+                  Selection<A> &selection) {
+    int64_t n_pairs = starts[n_atoms], n_crossings = crossings.rows.size();
+    std::vector<int64_t> new_index(n_pairs + n_crossings, -1);
     selection.kept.clear();
     selection.first_edge.assign(n_atoms + 1, 0);
     for (int64_t i = 0; i < n_atoms; i++) {
@@ -128,9 +149,10 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
             if (selection.distances[p] > reach) continue;
             A other = selection.distances[reverse[p]];
             if (other > reach) {
-                // by rounding, which may differ between the two
-                TORCH_CHECK(other <= reach + A(sizeof(A) == 8 ? 1e-9 : 1e-4),
-                            "pair i->j is within reach, but j->i is not");
+                // by rounding, which may differ between the two; other ranks' are checked before
+                TORCH_CHECK(
+                    reverse[p] >= n_pairs || other <= reach + A(sizeof(A) == 8 ? 1e-9 : 1e-4),
+                    "pair i->j is within reach, but j->i is not");
                 continue;
             }
             new_index[p] = selection.kept.size();
@@ -138,12 +160,23 @@ void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
         }
         selection.first_edge[i + 1] = selection.kept.size();
     }
+    select_crossings(crossings, n_pairs, selection.kept.size(), new_index, selection.crossings);
     selection.reverse.resize(selection.kept.size());
     for (size_t e = 0; e < selection.kept.size(); e++) {
         selection.reverse[e] = new_index[reverse[selection.kept[e]]];
         TORCH_CHECK(selection.reverse[e] >= 0,
                     "the list of pairs is not one of pairs and their reverses");
     }
+}
+
+// Fills everything but `slopes`. `starts` [n_atoms + 1] is the first pair of each atom.
+template <typename A>
+void select(const Cutoff &cutoff, const A *vectors, const int64_t *neighbors,
+            const int64_t *reverse, const int64_t *starts, int64_t n_atoms,
+            Selection<A> &selection) {
+    measure_distances(vectors, starts[n_atoms], selection);
+    if (cutoff.is_adaptive) solve_radii(cutoff, starts, n_atoms, selection);
+    choose_edges(cutoff, neighbors, reverse, starts, n_atoms, {}, selection);
 }
 
 // geometry [n_edges, 4] holds vector and length

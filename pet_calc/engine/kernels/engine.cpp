@@ -48,4 +48,13 @@ std::tuple<Tensor, Tensor, Tensor> Engine::run(bool with_features, const Argumen
     });
 }
 
+std::tuple<Tensor, Tensor, Tensor> Engine::run_part(const Part &part, bool with_features,
+                                                    const Tensor &species, const Tensor &centers,
+                                                    const Tensor &neighbors, const Tensor &reverse,
+                                                    const Tensor &vectors, const Tensor &scale,
+                                                    const c10::optional<Tensor> &addition) {
+    return run(with_features, species, centers, neighbors, reverse, vectors, scale, addition,
+               &part);
+}
+
 }  // namespace pet_calc::engine

@@ -8,6 +8,7 @@
 
 #pragma once
 
+#include "exchange.h"
 #include "pool.h"
 #include "weights.h"
 
@@ -34,6 +35,15 @@ class Engine : public torch::CustomClassHolder {
         const Tensor &species, const Tensor &centers, const Tensor &neighbors,
         const Tensor &reverse, const Tensor &vectors, const Tensor &scale,
         const c10::optional<Tensor> &addition);
+
+    // The same on one of several ranks: energies and features, if asked for, of the part's
+    // centres, of which `scale` and `addition` are, and the gradient of the energies of all ranks
+    // in this one's vectors.
+    std::tuple<Tensor, Tensor, Tensor> run_part(const Part &part, bool with_features,
+                                                const Tensor &species, const Tensor &centers,
+                                                const Tensor &neighbors, const Tensor &reverse,
+                                                const Tensor &vectors, const Tensor &scale,
+                                                const c10::optional<Tensor> &addition);
 
   private:
     // of edges: energies, gradient, and features where asked for

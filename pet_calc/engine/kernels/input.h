@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "border.h"
 #include "constants.h"
 #include "weights.h"
 
@@ -15,12 +16,14 @@ namespace pet_calc::engine {
 struct Input {
     Tensor species;                  // [n_atoms] int64, species index
     Tensor kinds;                    // [n_edges] int64, species index of the neighbour
-    Tensor reverse;                  // [n_edges] int64
+    Tensor reverse;                  // [n_edges] int64; see `border`
     Tensor first_edge;               // [n_atoms + 1] int64, first edge of each atom
     Tensor geometry;                 // [n_edges, 4], vector and length
     Tensor factors;                  // [n_edges], cutoff factors
     Tensor scale;                    // [n_atoms], of each atom's energy
     c10::optional<Tensor> addition;  // [n_atoms, d_node], to the node tokens
+    // Where other ranks have reverses, those are rows from n_edges on; null if there are none.
+    Border *border = nullptr;
 };
 
 struct Output {
@@ -54,18 +57,33 @@ inline void check_atoms(const Network &network, const Tensor &species, const Ten
 }
 
 // of pairs, sorted by centre; see Edges
-inline void check_pairs(const Network &network, int64_t n_atoms, const Tensor &centers,
-                        const Tensor &neighbors, const Tensor &reverse, const Tensor &vectors) {
+inline void check_pairs(const Network &network, int64_t n_centers, int64_t n_atoms,
+                        int64_t n_crossings, const Tensor &centers, const Tensor &neighbors,
+                        const Tensor &reverse, const Tensor &vectors) {
     const int64_t n_pairs = centers.numel();
     check_tensor("centers", centers, {n_pairs}, at::kLong);
     check_tensor("neighbors", neighbors, {n_pairs}, at::kLong);
     check_tensor("reverse", reverse, {n_pairs}, at::kLong);
     check_tensor("vectors", vectors, {n_pairs, 3}, network.real);
-    check_indices("centers", centers, n_atoms);
+    check_indices("centers", centers, n_centers);
     check_indices("neighbors", neighbors, n_atoms);
-    check_indices("reverse", reverse, n_pairs);
+    check_indices("reverse", reverse, n_pairs + n_crossings);
     const int64_t *center = centers.data_ptr<int64_t>();
     TORCH_CHECK(std::is_sorted(center, center + n_pairs), "engine: centers: expected in order");
+}
+
+// of pairs whose reverses other ranks have
+inline void check_crossings(const Crossings &crossings, const Tensor &reverse) {
+    const int64_t n_pairs = reverse.numel(), n_crossings = crossings.rows.size();
+    const std::vector<int64_t> &starts = crossings.starts;
+    TORCH_CHECK(!starts.empty() && starts.front() == 0 && starts.back() == n_crossings &&
+                    std::is_sorted(starts.begin(), starts.end()),
+                "engine: crossings: expected the first of each neighbour, and the number of all");
+    for (int64_t h = 0; h < n_crossings; h++) {
+        const int64_t p = crossings.rows[h];
+        TORCH_CHECK(p >= 0 && p < n_pairs && reverse.data_ptr<int64_t>()[p] == n_pairs + h,
+                    "engine: crossings: pair ", p, " and its reverse do not fit");
+    }
 }
 
 }  // namespace pet_calc::engine

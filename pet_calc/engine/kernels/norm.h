@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "border.h"
 #include "rows.h"
 
 namespace pet_calc::engine {
@@ -137,17 +138,16 @@ struct Norm {
 template <typename A>
 struct PairNorm {
     Norm<A> norm;
-    const int64_t *reverse;  // [n_edges]
-    A *both;                 // [n_edges, 2 d], scratch of the backward passes
+    const int64_t *reverse;    // [n_edges]
+    A *both;                   // [n_edges, 2 d], scratch of the backward passes
+    Border *border = nullptr;  // as in Input; then `both` and `edge` have its rows as well
 
+    // reverses on other ranks are on their way
     template <typename S>
     void forward(const A *edge, S *out, A *inverse, int64_t n_edges, int64_t d) const {
-        for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
-            std::vector<A> row(2 * d);
-            for (int64_t e = begin; e < end; e++) {
-                gather(edge, e, d, row.data());
-                norm.row(row.data(), out + 2 * e * d, inverse + e, 2 * d);
-            }
+        for_edges(n_edges, d, [&](int64_t e, A *row) {
+            gather(edge, e, d, row);
+            norm.row(row, out + 2 * e * d, inverse + e, 2 * d);
         });
     }
 
@@ -206,12 +206,28 @@ struct PairNorm {
 
     // grad_edge += its own half of `both` and the other half of its reverse's
     void add_both_ways(A *grad_edge, int64_t n_edges, int64_t d) const {
-        for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
-            for (int64_t e = begin; e < end; e++) {
-                const A *own = both + 2 * e * d, *other = both + 2 * reverse[e] * d + d;
+        if (border) border->start(both, n_edges, 2 * d, d, d);
+        for_edges(n_edges, d, [&](int64_t e, A *) {
+            const A *own = both + 2 * e * d, *other = both + 2 * reverse[e] * d + d;
 #pragma GCC ivdep
-                for (int64_t k = 0; k < d; k++) grad_edge[e * d + k] += own[k] + other[k];
-            }
+            for (int64_t k = 0; k < d; k++) grad_edge[e * d + k] += own[k] + other[k];
+        });
+    }
+
+    // Calls `work` with each edge and scratch [2 d]; with those that need another rank's rows
+    // last, when these are there.
+    template <typename F>
+    void for_edges(int64_t n_edges, int64_t d, F work) const {
+        for_rows(n_edges, 2 * d, [&](int64_t begin, int64_t end) {
+            std::vector<A> row(2 * d);
+            for (int64_t e = begin; e < end; e++)
+                if (reverse[e] < n_edges) work(e, row.data());
+        });
+        if (!border) return;
+        border->finish();
+        for_rows(border->size(), 2 * d, [&](int64_t begin, int64_t end) {
+            std::vector<A> row(2 * d);
+            for (int64_t h = begin; h < end; h++) work(border->rows()[h], row.data());
         });
     }
 };

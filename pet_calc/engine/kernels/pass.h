@@ -61,6 +61,7 @@ class Pass {
             if (!network_.is_feedforward) embed_nodes(g);
             layers_[g].embedding.forward(run_);
             for (Transformer<M> &transformer : layers_[g].transformers) transformer.forward(run_);
+            if (has_mixing(g)) run_.start_exchange(run_.edge);
             if (run_.input.addition.has_value()) run_.node.add_(*run_.input.addition);
             if (network_.is_feedforward) {
                 // message += edge + MLP(norm([edge, edge of the reverse]))
@@ -68,6 +69,8 @@ class Pass {
                 add_edges_to_message();
             } else {
                 readouts_[g].forward(run_, run_.edge);
+                if (!has_mixing(g)) continue;
+                run_.finish_exchange();
                 average_message();
             }
         }
@@ -85,7 +88,10 @@ class Pass {
                 run_.edge.copy_(run_.message);
                 layers_[g].combination.backward(run_, run_.message, run_.edge);
             } else {
-                average_message_backward();
+                if (has_mixing(g))
+                    average_message_backward();
+                else
+                    run_.edge.zero_();
                 run_.node.zero_();
                 readouts_[g].backward(run_, run_.edge);
             }
@@ -114,6 +120,10 @@ class Pass {
         }
     }
 
+    // whether edges are mixed with their reverses after a layer: nothing in the residual form
+    // reads the last message
+    bool has_mixing(size_t g) const { return network_.is_feedforward || g + 1 < layers_.size(); }
+
     void embed_nodes(int64_t r) {
         at::index_select_out(run_.node, network_.node_tables[r], 0, run_.input.species);
     }
@@ -129,7 +139,9 @@ class Pass {
     }
     void average_message_backward() {
         run_.message.mul_(0.5);
-        at::index_select_out(run_.edge, run_.message, 0, run_.input.reverse);
+        run_.start_exchange(run_.message);
+        run_.finish_exchange();
+        at::index_select_out(run_.edge, run_.all_messages, 0, run_.input.reverse);
     }
 
     const Network &network_;

@@ -38,6 +38,7 @@ struct Run {
           n_atoms(input.species.size(0)),
           n_edges(input.kinds.size(0)),
           n_tokens(n_atoms + n_edges),
+          n_foreign(input.border ? input.border->size() : 0),
           d_pet(network.d_pet),
           d_node(network.d_node),
           first_edge(data<int64_t>(input.first_edge)),
@@ -45,17 +46,21 @@ struct Run {
           factors(data<A>(input.factors)),
           scale(data<A>(input.scale)) {
         pool.rewind();
-        tokens = take_real(n_tokens, d_pet);
+        tokens = take_real(n_tokens + n_foreign, d_pet);
         node_tokens = tokens.narrow(0, 0, n_atoms);
         edge = tokens.narrow(0, n_atoms, n_edges);
         node = take_real(n_atoms, d_node);
-        message = take_real(n_edges, d_pet);
+        all_messages = take_real(n_edges + n_foreign, d_pet);
+        message = all_messages.narrow(0, 0, n_edges);
         token_rows = take_stored(n_tokens, d_pet);
         node_rows = token_rows.narrow(0, 0, n_atoms);
         edge_rows = token_rows.narrow(0, n_atoms, n_edges);
         wide_rows = take_stored(n_atoms, d_node);
         norm = {network.subtracts_mean, A(network.eps)};
-        pair_norm = {{true, A(network.pair_eps)}, reverse, data<A>(take_real(n_edges, 2 * d_pet))};
+        pair_norm = {{true, A(network.pair_eps)},
+                     reverse,
+                     data<A>(take_real(n_edges + n_foreign, 2 * d_pet)),
+                     input.border};
         grad_edge_values = take_real(n_edges, 1);
         grad_logs = take_real(n_edges, 1);
         if (M::IS_TRAINING) no_bias = at::zeros({d_pet}, tokens.options());
@@ -146,6 +151,16 @@ struct Run {
         gradients->add_sum(layer.bias, grad_y_dot);
     }
 
+    // ---- reverses on other ranks
+
+    // Sends rows of `edge` or `message`; those of reverses will be behind them.
+    void start_exchange(const Tensor &stream) {
+        if (input.border) input.border->start(data<A>(stream), n_edges, d_pet, 0, d_pet);
+    }
+    void finish_exchange() {
+        if (input.border) input.border->finish();
+    }
+
     // ---- attention
 
     // how many numbers the weights of all blocks are
@@ -162,15 +177,16 @@ struct Run {
     Pool &pool;
     const Trained *trained;
     Gradients *gradients = nullptr;  // while `backward_dot` runs
-    const int64_t n_atoms, n_edges, n_tokens, d_pet, d_node;
+    const int64_t n_atoms, n_edges, n_tokens, n_foreign, d_pet, d_node;
     const int64_t *first_edge, *reverse;
     const A *factors, *scale;
     Norm<A> norm;
     PairNorm<A> pair_norm;
     Blocks<A> blocks;
     // streams: values, then gradients, or how either changes. `node_tokens` [n_atoms, d_pet]
-    // and `edge` are parts of `tokens`
-    Tensor tokens, node_tokens, edge, node, message;
+    // and `edge` are parts of `tokens`, `message` is one of `all_messages`: behind both are
+    // rows for `n_foreign` reverses that other ranks have
+    Tensor tokens, node_tokens, edge, node, message, all_messages;
     // what a product leaves for the next loop; `node_rows` and `edge_rows` are parts
     Tensor token_rows, node_rows, edge_rows, wide_rows;
     Tensor grad_edge_values, logs, grad_logs;

@@ -3,6 +3,8 @@
 
 #include "compiled.h"
 
+#include "search.h"
+
 #include <algorithm>
 #include <array>
 #include <stdexcept>
@@ -65,20 +67,39 @@ CompiledPet::CompiledPet(const torch::jit::Module &module, const std::string &ou
 }
 
 Result CompiledPet::evaluate(const Structure &structure, PairList &list) {
-  if (list.refresh(structure)) read_pairs(list);
+  if (list.refresh(structure) || version_ != 0) read_pairs(list);
+  version_ = 0;
+  return evaluate_pairs(structure, nullptr);
+}
+
+Result CompiledPet::evaluate(const Structure &structure, const RankPairs &pairs,
+                             engine::Exchange &exchange) {
+  check_geometry(structure);
+  if (version_ != pairs.version) read_pairs(pairs);
+  version_ = pairs.version;
+  const engine::Part part{structure.n_centers, pairs.crossings, exchange};
+  return evaluate_pairs(structure, &part);
+}
+
+Result CompiledPet::evaluate_pairs(const Structure &structure, const engine::Part *part) {
   measure_pairs(structure);
   const auto n_atoms = static_cast<int64_t>(structure.numbers.size());
   const int64_t n_centers = structure.n_centers;
   const auto numbers = torch::tensor(structure.numbers, torch::kInt64);
   const auto species = species_of_number_.index_select(0, numbers);
-  auto scale = scale_.index_select(0, species);
+  const int64_t n_evaluated = part ? n_centers : n_atoms;
+  auto scale = scale_.index_select(0, species.narrow(0, 0, n_evaluated));
   // the energies of ghosts are other ranks' business
-  scale.narrow(0, n_centers, n_atoms - n_centers).zero_();
+  scale.narrow(0, n_centers, n_evaluated - n_centers).zero_();
   const auto vectors = vectors_.to(dtype_);
   c10::optional<torch::Tensor> addition;
-  if (addition_.defined()) addition = addition_.expand({n_atoms, -1});
+  if (addition_.defined()) addition = addition_.expand({n_evaluated, -1});
   torch::Tensor energies, gradient, features;
-  if (with_uncertainties_)
+  if (part)
+    std::tie(energies, gradient, features) =
+        engine_->run_part(*part, with_uncertainties_, species, centers_, neighbors_, reverse_,
+                          vectors, scale, addition);
+  else if (with_uncertainties_)
     std::tie(energies, gradient, features) = engine_->run_pairs_with_features(
         species, centers_, neighbors_, reverse_, vectors, scale, addition);
   else
@@ -140,6 +161,14 @@ void CompiledPet::read_pairs(const PairList &list) {
   }
 }
 
+void CompiledPet::read_pairs(const RankPairs &pairs) {
+  centers_ = torch::tensor(pairs.centers, torch::kInt64);
+  neighbors_ = torch::tensor(pairs.neighbors, torch::kInt64);
+  reverse_ = torch::tensor(pairs.reverse, torch::kInt64);
+  vectors_ = torch::empty({centers_.size(0), 3}, torch::kFloat64);
+  shifts_ = pairs.shifts;
+}
+
 void CompiledPet::measure_pairs(const Structure &structure) {
   const int64_t *center = centers_.data_ptr<int64_t>(), *neighbor = neighbors_.data_ptr<int64_t>();
   double *vector = vectors_.data_ptr<double>();
@@ -165,7 +194,7 @@ torch::Tensor CompiledPet::add_repulsion(const torch::Tensor &numbers,
   const auto leaf = vectors.detach().requires_grad_(true);
   const auto repulsion = module_.get_method("compute_repulsion")(
                              {numbers, centers_, neighbors_, leaf}).toTensor();
-  energies = energies + repulsion.detach();
+  energies = energies + repulsion.detach().narrow(0, 0, energies.size(0));
   const auto own = repulsion.narrow(0, 0, n_centers).sum();
   return torch::autograd::grad({own}, {leaf})[0];
 }

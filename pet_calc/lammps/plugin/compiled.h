@@ -34,9 +34,14 @@ class CompiledPet {
   static std::string find_uncertainty_obstacle(const torch::jit::Module &module);
 
   Result evaluate(const Structure &structure, PairList &list);
+  // where ranks exchange edges: see Model
+  Result evaluate(const Structure &structure, const RankPairs &pairs, engine::Exchange &exchange);
 
  private:
+  // `part`: null where there is one rank, or each does all that it needs
+  Result evaluate_pairs(const Structure &structure, const engine::Part *part);
   void read_pairs(const PairList &list);
+  void read_pairs(const RankPairs &pairs);
   void measure_pairs(const Structure &structure);
   torch::Tensor add_repulsion(const torch::Tensor &numbers, const torch::Tensor &vectors,
                               int64_t n_centers, torch::Tensor &energies) const;
@@ -56,6 +61,7 @@ class CompiledPet {
 
   torch::Tensor centers_, neighbors_, reverse_;    // [n_pairs] int64, sorted by centre
   std::vector<int32_t> shifts_;                    // [3 * n_pairs]
+  int64_t version_ = 0;                            // of the RankPairs that they are from
   torch::Tensor vectors_;                          // [n_pairs, 3] float64, Angstrom
 };
 

@@ -537,6 +537,17 @@ Result Model::evaluate(const Structure &structure) {
   return with_short_errors("the model failed", [&] { return self_->evaluate(structure); });
 }
 
+Result Model::evaluate(const Structure &structure, const RankPairs &pairs,
+                       engine::Exchange &exchange) {
+  return with_short_errors("the model failed",
+                           [&] { return self_->compiled->evaluate(structure, pairs, exchange); });
+}
+
+std::string Model::exchange_obstacle() const {
+  if (self_->compiled) return "";
+  return "the network is not run by the compiled engine: " + self_->obstacle;
+}
+
 bool Model::knows(int number) const {
   const auto &known = self_->capabilities->atomic_types;
   return std::find(known.begin(), known.end(), number) != known.end();

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/kernels/exchange.h"
+
 namespace pet_calc {
 
 // Whether the compiled engine runs the network: where it can, or else an error, or never.
@@ -45,6 +47,16 @@ struct Structure {
   bool need_energies = false;
 };
 
+// The pairs of a rank's own atoms, sorted by centre, where ranks exchange edges. Neighbors from
+// n_centers on are other ranks' atoms, each there once for every image.
+struct RankPairs {
+  int64_t version = 0;                 // grows when they change
+  std::vector<int64_t> centers, neighbors;    // [n_pairs]
+  std::vector<int64_t> reverse;        // likewise; n_pairs + h: that of place h of `crossings`
+  std::vector<int32_t> shifts;         // [3 * n_pairs], in cell vectors; 0 where they cross
+  engine::Crossings crossings;
+};
+
 // In eV, eV/Angstrom.
 struct Result {
   double energy = 0.0;
@@ -62,7 +74,11 @@ class Model {
   ~Model();
 
   Result evaluate(const Structure &structure);
+  // The part of one of several ranks, which must all do so at once. Only for the engine.
+  Result evaluate(const Structure &structure, const RankPairs &pairs, engine::Exchange &exchange);
 
+  // Why ranks cannot exchange edges; empty if they can.
+  std::string exchange_obstacle() const;
   bool knows(int number) const;
   bool has_energies() const;            // whether there are energies per atom
   // False for direct forces without a stress, or in a box that has no volume.

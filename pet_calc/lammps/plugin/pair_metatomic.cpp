@@ -40,7 +40,8 @@ const char *const USAGE =
     "pair_style metatomic MODEL.pt [device cpu|cuda|cuda:N|auto] [variant NAME] "
     "[extensions FOLDER] [check_consistency on|off] [non_conservative on|off] "
     "[engine auto|on|off] [scale X] [interaction_range R] [threads N] [charge Q] [spin 2S+1] "
-    "[uncertainty_threshold E|off] [on_uncertain warn|warn_all|stop|write] [uncertain_every N]";
+    "[uncertainty_threshold E|off] [on_uncertain warn|warn_all|stop|write] [uncertain_every N] "
+    "[exchange auto|on|off]";
 
 // LAMMPS's atom index within the virial: xx, yy, zz, xy, xz, yz
 constexpr int VIRIAL_ROW[6] = {0, 1, 2, 0, 0, 1};
@@ -75,8 +76,9 @@ PairMetatomic::PairMetatomic(LAMMPS *lmp) : Pair(lmp) {
   // the virial comes from the strain: ghosts are not what virial_fdotr_compute expects
   no_virial_fdotr_compute = 1;
   centroidstressflag = CENTROID_NOTAVAIL;
-  nextra = 1;
-  pvector = &n_evaluated_;
+  comm_forward = 5;    // see RankPart
+  nextra = 4;
+  pvector = extra_;
 }
 
 PairMetatomic::~PairMetatomic() {
@@ -113,6 +115,11 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
   range_override_ = 0.0;
   scale_ = 1.0;
   uncertain_ = UncertainSettings();
+  exchange_ = Route::AUTO;
+  const auto read_route = [&](const char *value) {
+    if (std::strcmp(value, "auto") == 0) return Route::AUTO;
+    return utils::logical(FLERR, value, false, lmp) ? Route::ON : Route::OFF;
+  };
   for (int k = 1; k < n_arguments; k += 2) {
     const std::string keyword = arguments[k];
     if (k + 1 >= n_arguments)
@@ -130,9 +137,9 @@ void PairMetatomic::read_keywords(int n_arguments, char **arguments, Settings &s
     else if (keyword == "non_conservative")
       settings.non_conservative = utils::logical(FLERR, value, false, lmp);
     else if (keyword == "engine")
-      settings.engine = std::strcmp(value, "auto") == 0          ? Route::AUTO
-                        : utils::logical(FLERR, value, false, lmp) ? Route::ON
-                                                                   : Route::OFF;
+      settings.engine = read_route(value);
+    else if (keyword == "exchange")
+      exchange_ = read_route(value);
     else if (keyword == "scale")
       scale_ = utils::numeric(FLERR, value, false, lmp);
     else if (read_uncertain_keyword(keyword, value))
@@ -268,10 +275,30 @@ void PairMetatomic::init_style() {
   // no list is requested from LAMMPS: the pairs come from vesin
   if (comm->nprocs == 1) return;
   require_newton_and_ghosts();
-  require_range();
+  if (!choose_exchange()) require_range();
+}
+
+// Whether ranks exchange edges. Then ghosts reach as far as the lists, which LAMMPS sees to.
+bool PairMetatomic::choose_exchange() {
+  const std::string obstacle = model_->exchange_obstacle();
+  if (exchange_ == Route::ON && !obstacle.empty())
+    error->all(FLERR, "pair_style metatomic: exchange on: " + obstacle);
+  is_exchange_logged_ = false;
+  if (exchange_ == Route::OFF || !obstacle.empty()) {
+    part_.reset();
+    const std::string reason = obstacle.empty() ? "exchange off" : obstacle;
+    if (comm->me == 0)
+      utils::logmesg(lmp, fmt::format("pair metatomic: ranks exchange no edges, each evaluates all "
+                                      "atoms within {:.6g} A of its own: {}\n",
+                                      range(), reason));
+    return false;
+  }
+  if (!part_) part_ = std::make_unique<RankPart>(lmp, length_to_angstrom_);
+  return true;
 }
 
 void PairMetatomic::setup() {
+  if (part_) part_->expect_new_lists();
   // not in init_style, at which time LAMMPS has not yet set the flag
   if (!neighbor->exclude) return;
   // fixes that set exclusions themselves: nobody wrote the command
@@ -339,8 +366,13 @@ void PairMetatomic::compute(int eflag, int vflag) {
   if (eflag_atom && !model_->has_energies())
     error->all(FLERR, "pair_style metatomic: the model has no energies per atom; remove `compute "
                       "pe/atom`");
-  n_evaluated_ = 0.0;
   uncertainties_.clear();
+  std::fill_n(extra_, nextra, 0.0);
+  if (part_) {
+    compute_part();
+    if (watch_) stop_all_if_one_failed(watch_->look(uncertainties_, number_of_type_));
+    return;
+  }
   std::string message;
   try {
     // a rank without atoms has no part in the energy; its ghosts' forces come from others
@@ -354,6 +386,64 @@ void PairMetatomic::compute(int eflag, int vflag) {
   // outside the handler: LAMMPS's own exceptions pass through freely
   stop_all_if_one_failed(message);
   if (watch_) stop_all_if_one_failed(watch_->look(uncertainties_, number_of_type_));
+}
+
+// The ranks' pass together.
+void PairMetatomic::compute_part() {
+  if (!part_->is_current()) renew_plan();
+  MpiExchange &exchange = part_->exchange();
+  exchange.begin_step();
+  std::string message;
+  try {
+    // one without atoms has no borders
+    if (atom->nlocal > 0) {
+      part_->watch_moves();
+      fill_structure();
+      add_results(model_->evaluate(structure_, part_->pairs(), exchange));
+    }
+  } catch (const std::exception &failure) {
+    // the reason is that of the rank which failed by itself
+    if (!exchange.was_stopped()) {
+      message = failure.what();
+      exchange.raise_alarm();
+    }
+  }
+  stop_all_if_one_failed(message);
+  extra_[1] = static_cast<double>(exchange.n_rows());
+  extra_[2] = static_cast<double>(exchange.n_bytes());
+  extra_[3] = exchange.seconds();
+  if (!is_exchange_logged_) log_exchange();
+}
+
+void PairMetatomic::renew_plan() {
+  part_->find_origins(this);
+  std::string message;
+  try {
+    part_->find_pairs(model_->cutoff());
+  } catch (const std::exception &failure) {
+    message = failure.what();
+  }
+  stop_all_if_one_failed(message);
+  stop_all_if_one_failed(part_->agree());
+}
+
+void PairMetatomic::log_exchange() {
+  is_exchange_logged_ = true;
+  double total[2];
+  MPI_Reduce(extra_ + 1, total, 2, MPI_DOUBLE, MPI_SUM, 0, world);
+  if (comm->me != 0) return;
+  const double reach = model_->cutoff() + neighbor->skin * length_to_angstrom_;
+  utils::logmesg(lmp, fmt::format("pair metatomic: {} ranks exchange edges: ghosts reach {:.6g} A; "
+                                  "{:.0f} edges across borders, {:.0f} bytes a step in all\n",
+                                  comm->nprocs, reach, 0.5 * total[0], total[1]));
+}
+
+int PairMetatomic::pack_forward_comm(int n, int *list, double *buffer, int is_image, int *image) {
+  return part_->pack(n, list, buffer, is_image ? image : nullptr);
+}
+
+void PairMetatomic::unpack_forward_comm(int n, int first, double *buffer) {
+  part_->unpack(n, first, buffer);
 }
 
 void PairMetatomic::fill_structure() {
@@ -375,10 +465,13 @@ void PairMetatomic::fill_structure() {
 
   atom_of_.resize(atom->nlocal);
   for (int i = 0; i < atom->nlocal; i++) atom_of_[i] = i;
-  if (comm->nprocs > 1) choose_ghosts();
+  if (part_)
+    atom_of_.insert(atom_of_.end(), part_->ghosts().begin(), part_->ghosts().end());
+  else if (comm->nprocs > 1)
+    choose_ghosts();
 
   const size_t n_atoms = atom_of_.size();
-  n_evaluated_ = static_cast<double>(n_atoms);
+  extra_[0] = static_cast<double>(part_ ? atom->nlocal : n_atoms);
   structure_.numbers.resize(n_atoms);
   structure_.positions.resize(3 * n_atoms);
   for (size_t k = 0; k < n_atoms; k++) {
@@ -467,6 +560,8 @@ void PairMetatomic::stop_all_if_one_failed(const std::string &message) {
   std::string text = message;
   text.resize(length);
   MPI_Bcast(&text[0], length, MPI_CHAR, first, world);
+  // messages may still be on their way to buffers of this: they must stay
+  part_.release();
   error->all(FLERR, "pair_style metatomic: " + text);
 }
 

@@ -10,6 +10,7 @@
 
 #include "model.h"
 #include "pair.h"
+#include "rank_part.h"
 #include "uncertain.h"
 
 namespace pet_calc {
@@ -17,10 +18,11 @@ namespace pet_calc {
 // pair_style metatomic MODEL.pt [keyword value ...]
 // pair_coeff * * Z1 Z2 ...
 //
-// On one rank the model gets the periodic cell itself. On several, each rank gives it
-// the rank's own atoms, whose energies count, and one image of every other atom within
-// the model's interaction range. `compute ID all pair metatomic` gives the number of atoms
-// that all ranks evaluated together.
+// On one rank the model gets the periodic cell itself. On several, ranks exchange edges where the
+// compiled engine runs the network (RankPart); else each rank gives the model the rank's
+// own atoms, whose energies count, and one image of every other atom within the model's
+// interaction range. `compute ID all pair metatomic` gives, for all ranks together: the atoms
+// evaluated, and where edges are exchanged in the last step their number, bytes, and seconds.
 class PairMetatomic : public LAMMPS_NS::Pair {
  public:
   explicit PairMetatomic(LAMMPS_NS::LAMMPS *lmp);
@@ -32,6 +34,8 @@ class PairMetatomic : public LAMMPS_NS::Pair {
   void init_style() override;
   void setup() override;
   double init_one(int i, int j) override;
+  int pack_forward_comm(int n, int *list, double *buffer, int is_image, int *image) override;
+  void unpack_forward_comm(int n, int first, double *buffer) override;
 
  private:
   void read_keywords(int n_arguments, char **arguments, Settings &settings);
@@ -41,6 +45,10 @@ class PairMetatomic : public LAMMPS_NS::Pair {
   void read_units();
   void require_newton_and_ghosts();
   void require_range();
+  bool choose_exchange();
+  void compute_part();
+  void renew_plan();
+  void log_exchange();
   double range() const;    // Angstrom
   void fill_structure();
   void choose_ghosts();
@@ -60,8 +68,11 @@ class PairMetatomic : public LAMMPS_NS::Pair {
 
   Structure structure_;
   std::vector<int> atom_of_;    // [n_atoms], LAMMPS's index of the structure's atoms
-  double n_evaluated_ = 0.0;
   std::vector<double> uncertainties_;    // [n_local], eV; empty if nobody looks
+  Route exchange_ = Route::AUTO;
+  std::unique_ptr<RankPart> part_;    // where ranks exchange edges
+  bool is_exchange_logged_ = false;
+  double extra_[4] = {};    // see `compute pair` above
 };
 
 }    // namespace pet_calc
