@@ -46,29 +46,39 @@ def find_physics(run: ReadRun) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
+def has_dynamics(run: ReadRun) -> bool:
+    """Return whether a drift in dynamics was measured; the short form has none."""
+    return any(row["name"] == "drift" for row in find_physics(run)[1].get("rows", []))
+
+
 def judge_physics(run: ReadRun) -> list[Sentence]:
     """Return what checks of the physics say on the use in dynamics, none without."""
     _, found = find_physics(run)
     if not found:
         return []
-    rows = found["rows"]
-    sentences: list[Sentence] = []
-    for verdict, how in (("fail", "fail"), ("warn", "are at their limits")):
-        names = [row["name"] for row in rows if row["verdict"] == verdict]
-        if names:
-            text = f"Checks of the physics that {how}: {', '.join(names)}."
-            if verdict == "fail":
-                text += " Run no dynamics with it before you know why."
-            sentences.append(Sentence("bad", text))
-    if not sentences:
-        text = f"All checks of the physics are good ({len(rows)})."
-        sentences.append(Sentence("good", text))
-    drift = next((row for row in rows if row["name"] == "drift"), None)
-    if drift is not None and drift["value"] is not None:
-        text = f"Drift of the energy without a thermostat: {_name_value(drift)}"
-        detail = f" ({drift['detail']})" if drift.get("detail") else ""
-        tone: Tone = "good" if drift["verdict"] == "ok" else "bad"
-        sentences.append(Sentence(tone, f"{text}{detail}."))
+    rows = {
+        verdict: [row for row in found["rows"] if row["verdict"] == verdict]
+        for verdict in ("fail", "warn", "ok")
+    }
+    n_good = len(rows["ok"])
+    where = found.get("structure") or found.get("frame") or ""
+    text = f"Physics{f' ({where})' if where else ''}: {n_good} "
+    text += "checks are good" if n_good != 1 else "check is good"
+    for verdict, words in (("fail", "fails"), ("warn", "is doubtful")):
+        for row in rows[verdict]:
+            detail = row.get("detail") or row.get("meaning")
+            text += f"; {row['name']} {words} ({detail})"
+    tone: Tone = "bad" if rows["fail"] else "note" if rows["warn"] else "good"
+    text += ". "
+    if rows["fail"]:
+        text += "Run no dynamics with it before you know why. "
+    sentences = [Sentence(tone, f"{text}`pet-calc validate` looks closer.")]
+    for row in found["rows"]:
+        if row["name"] == "drift" and row["value"] is not None:
+            text = f"Drift of the energy without a thermostat: {_name_value(row)}"
+            detail = f" ({row['detail']})" if row.get("detail") else ""
+            tone = "good" if row["verdict"] == "ok" else "bad"
+            sentences.append(Sentence(tone, f"{text}{detail}."))
     return sentences
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pet_calc.page.progress import describe_progress, has_replay
 from pet_calc.page.read import FURTHER, ReadRun
-from pet_calc.page.trust import find_physics, judge_physics
+from pet_calc.page.trust import has_dynamics, judge_physics
 from pet_calc.page.words import Sentence, Tone, format_error, format_number
 
 # a group's error beyond the mean of its set by which it is worth a line
@@ -37,7 +37,7 @@ def judge(run: ReadRun) -> list[Sentence]:
         )
     found += _find_worst_group(run)
     found += _describe_forgetting(run)
-    return [*found, *_describe_physics(run), *_describe_uses(run)]
+    return [*found, *judge_physics(run), *_describe_uses(run)]
 
 
 def headline(run: ReadRun) -> str:
@@ -295,25 +295,6 @@ def _describe_forgetting(run: ReadRun) -> list[Sentence]:
     return [Sentence("bad" if is_bad else "good", text)]
 
 
-def _describe_physics(run: ReadRun) -> list[Sentence]:
-    """Say what the short form of `pet-calc validate` found on a validation frame."""
-    physics = run.report.get("physics")
-    if not physics:
-        return []
-    rows = {
-        verdict: [row for row in physics["rows"] if row["verdict"] == verdict]
-        for verdict in ("fail", "warn", "ok")
-    }
-    n_good = len(rows["ok"])
-    text = f"Physics on a validation frame ({physics['structure']}): {n_good} checks "
-    text += "are good" if n_good != 1 else "is good"
-    for verdict, word in (("fail", "bad"), ("warn", "doubtful")):
-        for row in rows[verdict]:
-            text += f"; {word}: {row['name']} ({row['detail'] or row['meaning']})"
-    tone: Tone = "bad" if rows["fail"] else "note" if rows["warn"] else "good"
-    return [Sentence(tone, f"{text}. `pet-calc validate` looks closer.")]
-
-
 def _describe_uses(run: ReadRun) -> list[Sentence]:
     if not run.is_ended:
         return []
@@ -326,17 +307,16 @@ def _describe_uses(run: ReadRun) -> list[Sentence]:
     text = f"The training set has {' and '.join(limits)}. " if limits else ""
     if not has_forces:
         text += "It was trained without forces: it is not made for dynamics."
-        return [Sentence("bad", text), *judge_physics(run)]
-    has_physics = bool(find_physics(run)[1])
+        return [Sentence("bad", text)]
     text += (
         "Errors of forces do not show whether a simulation stays whole: try the "
         "temperature of use and above it."
-        if has_physics
+        if has_dynamics(run)
         else "No dynamics was run here, and errors of forces do not show whether a "
         "simulation stays whole: try NVE first (examples/drift.py), then the "
         "temperature of use and above it."
     )
-    return [*judge_physics(run), Sentence("note", text)]
+    return [Sentence("note", text)]
 
 
 def _has_forces(run: ReadRun) -> bool:

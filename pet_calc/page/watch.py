@@ -63,7 +63,8 @@ class LivePage:
         try:
             run = read_run(self.folder, is_going_on=_is_going_on(self.folder))
             end = str(run.report.get("end", "")) if run.is_ended else ""
-            is_over = end in ("finished", "early")
+            # such a run may be resumed; any other end is one
+            is_over = end not in ("", "interrupted", "stopped")
             run.is_live = not is_over
             html = render_page(run)
         except (PetCalcError, OSError, ValueError, KeyError) as error:

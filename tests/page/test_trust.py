@@ -53,7 +53,7 @@ def test_each_check_is_a_row_with_its_limit_and_verdict(tmp_path, key):
 def test_the_drift_takes_the_place_of_the_advice_to_measure_it(tmp_path):
     with_drift = " ".join(s.text for s in judge(build_run(tmp_path, [DRIFT])))
     assert "Drift of the energy without a thermostat: 0.02 meV/atom/ps" in with_drift
-    assert "All checks of the physics are good (1)" in with_drift
+    assert "1 check is good" in with_drift
     assert "No dynamics was run" not in with_drift
     without = " ".join(s.text for s in judge(build_run(tmp_path, [])))
     assert "No dynamics was run" in without
@@ -63,8 +63,14 @@ def test_a_check_that_fails_forbids_dynamics(tmp_path):
     bad = {**DRIFT, "verdict": "fail", "value": None}
     (sentence,) = judge_physics(build_run(tmp_path, [bad, WALLS]))
     assert sentence.tone == "bad"
-    assert "that fail: drift" in sentence.text
+    assert "1 check is good; drift fails (1 ps, 64 atoms)" in sentence.text
     assert "no dynamics" in sentence.text
+
+
+def test_the_short_form_without_dynamics_does_not_say_that_some_was_run(tmp_path):
+    text = " ".join(s.text for s in judge(build_run(tmp_path, [WALLS])))
+    assert "Physics (" in text
+    assert "No dynamics was run" in text
 
 
 def test_calibration_is_drawn_from_the_table_of_the_report(tmp_path):

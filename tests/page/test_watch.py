@@ -117,10 +117,11 @@ def test_the_page_follows_the_log(running, finished, plain):
     assert page.version == 2
 
 
-def test_the_end_of_the_run_is_the_end(running, finished, plain):
+@pytest.mark.parametrize("end", ["finished", "early", "diverged"])
+def test_the_end_of_the_run_is_the_end(running, finished, plain, end):
     page = LivePage(running)
     page.update()
-    end_run(running, finished)
+    end_run(running, finished, end=end)
     touch(running / "report.json", 10)
     page.update()
     assert page.is_over
