@@ -37,8 +37,8 @@ SEED = 4711
 # of a model with an uncertainty that nobody looks at
 _WATCH_HINT = """\
 # The model knows its uncertainty: with `uncertainty_threshold 0.1` (eV, of an atom's
-# energy) behind the next line LAMMPS warns of atoms above it; `on_uncertain stop` ends
-# the run, `on_uncertain write` writes such frames to uncertain.xyz.
+# energy) at the end of pair_style LAMMPS warns of atoms above it; `on_uncertain stop`
+# ends the run, `on_uncertain write` writes such frames to uncertain.xyz.
 """
 
 
@@ -136,8 +136,8 @@ def build_setup(
     if options.variant is not None:
         keywords += f" variant {options.variant}"
     keywords += _build_state(atoms, model_file or model)
-    watch, hint = _build_watch(model_file or model, options)
-    keywords += watch
+    if options.uncertainty_threshold is not None:
+        keywords += _build_watch(model_file or model, options)
     return f"""\
 units          metal
 atom_style     atomic
@@ -145,7 +145,7 @@ atom_modify    map array
 boundary       {boundary}
 read_data      {DATA_FILE}
 
-{hint}pair_style     metatomic {_quote(model)} {keywords}
+pair_style     metatomic {_quote(model)} {keywords}
 pair_coeff     * * {" ".join(elements)}
 neighbor       {SKIN} bin
 """
@@ -165,26 +165,37 @@ def _build_state(atoms: Atoms, model: str | Path) -> str:
     return f" charge {charge} spin {spin}"
 
 
-def _build_watch(model: str | Path, options: SimulationOptions) -> tuple[str, str]:
-    """Return the keywords for uncertain atoms, and a comment if there are none.
+def _build_watch(model: str | Path, options: SimulationOptions) -> str:
+    """Return the keywords for uncertain atoms.
 
     Raises:
-        ModelError: if the model has no uncertainty, and was to be asked for it.
+        ModelError: if the model has no uncertainty.
     """
+    target, is_there = _find_uncertainty(model, options)
+    if not is_there:
+        missing = describe_missing(os.fspath(model), target)
+        raise ModelError(f"{missing}; then export it again")
+    keywords = f" uncertainty_threshold {options.uncertainty_threshold:g}"
+    return f"{keywords} on_uncertain {options.on_uncertain}"
+
+
+def _build_hint(model: str | Path, options: SimulationOptions) -> str:
+    """Return a comment if the model has an uncertainty that nobody looks at."""
+    if options.uncertainty_threshold is not None:
+        return ""
+    return _WATCH_HINT if _find_uncertainty(model, options)[1] else ""
+
+
+def _find_uncertainty(
+    model: str | Path, options: SimulationOptions
+) -> tuple[str, bool]:
+    """Return the name of the energy, and whether the file has its uncertainty."""
     outputs = list(load_exported(model).capabilities().outputs)
     energies = [name for name in outputs if name.partition("/")[0] == ENERGY]
     target = choose_energy_target(
         {name: TargetSpec.for_energy(name) for name in energies}, options.variant
     )
-    is_there = name_extra_output(target, UNCERTAINTY) in outputs
-    threshold = options.uncertainty_threshold
-    if threshold is None:
-        return "", _WATCH_HINT if is_there else ""
-    if not is_there:
-        missing = describe_missing(os.fspath(model), target)
-        raise ModelError(f"{missing}; then export it again")
-    keywords = f" uncertainty_threshold {threshold:g}"
-    return f"{keywords} on_uncertain {options.on_uncertain}", ""
+    return target, name_extra_output(target, UNCERTAINTY) in outputs
 
 
 def build_input(
@@ -203,6 +214,7 @@ def build_input(
 # Written by pet-calc {version("pet-calc")}: {len(atoms)} atoms, types {types}.
 # Run it in this folder: pet-calc lammps run {INPUT_FILE}
 # Units: Å, eV, ps, K, bar. The cell is in LAMMPS's orientation.
+{_build_hint(model_file or model, options)}\
 
 {build_setup(atoms, model, options, model_file=model_file)}
 thermo         {every}
