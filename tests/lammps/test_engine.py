@@ -206,7 +206,10 @@ class OlderFile(ExportedPET):
 def save_without_method(model, path):
     exported = build_atomistic_model(model)
     older = OlderFile(exported.module.pet).eval()
-    AtomisticModel(older, ModelMetadata(), exported.capabilities()).save(path)
+    capabilities = exported.capabilities()
+    # features came later
+    capabilities.outputs = {"energy": capabilities.outputs["energy"]}
+    AtomisticModel(older, ModelMetadata(), capabilities).save(path)
 
 
 OBSTACLES = {

@@ -252,7 +252,7 @@ def test_data_sets_of_the_same_files_are_one(tmp_path, monkeypatch):
     monkeypatch.setattr(
         frames_module,
         "iterate_atoms",
-        lambda paths, index: opened.append(paths) or iterate(paths, index),
+        lambda paths, *others: opened.append(paths) or iterate(paths, *others),
     )
     found = read_run_frames(apart, show_progress=False)
     assert len(opened) == 1
