@@ -93,6 +93,19 @@ class RotationalAverage:
             )
         self._batch_size = batch_size
 
+    @classmethod
+    def where_asked(
+        cls, order: int | None, batch_size: int | None
+    ) -> "RotationalAverage | None":
+        """Return one for the arguments of ``PETCalculator``; None without an order."""
+        if order is not None:
+            return cls(order, batch_size)
+        if batch_size is not None:
+            raise ConfigError(
+                "rotational_average_batch_size: needs a rotational_average_order too"
+            )
+        return None
+
     def compute(
         self, backend: Backend, atoms: Atoms, properties: list[str], is_bulk: bool
     ) -> dict[str, Any]:

@@ -153,24 +153,12 @@ class PETCalculator(Calculator):
         """
         super().__init__()
         _free_cores.begin()
-        average: RotationalAverage | None = None
-        if rotational_average_order is not None:
-            average = RotationalAverage(
-                rotational_average_order, rotational_average_batch_size
-            )
-        elif rotational_average_batch_size is not None:
-            raise ConfigError(
-                "rotational_average_batch_size: needs a rotational_average_order too"
-            )
+        average = RotationalAverage.where_asked(
+            rotational_average_order, rotational_average_batch_size
+        )
         runner, self._adapters = open_backend(
             model,
-            Request(
-                target=target,
-                variants=variants,
-                direct=non_conservative,
-                skin=skin,
-                compile=compile,
-            ),
+            Request(target, variants, non_conservative, skin, compile),
             adapter=adapter,
             adapters=adapters,
             device=device,
