@@ -64,12 +64,11 @@ def _build_adam(
     ]
     if partly:
         groups.append({"params": partly, "rate_factor": 1.0, "weight_decay": 0.0})
-    # many small tensors: as many calls take 1.1 ms a step, and one takes 0.16
-    parameters = [p for group in groups for p in group["params"]]
-    is_fused = True if all(p.device.type == "cpu" for p in parameters) else None
+    # not `fused`: on the CPU torch 2.13 reads a gradient in the order of its memory,
+    # and so steps by the wrong elements where it is that of a transposed product
     if weight_decay > 0:
-        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=is_fused)
-    return torch.optim.Adam(groups, fused=is_fused)
+        return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    return torch.optim.Adam(groups)
 
 
 def set_learning_rate(

@@ -44,7 +44,7 @@ def test_the_page_says_what_was_found(ended):
     texts = [sentence.text for sentence in judge(read_run(options.output))]
     (found,) = [text for text in texts if text.startswith("Physics")]
     # the network has hardly learned anything, and no wall
-    assert "bad: dimers (" in found
+    assert "dimers fails (" in found
     assert "pet-calc validate" in found
     tones = {s.text: s.tone for s in judge(read_run(options.output))}
     assert tones[found] == "bad"
