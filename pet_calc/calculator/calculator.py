@@ -158,7 +158,9 @@ class PETCalculator(Calculator):
         )
         runner, self._adapters = open_backend(
             model,
-            Request(target, variants, non_conservative, skin, compile),
+            Request(
+                target, variants, direct=non_conservative, skin=skin, compile=compile
+            ),
             adapter=adapter,
             adapters=adapters,
             device=device,
