@@ -23,7 +23,6 @@ from pet_calc.calculator.atoms_io import (
 from pet_calc.calculator.backend import FeatureKind
 from pet_calc.calculator.request import Request
 from pet_calc.calculator.supported import check_charge_and_spin
-from pet_calc.calculator.targets import choose_targets
 from pet_calc.calculator.uncertainty import (
     FORCES_UNCERTAINTY,
     OF_ENERGIES,
@@ -69,13 +68,7 @@ class CheckpointBackend:
             ConfigError: if the compiled engine was asked for and cannot run.
         """
         self.model = model
-        self.chosen = choose_targets(
-            model.targets,
-            model.targets,
-            target=request.target,
-            variants=request.variants,
-            direct=request.direct,
-        )
+        self.chosen = request.choose_targets(model.targets, model.targets)
         self.target = self.chosen.energy
         self._uncertainty = (uncertainties or {}).get(self.target)
         self._source = source

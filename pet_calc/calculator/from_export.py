@@ -26,7 +26,6 @@ from pet_calc.calculator.backend import FeatureKind
 from pet_calc.calculator.metatomic_file import MetatomicFile
 from pet_calc.calculator.request import Request
 from pet_calc.calculator.scripted_file import ScriptedFile, find_script_obstacle
-from pet_calc.calculator.targets import choose_targets
 from pet_calc.calculator.uncertainty import UNCERTAINTIES
 from pet_calc.checkpoint.archive import verify_archive
 from pet_calc.checkpoint.open import choose_device
@@ -82,12 +81,9 @@ class ExportBackend:
         energies = [name for name in outputs if name.partition("/")[0] == ENERGY]
         # metatomic knows one spelling of the forces
         bases = (ENERGY, DIRECT_FORCE, DIRECT_STRESS)
-        self.chosen = choose_targets(
+        self.chosen = request.choose_targets(
             {name: TargetSpec.for_energy(name) for name in energies},
             [name for name in outputs if name.partition("/")[0] in bases],
-            target=request.target,
-            variants=request.variants,
-            direct=request.direct,
         )
         self.target = self.chosen.energy
         self._switch = self._decide(request.compile)

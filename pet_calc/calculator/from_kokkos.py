@@ -24,7 +24,6 @@ from pet_calc.calculator.atoms_io import (
 from pet_calc.calculator.backend import FeatureKind
 from pet_calc.calculator.request import Request
 from pet_calc.calculator.supported import check_charge_and_spin
-from pet_calc.calculator.targets import choose_targets
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import is_exported, load_merged_model
 from pet_calc.data.labels import read_charge_and_spin
@@ -70,13 +69,7 @@ class KokkosBackend:
         """
         self._rebuild = functools.partial(KokkosBackend, model, request, device=device)
         self.model = model
-        self.chosen = choose_targets(
-            model.targets,
-            model.targets,
-            target=request.target,
-            variants=request.variants,
-            direct=request.direct,
-        )
+        self.chosen = request.choose_targets(model.targets, model.targets)
         self.target = self.chosen.energy
         self.known = set(model.atomic_types)
         if obstacle := find_kokkos_obstacle(model, self.target):
