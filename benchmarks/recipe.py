@@ -88,6 +88,7 @@ QUESTIONS = {
         "all linear r8, rate x1/3": lora(ALL_LINEAR, rate=1 / 3),
         "all linear r8, rate x2": lora(ALL_LINEAR, rate=2.0),
         "all linear r8, rate x3": lora(ALL_LINEAR, rate=3.0),
+        "all linear r32, rate x2": lora(ALL_LINEAR, 32, rate=2.0),
     },
     # the same scale as that of rank 8 by default, 2, at rank 8
     "stabilized": {
