@@ -4,7 +4,7 @@
     python benchmarks/lammps_ranks.py --quick          # a look at whether it works
 
 Needs a quiet machine. The model is a PET of size XS with random weights in float32, or
-an exported file (`--model`); structures are water and copper. Each row is a run of its
+an exported file (`--model`); structures are water, silicon and copper (`--kinds`). Each row is a run of its
 own of some ranks and threads; rows of one structure take turns (`--turns`) and medians
 are compared. A rank's step is work, packing included, and exchanges: messages and
 waiting for them. Bytes are those that a rank sends in a step.
@@ -48,6 +48,7 @@ print "means $(f_mean[1]) $(f_mean[2]) $(f_mean[3]) $(f_mean[4])"
 """
 STRONG = {
     "water": [(4, 4, 4), (6, 6, 6), (9, 9, 9), (18, 18, 18)],
+    "silicon": [(4, 4, 4), (7, 7, 7)],
     "copper": [(4, 4, 3), (5, 5, 5), (8, 8, 8)],
 }
 WEAK = {"water": (6, 6, 6), "copper": (5, 5, 5)}
@@ -74,8 +75,10 @@ class Row(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="an exported file, for O, H and Cu")
+    parser.add_argument("--model", type=Path, help="an exported file, for all elements")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--kinds", nargs="+", default=list(STRONG), choices=STRONG)
+    parser.add_argument("--largest", type=int, default=20_000, help="atoms")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--bandwidth", type=float, default=5.0, help="GB/s of a rank")
@@ -87,7 +90,8 @@ def main() -> None:
     cases = [Case(n, 1, e) for n in options.ranks for e in ("auto", "off")]
     cases = [c for c in cases if c.n_ranks > 1 or c.exchange == "auto"]
     cases += [Case(1, n_cores, "auto")] if n_cores > 1 else []
-    strong, weak = STRONG, WEAK
+    strong = {kind: STRONG[kind] for kind in options.kinds}
+    weak = {kind: WEAK[kind] for kind in options.kinds if kind in WEAK}
     if options.quick:
         strong, weak = {"water": STRONG["water"][:1]}, {}
         options.turns, options.steps = 1, 2
@@ -96,13 +100,15 @@ def main() -> None:
         folder = Path(name)
         model = options.model
         if model is None:
-            network = build_model([1, 8, 29])
+            network = build_model([1, 8, 14, 29])
             model = export_model(network, folder / "model.pt", check=False)
         print("Strong scaling\n")
         print_head()
         for kind, shapes in strong.items():
             for shape in shapes:
                 atoms = build(kind, shape)
+                if len(atoms) > options.largest:
+                    continue
                 found += measure(kind, atoms, model, cases, options, folder)
         print("\nWeak scaling\n")
         print_head()
@@ -119,7 +125,11 @@ def main() -> None:
 def build(kind: str, shape: tuple[int, ...]) -> Atoms:
     if kind == "water":
         return build_water(shape)
-    atoms = ase.build.bulk("Cu", "fcc", 3.61, cubic=True).repeat(shape)
+    cells = {
+        "copper": ase.build.bulk("Cu", "fcc", 3.61, cubic=True),
+        "silicon": ase.build.bulk("Si", "diamond", 5.43, cubic=True),
+    }
+    atoms = cells[kind].repeat(shape)
     atoms.rattle(0.05, seed=0)
     return atoms
 
