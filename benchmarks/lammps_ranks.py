@@ -4,10 +4,10 @@
     python benchmarks/lammps_ranks.py --quick          # a look at whether it works
 
 Needs a quiet machine. The model is a PET of size XS with random weights in float32, or
-an exported file (`--model`); structures are water, silicon and copper (`--kinds`). Each row is a run of its
-own of some ranks and threads; rows of one structure take turns (`--turns`) and medians
-are compared. A rank's step is work, packing included, and exchanges: messages and
-waiting for them. Bytes are those that a rank sends in a step.
+an exported file (`--model`); structures are water, silicon and copper (`--kinds`). Each
+row is a run of its own of some ranks and threads; rows of one structure take turns
+(`--turns`) and medians are compared. A rank's step is work, packing included, and
+exchanges: messages and waiting for them. Bytes are those that a rank sends in a step.
 
 The last table extrapolates. Work is a rank's atoms times the time of one, fitted to
 the rows of one rank; an exchange is bytes over `--bandwidth` plus `--latency`. Pairs
@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an exported file, for all elements")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--kinds", nargs="+", default=list(STRONG), choices=STRONG)
+    parser.add_argument("--smallest", type=int, default=1, help="atoms")
     parser.add_argument("--largest", type=int, default=20_000, help="atoms")
+    parser.add_argument("--exchange", nargs="+", default=["auto", "off"])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--bandwidth", type=float, default=5.0, help="GB/s of a rank")
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     n_cores = len(os.sched_getaffinity(0))
-    cases = [Case(n, 1, e) for n in options.ranks for e in ("auto", "off")]
+    cases = [Case(n, 1, e) for n in options.ranks for e in options.exchange]
     cases = [c for c in cases if c.n_ranks > 1 or c.exchange == "auto"]
     cases += [Case(1, n_cores, "auto")] if n_cores > 1 else []
     strong = {kind: STRONG[kind] for kind in options.kinds}
@@ -107,7 +109,7 @@ def main() -> None:
         for kind, shapes in strong.items():
             for shape in shapes:
                 atoms = build(kind, shape)
-                if len(atoms) > options.largest:
+                if not options.smallest <= len(atoms) <= options.largest:
                     continue
                 found += measure(kind, atoms, model, cases, options, folder)
         print("\nWeak scaling\n")
@@ -116,6 +118,8 @@ def main() -> None:
             for case in (c for c in cases if c.n_threads == 1):
                 long = (shape[0] * case.n_ranks, *shape[1:])
                 atoms = build(kind, long)
+                if not options.smallest <= len(atoms) <= options.largest:
+                    continue
                 found += measure(kind, atoms, model, [case], options, folder)
     extrapolate(found, options.bandwidth * 1e9, options.latency * 1e-6)
     if options.output:

@@ -119,7 +119,9 @@ class EchoHandler(logging.Handler):
     """Prints the library's log on whatever standard error is at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
+        """Print one line, unless a progress bar shows it."""
+        if getattr(record, "is_in_bar", False):
+            return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         click.echo(prefix + self.format(record), err=True)
 

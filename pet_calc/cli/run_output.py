@@ -14,6 +14,7 @@ _NAMES = (
     "adapter.safetensors",
     "log.csv",
     "log.jsonl",
+    "run.log",
     "report.json",
     "report.html",
 )

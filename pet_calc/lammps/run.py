@@ -58,6 +58,11 @@ def run_lammps(
         # threads that spin while they wait take the core from those that work; where
         # each has a core, waking sleeping ones costs all that a second thread brings
         environment.setdefault("OMP_WAIT_POLICY", "passive")
+        # so do ranks that wait for a message (MPICH's names; others ignore them)
+        environment.setdefault("MPIR_CVAR_CH4_PROGRESS_THROTTLE", "1")
+        environment.setdefault(
+            "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT", "64"
+        )
     command = [str(toolchain.lammps_program), "-in", str(script), *arguments]
     if n_ranks > 1:
         command = [str(find_mpi_file("mpiexec")), "-np", str(n_ranks), *command]

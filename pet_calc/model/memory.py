@@ -1,6 +1,7 @@
 """How much memory an evaluation takes, how much is left, and whether it ran out."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,22 @@ def read_free_memory(device: torch.device) -> float | None:
     limits = [_read_available(), _read_group_limit()]
     known = [limit for limit in limits if limit is not None]
     return min(known, default=None)
+
+
+def read_peak_memory(device: torch.device) -> float | None:
+    """Return the most bytes so far: of tensors on a GPU, or of the process.
+
+    None where the system does not say (Windows).
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:
+        return None
+    # in kB on Linux, in bytes on macOS
+    unit = 1.0 if sys.platform == "darwin" else 1024.0
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Ledger:

@@ -274,6 +274,7 @@ def list_origins(run: ReadRun) -> Table:
         ("processes x threads", _join_threads(machine)),
         ("training, s", report.get("seconds")),
         ("s an epoch", _find_pace(run)),
+        ("memory at most, GB", _find_memory(report)),
         ("steps", report.get("n_steps")),
         ("epochs planned", report.get("n_epochs")),
         ("best epoch", report.get("best_epoch")),
@@ -286,6 +287,12 @@ def list_origins(run: ReadRun) -> Table:
     for name, digest in {**source.get("files", {}), **further}.items():
         rows.append([Cell(f"SHA-256 of {name}"), Cell(digest)])
     return Table("Where it comes from", ["", ""], rows)
+
+
+def _find_memory(report: dict[str, Any]) -> str | None:
+    """Return the most memory that a run took; older ones do not say."""
+    n_bytes = report.get("peak_memory")
+    return None if n_bytes is None else f"{n_bytes / 1e9:.2f}"
 
 
 def to_cell(value: float | None, factor: float, key: str = "") -> Cell:

@@ -4,11 +4,10 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pet_calc.checkpoint import Checkpoint, save_checkpoint
 from pet_calc.config import TrainOptions, default_ema_decay
@@ -24,6 +23,7 @@ from pet_calc.train.optim import (
     compute_learning_rate,
     set_learning_rate,
 )
+from pet_calc.train.progress import TrainingBar, log_epoch
 from pet_calc.train.signals import StopSignal
 from pet_calc.train.start.resume import check_state
 from pet_calc.train.step_runner import StepRunner
@@ -136,15 +136,14 @@ class Trainer:
     def _run_epochs(self, logbook: Logbook | None, stop_after: int | None) -> str:
         """Train until something ends it; return what."""
         n_steps = self._count_steps()
-        bar = tqdm(
-            total=n_steps,
-            initial=self.state.step,
-            disable=self.hide_bar,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
+        bar = TrainingBar(
+            self.runner.training.loader,
+            self.n_epochs,
+            self.runner.device,
+            n_steps_done=self.state.step,
+            hide=self.hide_bar,
         )
-        with bar, self._stop.catch():
+        with closing(bar), self._stop.catch():
             while self.state.epoch < self.n_epochs:
                 if len(self.state.restarts) > MOST_RESTARTS:
                     return "diverged"
@@ -156,12 +155,14 @@ class Trainer:
                     row = self._finish_epoch(n_steps)
                     if logbook is not None:
                         logbook.add(row)
-                    bar.set_postfix_str(describe_row(row), refresh=False)
-                    if bar.disable and self._is_worth_a_line(row["epoch"]):
-                        logger.info("%s", describe_row(row))
+                    bar.show_epoch(describe_row(row))
+                    if self._is_worth_a_line(row["epoch"]):
+                        log_epoch(
+                            logger, describe_row(row), is_in_bar=not bar.is_hidden
+                        )
                 except DivergedError as error:
                     self._begin_again(str(error))
-                    bar.reset()
+                    bar.begin_again()
                     if logbook is not None:
                         logbook.clear()
                     continue
@@ -225,7 +226,7 @@ class Trainer:
         """Return the steps of the whole run."""
         return self.n_epochs * self.runner.training.loader.n_steps
 
-    def _run_epoch(self, n_steps: int, bar: Any) -> bool:
+    def _run_epoch(self, n_steps: int, bar: TrainingBar) -> bool:
         """Take the (remaining) steps of one epoch; False if a signal came."""
         state = self.state
         started = time.monotonic()
@@ -247,7 +248,7 @@ class Trainer:
                 state.loss_sum += loss
                 state.step += 1
                 state.batch += 1
-                bar.update(1)
+                bar.show_step(state.step)
                 why = self._watch.judge_step(state, loss, self.zero_metrics["loss"])
                 if why:
                     raise DivergedError(why)

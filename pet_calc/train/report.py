@@ -53,6 +53,9 @@ class RunReport:
     """Peak of the attempt that the result is from."""
     restarts: list[dict[str, Any]] = field(default_factory=list)
     """Attempts before it that diverged: ``learning_rate``, ``step`` and ``why``."""
+    peak_memory: float | None = None
+    """Most bytes that the first process held, on a GPU those of its tensors; None where
+    the system does not say."""
     n_trainable: int = 0
     n_parameters: int = 0
     facts: dict[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import RunOptions, replace, write_options
 from pet_calc.data.loader import BatchLoader
 from pet_calc.errors import ConfigError
+from pet_calc.model.memory import read_peak_memory
 from pet_calc.system.cores import CoreWatch
 from pet_calc.system.paths import expand_path
 from pet_calc.system.ranks import Ranks, join_ranks
@@ -28,6 +29,7 @@ from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import Trainer
 from pet_calc.train.objective import TrainedSet
 from pet_calc.train.physics import choose_check
+from pet_calc.train.progress import RunLog, keep_log
 from pet_calc.train.provenance import describe_run
 from pet_calc.train.recompute import recompute_layers
 from pet_calc.train.report import RunReport
@@ -69,9 +71,9 @@ def run_training(
     """Train as the options say, and write the results to ``options.output``.
 
     The folder then holds ``best_model.ckpt``, ``last_model.ckpt`` (to resume from),
-    ``adapter.safetensors`` (with LoRA), ``log.csv``, ``log.jsonl``, ``report.json``
-    and ``options_resolved.yaml``, and in ``predictions/`` those of some frames before
-    and after.
+    ``adapter.safetensors`` (with LoRA), ``log.csv``, ``log.jsonl``, ``run.log``,
+    ``report.json`` and ``options_resolved.yaml``, and in ``predictions/`` those of some
+    frames before and after.
 
     Args:
         options: what to do.
@@ -88,8 +90,12 @@ def run_training(
     """
     options.check_ready()
     options = replace(options, output=expand_path(options.output))
-    with keep_warnings() as warnings, join_ranks(options.device) as ranks:
-        return _run(
+    with (
+        keep_warnings() as warnings,
+        keep_log() as log,
+        join_ranks(options.device) as ranks,
+    ):
+        report = _run(
             options,
             ranks,
             is_resumed,
@@ -99,7 +105,10 @@ def run_training(
             run_name,
             accepts_new_data,
             warnings,
+            log,
         )
+        log.write(report.to_text())
+        return report
 
 
 def _run(
@@ -112,6 +121,7 @@ def _run(
     run_name: str,
     accepts_new_data: bool,
     warnings: list[str],
+    log: RunLog,
 ) -> RunReport:
     """Do what ``run_training`` says, as one of its processes."""
     watch = CoreWatch()
@@ -147,6 +157,7 @@ def _run(
     if ranks.is_main:
         path.mkdir(parents=True, exist_ok=True)
         write_options(options, path / OPTIONS_NAME)
+        log.open(path, is_resumed=is_resumed)
     device = prepared.model.edge_embedder.weight.device
     loaders = build_loaders(datasets, options, device, ranks)
     if ranks.size == 1 and device.type == "cpu":
@@ -224,6 +235,7 @@ def _fit(
         validation=trainer.best_metrics,
         best_model=str(trainer.folder.best),
         signal=trainer.signal if end == "interrupted" else 0,
+        peak_memory=read_peak_memory(trainer.runner.device),
     )
 
 

@@ -46,6 +46,7 @@ def test_a_run_leaves_model_adapter_log_options_and_report(tmp_path):
         "adapter.safetensors",
         "log.csv",
         "log.jsonl",
+        "run.log",
         "report.json",
         "options_resolved.yaml",
         "predictions",
