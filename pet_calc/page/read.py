@@ -90,13 +90,15 @@ class ReadRun:
 
     def table(self, part: str, target: str | None = None) -> dict[str, Any]:
         """Return what was kept of a set and a target, empty if nothing was."""
-        wanted = (part, target or self.target)
+        found = [t for t in self.tables(part) if t["target"] == (target or self.target)]
+        return found[0] if found else {}
+
+    def tables(self, part: str) -> list[dict[str, Any]]:
+        """Return what was kept of a set, by target, the main one first."""
         further = self.report.get(FURTHER)
         tables = [*self.report.get("kept", []), *([further["kept"]] if further else [])]
-        for table in tables:
-            if (table["set"], table["target"]) == wanted:
-                return dict(table)
-        return {}
+        own = [dict(table) for table in tables if table["set"] == part]
+        return sorted(own, key=lambda table: table["target"] != self.target)
 
 
 def read_run(folder: str | Path, *, is_going_on: bool = False) -> ReadRun:

@@ -76,7 +76,12 @@ def list_errors(run: ReadRun) -> Table | None:
 
 def list_groups(run: ReadRun) -> list[Table]:
     """Return the errors of groups of the sets that the result is judged by."""
-    return [found for part in list_judged(run) for found in _list_groups_of(run, part)]
+    return [
+        found
+        for part in list_judged(run)
+        for table in run.tables(part)
+        for found in _list_groups_of(table, run.target)
+    ]
 
 
 def list_judged(run: ReadRun) -> list[str]:
@@ -85,8 +90,14 @@ def list_judged(run: ReadRun) -> list[str]:
     return [part for part in (own, FURTHER) if run.table(part)]
 
 
-def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
-    table = run.table(part)
+def _list_groups_of(table: dict[str, Any], main: str) -> list[Table]:
+    """Return the tables of groups of a set and a target, by kind.
+
+    Args:
+        table: what was kept of them.
+        main: the target that needs no name.
+    """
+    part, target = table["set"], table["target"]
     tables = []
     for kind, caption in KINDS.items():
         groups = [g for g in table.get("groups", []) if g["kind"] == kind]
@@ -111,7 +122,7 @@ def _list_groups_of(run: ReadRun, part: str) -> list[Table]:
                 for errors in (group.get("before", {}), group["errors"]):
                     row.append(to_cell(errors.get(f"{name}_mae"), factor))
             rows.append(row)
-        of = f", {table['target']}" if "/" in table["target"] else ""
+        of = f", {target}" if "/" in target or target != main else ""
         tables.append(Table(f"{caption}, {part} set{of}", head, rows))
     return tables
 

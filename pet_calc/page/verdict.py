@@ -185,7 +185,8 @@ def _describe_length(run: ReadRun) -> list[Sentence]:
             Sentence(
                 "note",
                 f"The validation error was still falling in the last of {n_planned} "
-                f"epochs: go on with --resume --epochs {next_epochs}.",
+                f"epochs: resume the run and go on to {next_epochs}, by the first "
+                "command of what to do next.",
             )
         ]
     return []

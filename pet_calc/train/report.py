@@ -97,7 +97,10 @@ class RunReport:
             )
             lines.insert(1, f"restarts   {describe_restarts(self.restarts)}{now}")
         if self.next_epochs:
-            text = f"still improving: go on with --resume --epochs {self.next_epochs}"
+            text = (
+                f"still improving after {self.n_epochs} epochs: resume the run and go "
+                f"on to {self.next_epochs}"
+            )
             lines.append(f"{'':<10} {text}")
         if self.test_before and self.test:
             lines.append(f"test, base {format_errors(self.test_before)}")

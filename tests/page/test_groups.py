@@ -1,7 +1,10 @@
 """Tables and plots of groups: the worst first."""
 
+from pathlib import Path
+
 from pet_calc.page.plots import plot_groups
-from pet_calc.page.tables import sort_groups
+from pet_calc.page.read import ReadRun
+from pet_calc.page.tables import list_groups, sort_groups
 
 
 def build_groups(kind, errors):
@@ -34,3 +37,17 @@ def test_of_many_groups_the_worst_are_drawn():
     plot = plot_groups(table, "file", "By file")
     assert plot.columns["group"] == [f"g{i}" for i in range(29, 9, -1)]
     assert plot.title == "By file, test: the 20 worst of 30"
+
+
+def test_every_target_has_its_groups_the_main_one_first():
+    kept = [
+        {"set": "test", "target": target, "groups": build_groups("file", errors)}
+        for target, errors in (("energy/b", [0.2]), ("energy/a", [0.1, 0.3]))
+    ]
+    report = {"kept": kept, "facts": {"provenance": {"target": "energy/a"}}}
+    tables = list_groups(ReadRun(Path(), report, is_ended=True))
+    assert [table.caption for table in tables] == [
+        "By file, test set, energy/a",
+        "By file, test set, energy/b",
+    ]
+    assert [len(table.rows) for table in tables] == [2, 1]

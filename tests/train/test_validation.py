@@ -57,9 +57,9 @@ def test_a_run_that_still_improves_says_how_to_go_on(tmp_path, monkeypatch):
     )
     report = run(options)
     assert report.next_epochs == 20
-    assert "--resume --epochs 20" in report.to_text()
+    assert "resume the run and go on to 20" in report.to_text()
     found = read_run(tmp_path / "run")
-    assert any("--epochs 20" in sentence.text for sentence in judge(found))
+    assert any("go on to 20" in sentence.text for sentence in judge(found))
     name, command = list_next_steps(found)[0]
     assert name == "still improving: go on"
     assert command.split()[:2] == ["pet-calc", "finetune"]
