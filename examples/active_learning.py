@@ -6,7 +6,8 @@ A base of GFN1-xTB energies learns those of GFN2-xTB (pip install tblite) for et
 1000 K, from 20 frames at 300 K and 10 more after each round of dynamics with its own
 forces. Beside it runs the same loop with frames chosen at random. Both are judged on
 frames of GFN2-xTB's own dynamics at 1000 K. In the end a few frames at 1000 K are put
-among many at 300 K, and those that are found are counted.
+among many at 300 K: those that are found are counted, and the first model learns from
+ten frames of this pool, chosen and at random.
 """
 
 import argparse
@@ -56,17 +57,21 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="one round of nothing")
     arguments = parser.parse_args()
     settings = TINY if arguments.tiny else SETTINGS
-    rows, found = [], []
+    rows, found, learned = [], [], []
     for seed in arguments.seeds:
         folder = arguments.output / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         rows += run_seed(folder, seed, settings)
         (arguments.output / "errors.json").write_text(json.dumps(rows, indent=1))
         found.append(count_rare(folder, seed, settings))
+        learned += learn_rare(folder, seed, settings)
+        (arguments.output / "rare.json").write_text(json.dumps(learned, indent=1))
     print_table(rows)
     for seed, counts in zip(arguments.seeds, found, strict=True):
         shown = ", ".join(f"{by} {count}" for by, count in counts.items())
         print(f"rare frames among the first {settings['n_rare']}, seed {seed}: {shown}")
+    print("\nChosen among the rare and the many:")
+    print_table(learned)
 
 
 def run_seed(folder, seed, settings):
@@ -123,6 +128,21 @@ def count_rare(folder, seed, settings):
         numbers = [int(atoms.info["select_from"].split()[-1]) for atoms in taken]
         counts[by] = len(places.intersection(numbers))
     return counts
+
+
+def learn_rare(folder, seed, settings):
+    """Return the errors of a training with frames from the pool, by each choice."""
+    first = folder / "start" / "best_model.ckpt"
+    rows = []
+    for way in ("select", "random"):
+        files = [folder / "start.xyz"]
+        rng = np.random.default_rng([seed, 78])
+        chosen = choose(way, folder / "rare.xyz", first, files, settings, rng)
+        files.append(folder / f"{way}-rare.xyz")
+        ase.io.write(files[-1], label(chosen))
+        model = train(folder, f"{way}-rare", files, seed, settings)
+        rows.append({"seed": seed, "way": way, "round": 1, **judge(model, folder)})
+    return rows
 
 
 def build_labeller():

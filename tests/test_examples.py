@@ -71,5 +71,10 @@ def test_active_learning(tmp_path):
         [number, way] for number in "01" for way in ("select", "random")
     ]
     assert table[6].startswith("rare frames among the first 2, seed 0: uncertainty ")
+    assert [line.split()[:2] for line in table[-2:]] == [
+        ["1", "select"],
+        ["1", "random"],
+    ]
     folder = tmp_path / "loop" / "seed-0"
     assert len(ase.io.read(folder / "select-1.xyz", ":")) == 2
+    assert len(ase.io.read(folder / "random-rare.xyz", ":")) == 2
