@@ -47,11 +47,11 @@ CASES = {
     "water": Case(SETS["water"], MOLECULES, 150, 1),
 }
 ATTENTION = ["input_linear", "output_linear"]
-MLPS = [*ATTENTION, "mlp"]
-ALL_LINEAR = [*MLPS, "compress", "center"]
+EDGES = [*ATTENTION, "mlp", "compress"]
+ALL_LINEAR = [*EDGES, "center"]
 
 
-def lora(targets=ATTENTION, rank=8, alpha=None, config=None, **others):
+def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
     """A recipe with LoRA; alpha is twice the rank unless it is given."""
     config = {
         "rank": rank,
@@ -59,72 +59,94 @@ def lora(targets=ATTENTION, rank=8, alpha=None, config=None, **others):
         "target_modules": targets,
         **(config or {}),
     }
-    return {"finetune": {"method": "lora", "config": config}, **others}
+    return {"finetune": {"method": "lora", "config": config}, "rate": rate, **others}
 
 
-# `rate` is a factor of LoRA's default rate, whatever the method; everything else stands
+def train_all(rate, **others):
+    """A recipe that trains all weights."""
+    return {"finetune": {"method": "full"}, "rate": rate, **others}
+
+
+# `rate` is a factor of the rate by size alone, which heads take; everything else stands
 # under `training` as in an options file
 QUESTIONS = {
     "targets": {
-        "attention r8": lora(),
-        "attention, mlp r8": lora(MLPS),
+        "r8": lora(),
+        "attention r8": lora(ATTENTION),
+        "attention, mlp r8": lora([*ATTENTION, "mlp"]),
+        "attention, compress r8": lora([*ATTENTION, "compress"]),
         "all linear r8": lora(ALL_LINEAR),
-        "full, rate x0.1": {"finetune": {"method": "full"}, "rate": 0.1},
-        "full, rate x0.3": {"finetune": {"method": "full"}, "rate": 0.3},
-        "full, rate x1": {"finetune": {"method": "full"}, "rate": 1.0},
-        "heads": {"finetune": {"method": "heads"}},
+        "full, rate x0.1": train_all(0.1),
+        "full, rate x0.3": train_all(0.3),
+        "full, rate x1": train_all(1.0),
+        "heads": {"finetune": {"method": "heads"}, "rate": 1.0},
+    },
+    # the defaults of before: of attention alone, then of all layers
+    "before": {
+        "attention r8, rate x1": lora(ATTENTION, rate=1.0, warmup_fraction=0.01),
+        "all linear r8, rate x1": lora(ALL_LINEAR, rate=1.0, warmup_fraction=0.01),
+        "r8": lora(),
     },
     "rank": {
-        "all linear r8": lora(ALL_LINEAR),
-        "all linear r4": lora(ALL_LINEAR, 4),
-        "all linear r16": lora(ALL_LINEAR, 16),
-        "all linear r16, alpha 16": lora(ALL_LINEAR, 16, 16.0),
-        "all linear r32": lora(ALL_LINEAR, 32),
-        "all linear r32, alpha 16": lora(ALL_LINEAR, 32, 16.0),
-        "all linear r32, alpha 32": lora(ALL_LINEAR, 32, 32.0),
+        "r8": lora(),
+        "r4": lora(rank=4),
+        "r16": lora(rank=16),
+        "r16, alpha 16": lora(rank=16, alpha=16.0),
+        "r32": lora(rank=32),
+        "r32, alpha 16": lora(rank=32, alpha=16.0),
+        "r32, alpha 32": lora(rank=32, alpha=32.0),
     },
     "rate": {
-        "all linear r8": lora(ALL_LINEAR),
-        "all linear r8, rate x1/3": lora(ALL_LINEAR, rate=1 / 3),
-        "all linear r8, rate x2": lora(ALL_LINEAR, rate=2.0),
-        "all linear r8, rate x3": lora(ALL_LINEAR, rate=3.0),
-        "all linear r32, rate x2": lora(ALL_LINEAR, 32, rate=2.0),
+        "r8": lora(),
+        "r8, rate x0.7": lora(rate=2 / 3),
+        "r8, rate x1": lora(rate=1.0),
+        "r8, rate x3": lora(rate=3.0),
+        "r8, rate x6": lora(rate=6.0),
+        "r8, rate x12": lora(rate=12.0),
+        "r32, rate x4": lora(rank=32, rate=4.0),
+    },
+    "warm-up": {
+        "r8": lora(),
+        "r8, warm-up 0.01": lora(warmup_fraction=0.01),
+        "r8, warm-up 0.05": lora(warmup_fraction=0.05),
+        "r8, warm-up 0.2": lora(warmup_fraction=0.2),
+        "r8, rate x3, warm-up 0.01": lora(rate=3.0, warmup_fraction=0.01),
+        "r16, warm-up 0.01": lora(rank=16, warmup_fraction=0.01),
+        "full, rate x0.3": train_all(0.3),
+        "full, rate x0.3, warm-up 0.01": train_all(0.3, warmup_fraction=0.01),
     },
     # the same scale as that of rank 8 by default, 2, at rank 8
     "stabilized": {
-        "all linear r8": lora(ALL_LINEAR),
+        "r8": lora(),
         **{
-            f"all linear r{rank}, alpha / sqrt(r)": lora(
-                ALL_LINEAR, rank, 2 * 8**0.5, config={"rank_stabilized": True}
+            f"r{rank}, alpha / sqrt(r)": lora(
+                rank=rank, alpha=2 * 8**0.5, config={"rank_stabilized": True}
             )
             for rank in (4, 16, 32)
         },
     },
     "ratio": {
-        "all linear r8": lora(ALL_LINEAR),
+        "r8": lora(),
         **{
-            f"all linear r8, B at x{ratio}": lora(
-                ALL_LINEAR, config={"b_rate": float(ratio)}
-            )
+            f"r8, B at x{ratio}": lora(config={"b_rate": float(ratio)})
             for ratio in (1, 2, 4, 16)
         },
     },
     "loss": {
-        "all linear r8": lora(ALL_LINEAR),
-        "all linear r8, energy 1": lora(ALL_LINEAR, loss={"energy": {"weight": 1.0}}),
-        "all linear r8, energy 30": lora(ALL_LINEAR, loss={"energy": {"weight": 30.0}}),
-        "all linear r8, warm-up 0.1": lora(ALL_LINEAR, warmup_fraction=0.1),
-        "all linear r8, weight decay 0.1": lora(ALL_LINEAR, weight_decay=0.1),
-        "all linear r8, mean of 1/5": lora(ALL_LINEAR, ema_decay=0.9875),
+        "r8": lora(),
+        "r8, energy 1": lora(loss={"energy": {"weight": 1.0}}),
+        "r8, energy 30": lora(loss={"energy": {"weight": 30.0}}),
+        "r8, weight decay 0.1": lora(weight_decay=0.1),
+        "r8, mean of 1/5": lora(ema_decay=0.9875),
     },
     "heads": {
-        "all linear r8": lora(ALL_LINEAR),
-        "all linear r8, heads frozen": lora(ALL_LINEAR),
-        "all linear r8, heads by LoRA": lora(ALL_LINEAR),
+        "r8": lora(),
+        "r8, heads frozen": lora(),
+        "r8, heads by LoRA": lora(),
     },
 }
 for _name, _mode in (("frozen", "freeze"), ("by LoRA", "lora")):
-    QUESTIONS["heads"][f"all linear r8, heads {_name}"]["finetune"]["head_mode"] = _mode
+    QUESTIONS["heads"][f"r8, heads {_name}"]["finetune"]["head_mode"] = _mode
 
 
 def main():
@@ -162,10 +184,8 @@ def build_options(data, case, training, seed):
     train, validation, test = (str(folder / part) for part in case.parts)
     n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
     training = dict(training)
-    rate = None
-    if "rate" in training:
-        factor = training.pop("rate")
-        rate = factor * default_learning_rate("lora", count_weights(case.base))
+    rate = default_learning_rate("heads", count_weights(case.base))
+    rate *= training.pop("rate")
     return {
         "seed": seed,
         "device": "cpu",

@@ -43,7 +43,9 @@ class ConfigOptions(Options):
     b_rate: Positive = 8.0
     """Learning rate of B, which starts at zero, over that of A, which starts at random
     (LoRA+, arXiv:2402.12354)."""
-    target_modules: Names = option(("all-linear",), "--lora-targets", METHOD)
+    target_modules: Names = option(
+        ("input_linear", "output_linear", "mlp", "compress"), "--lora-targets", METHOD
+    )
     """Layers that get corrections: all-linear, or some of input_linear, output_linear
     (attention), mlp, compress, center, heads."""
     head_modules: Annotated[tuple[HeadModule, ...], Strict(False)] = (

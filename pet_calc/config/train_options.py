@@ -58,7 +58,7 @@ class TrainOptions(Options):
     """Weight of what predictions in two orientations differ by. Each frame is then
     in its step twice, with half as many in a step of the same cost. 2 halves what
     turning changes, and costs a few percent of accuracy in the same time."""
-    warmup_fraction: Fraction = 0.01
+    warmup_fraction: Fraction = 0.1
     """Part of the steps in which the rate rises; then it falls as a cosine."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay, in learning rates."""

@@ -22,7 +22,7 @@ class LoRAConfig:
     """Inner dimension r of the correction; at least 1."""
     alpha: float = 16.0
     """Scale: the correction is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: tuple[str, ...] = ("input_linear", "output_linear", "mlp", "compress")
     """Names of the layers, such as ``input_linear``, ``mlp``, ``compress``."""
 
     def __post_init__(self) -> None:

@@ -222,7 +222,9 @@ def test_options_that_contradict_each_other_are_refused():
 
 def test_learning_rate_follows_method_and_size():
     full = default_learning_rate("full", 3_000_000)
-    assert default_learning_rate("lora", 3_000_000) == pytest.approx(full / 0.3)
+    assert full == pytest.approx(0.3 * 3e-4)
+    assert default_learning_rate("lora", 3_000_000) == pytest.approx(2 * 3e-4)
+    assert default_learning_rate("heads", 3_000_000) == pytest.approx(3e-4)
     assert default_learning_rate("scratch", 3_000_000) == pytest.approx(3e-4)
     assert default_learning_rate("scratch", 1_000) == pytest.approx(1e-3)
     assert default_learning_rate("full", 10**9) == pytest.approx(3e-5)

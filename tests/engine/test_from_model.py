@@ -7,13 +7,13 @@ import ase.build
 import pytest
 import torch
 from ase import Atoms
-from support.models import build_model
+from support.models import EVERY_LINEAR, build_model
 from support.structures import build_batch, build_bulk, build_structures
 
 from pet_calc.data.systems import build_batch as build_system_batch
 from pet_calc.engine.engine import Engine
 from pet_calc.engine.supported import HEAD_WIDTHS, find_obstacle
-from pet_calc.lora import LoRAConfig, inject_lora
+from pet_calc.lora import inject_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.model.hypers import TargetSpec
@@ -234,7 +234,7 @@ def test_unmerged_lora_counts():
     model = build_model()
     batch = build_batch(build_structures(), model)
     before = predict(model, batch, with_composition=False).energy
-    inject_lora(model, LoRAConfig(rank=2))
+    inject_lora(model, EVERY_LINEAR)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora" in name.lower():

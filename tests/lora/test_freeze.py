@@ -1,7 +1,7 @@
 """Which parameters train."""
 
 import pytest
-from support.models import PBE0, build_lora_model, build_model
+from support.models import EVERY_LINEAR, PBE0, build_lora_model, build_model
 
 from pet_calc.errors import LoRAError
 from pet_calc.lora import (
@@ -34,7 +34,7 @@ def lora_names(model):
 def build_two_targets(config=None):
     model = build_model()
     model.add_target(PBE0, inherit_from="energy")
-    inject_lora(model, config or LoRAConfig(rank=2))
+    inject_lora(model, config or EVERY_LINEAR)
     return model
 
 

@@ -1,12 +1,11 @@
 """Embeddings of which only the rows of new elements train."""
 
 import torch
-from support.models import build_model
+from support.models import EVERY_LINEAR, build_model
 from support.structures import build_batch, build_structures
 
 from pet_calc.lora.freeze import freeze_for_lora, trainable_table
 from pet_calc.lora.inject import inject_lora
-from pet_calc.lora.layer import LoRAConfig
 from pet_calc.lora.rows import train_element_rows
 from pet_calc.model.derivatives import predict
 from pet_calc.model.elements import add_elements, is_embedding
@@ -18,7 +17,7 @@ GE = 32
 def build_tuned():
     model = build_model()
     add_elements(model, {GE: [14]})
-    inject_lora(model, LoRAConfig(rank=2))
+    inject_lora(model, EVERY_LINEAR)
     freeze_for_lora(model, head_mode="freeze")
     train_element_rows(model, [GE])
     return model

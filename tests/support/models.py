@@ -86,10 +86,13 @@ def randomise_lora(model, seed=7, size=0.3):
     return model
 
 
+EVERY_LINEAR = LoRAConfig(rank=2, alpha=4.0, targets=("all-linear",))
+
+
 def build_lora_model(config=None, *, seed=7, **options):
     """A tiny PET with random corrections."""
     model = build_model(**options)
-    inject_lora(model, config or LoRAConfig(rank=2, alpha=4.0))
+    inject_lora(model, config or EVERY_LINEAR)
     return randomise_lora(model, seed)
 
 
@@ -101,7 +104,7 @@ def build_tuned(config=None, *, seed=7, new_target=None, base=None):
     if new_target is not None:
         model.add_target(new_target, inherit_from="energy")
         name = new_target.name
-    inject_lora(model, config or LoRAConfig(rank=2, alpha=4.0))
+    inject_lora(model, config or EVERY_LINEAR)
     randomise_lora(model, seed)
     with torch.no_grad():
         for head in find_heads(model, [name]):

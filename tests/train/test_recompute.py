@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.models import build_model
+from support.models import EVERY_LINEAR, build_model
 from support.runs import build_options, write_base
 from support.structures import build_batch, build_structures
 
 from pet_calc.config import TrainOptions
 from pet_calc.errors import ConfigError
-from pet_calc.lora import LoRAConfig, inject_lora
+from pet_calc.lora import inject_lora
 from pet_calc.lora.freeze import freeze_for_heads, freeze_for_lora
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
@@ -47,7 +47,7 @@ def compute_gradients(model, *, with_derivatives=True):
 
 def freeze(model, method):
     if method == "lora":
-        inject_lora(model, LoRAConfig(rank=2))
+        inject_lora(model, EVERY_LINEAR)
         freeze_for_lora(model, head_mode="train")
     elif method == "heads":
         freeze_for_heads(model)

@@ -240,7 +240,9 @@ def test_labels_of_the_base_are_means_over_orientations(base):
 def test_replay_keeps_the_base_in_mind(tmp_path, base):
     retain = write_labelled(tmp_path, base, name="retain.xyz", noise=0.01)
     replay = write_labelled(tmp_path, base, name="replay.xyz", seed=8)
+    # few steps: all of them at a rate that changes much
     common = {"base": base, "method": "full", "retain": (retain,), "epochs": 8}
+    common["train"] = {"warmup_fraction": 0.01}
     without = run(build_options(tmp_path, output="a", **common)).forgetting
     options = build_options(
         tmp_path, output="b", replay=(replay,), replay_weight=10.0, **common
