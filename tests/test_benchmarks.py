@@ -136,6 +136,7 @@ def test_times_against_size_are_fitted_and_drawn(tmp_path):
 
 @pytest.mark.parametrize("has_kokkos", [True, False])
 def test_pet_kokkos_is_a_peer_where_it_is_installed(has_kokkos, monkeypatch):
+    pytest.importorskip("metatrain", reason="the script compares with metatrain")
     monkeypatch.syspath_prepend(BENCHMARKS)
     script = load("single_point")
     found = torch.device("cpu") if has_kokkos else None

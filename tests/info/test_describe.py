@@ -69,7 +69,7 @@ def test_a_checkpoint_of_pet_calc(tmp_path):
         "cutoff        4 Å, Bump over 0.5 Å; adapted to 6 neighbours (solver)",
         "range         16 Å",
         "targets       energy [eV]: PBE0-D3",
-        "rank 2, alpha 4, on input_linear, output_linear, mlp, compress",
+        "rank 2, alpha 4, on all-linear",
         "not merged",
         "uncertainty   energy (LLPR)",
         "lora from base.ckpt, fingerprint abababab",
