@@ -85,11 +85,19 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(tuned, tmp_path):
     (folder / "report.json").unlink()
     program = "from pet_calc.cli.main import main; main()"
     words = [sys.executable, "-uc", program, "watch", str(folder)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    # whoever started the tests in the background may have it ignored
+    handler_before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, handler_before)
+    try:
         first = process.stdout.readline()
         assert first.startswith("page       http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert output.splitlines()[-1] == "watch      ended; the run goes on"
 
