@@ -3,11 +3,12 @@
     python benchmarks/lammps_ranks.py                  # strong and weak scaling
     python benchmarks/lammps_ranks.py --quick          # a look at whether it works
 
-Needs a quiet machine. The model is a PET of size XS with random weights in float32, or
-an exported file (`--model`); structures are water, silicon and copper (`--kinds`). Each
-row is a run of its own of some ranks and threads; rows of one structure take turns
-(`--turns`) and medians are compared. A rank's step is work, packing included, and
-exchanges: messages and waiting for them. Bytes are those that a rank sends in a step.
+Needs a quiet machine. The model is a PET of size XS (or S, `--shape`) with random
+weights in float32, or an exported file (`--model`); structures are water, silicon and
+copper (`--kinds`). Each row is a run of its own of some ranks and threads; rows of one
+structure take turns (`--turns`) and medians are compared. A rank's step is work,
+packing included, and exchanges: messages and waiting for them. Bytes are those that a
+rank sends in a step.
 
 The last table extrapolates. Work is a rank's atoms times the time of one, fitted to
 the rows of one rank; an exchange is bytes over `--bandwidth` plus `--latency`. Pairs
@@ -76,6 +77,7 @@ class Row(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="an exported file, for all elements")
+    parser.add_argument("--shape", choices=["XS", "S"], default="XS")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--kinds", nargs="+", default=list(STRONG), choices=STRONG)
     parser.add_argument("--smallest", type=int, default=1, help="atoms")
@@ -102,25 +104,19 @@ def main() -> None:
         folder = Path(name)
         model = options.model
         if model is None:
-            network = build_model([1, 8, 14, 29])
+            network = build_model([1, 8, 14, 29], options.shape)
             model = export_model(network, folder / "model.pt", check=False)
         print("Strong scaling\n")
         print_head()
         for kind, shapes in strong.items():
             for shape in shapes:
-                atoms = build(kind, shape)
-                if not options.smallest <= len(atoms) <= options.largest:
-                    continue
-                found += measure(kind, atoms, model, cases, options, folder)
+                found += measure(kind, shape, model, cases, options, folder)
         print("\nWeak scaling\n")
         print_head()
         for kind, shape in weak.items():
             for case in (c for c in cases if c.n_threads == 1):
                 long = (shape[0] * case.n_ranks, *shape[1:])
-                atoms = build(kind, long)
-                if not options.smallest <= len(atoms) <= options.largest:
-                    continue
-                found += measure(kind, atoms, model, [case], options, folder)
+                found += measure(kind, long, model, [case], options, folder)
     extrapolate(found, options.bandwidth * 1e9, options.latency * 1e-6)
     if options.output:
         options.output.write_text(json.dumps(found, indent=1) + "\n")
@@ -147,9 +143,12 @@ def print_head() -> None:
 
 
 def measure(
-    kind: str, atoms: Atoms, model: Path, cases: list[Case], options, folder: Path
+    kind: str, shape, model: Path, cases: list[Case], options, folder: Path
 ) -> list[dict]:
     """Print a row for each case, and return them; the cases take turns."""
+    atoms = build(kind, shape)
+    if not options.smallest <= len(atoms) <= options.largest:
+        return []
     rows: dict[Case, list[Row]] = {case: [] for case in cases}
     for _ in range(options.turns):
         for case in cases:

@@ -37,6 +37,7 @@ from metatomic.torch import (
     load_atomistic_model,
     register_autograd_neighbors,
 )
+from shapes import SHAPES
 
 from pet_calc.data.neighbors import compute_pairs
 from pet_calc.export import export_model
@@ -88,18 +89,9 @@ def main() -> None:
                 print(run(shape, model, work, n_ranks, n_threads), flush=True)
 
 
-def build_model(elements: Sequence[int] = (1, 8)) -> PET:
+def build_model(elements: Sequence[int] = (1, 8), shape: str = "XS") -> PET:
     torch.manual_seed(0)
-    hypers = PETHypers(
-        cutoff=7.5,
-        num_neighbors_adaptive=8.0,
-        d_pet=128,
-        d_node=512,
-        d_head=128,
-        d_feedforward=256,
-        num_gnn_layers=2,
-        num_attention_layers=1,
-    )
+    hypers = PETHypers(**SHAPES[shape])
     return PET(hypers, list(elements), [TargetSpec.for_energy()]).eval()
 
 

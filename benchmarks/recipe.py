@@ -112,6 +112,7 @@ QUESTIONS = {
         "r8, warm-up 0.2": lora(warmup_fraction=0.2),
         "r8, rate x3, warm-up 0.01": lora(rate=3.0, warmup_fraction=0.01),
         "r16, warm-up 0.01": lora(rank=16, warmup_fraction=0.01),
+        "all linear r8, warm-up 0.01": lora(ALL_LINEAR, warmup_fraction=0.01),
         "full, rate x0.3": train_all(0.3),
         "full, rate x0.3, warm-up 0.01": train_all(0.3, warmup_fraction=0.01),
     },

@@ -33,6 +33,7 @@ from metatrain.pet import PET as PeerPET
 from metatrain.utils.architectures import get_default_hypers
 from metatrain.utils.data import DatasetInfo
 from metatrain.utils.data.target_info import get_energy_target_info
+from shapes import SHAPES
 
 from pet_calc import PETCalculator
 from pet_calc.calculator.from_kokkos import find_device
@@ -43,41 +44,6 @@ from pet_calc.export import export_model
 from pet_calc.model.edges import compute_edge_vectors
 from pet_calc.system.compiler import multiplies_bfloat16
 
-# d_pet, layers, cutoff, adaptive neighbours: published sizes, metatrain's default, and
-# one to try a script with
-SHAPES = {
-    "default": {},
-    "tiny": {
-        "cutoff": 4.0,
-        "d_pet": 8,
-        "d_node": 16,
-        "d_head": 8,
-        "d_feedforward": 8,
-        "num_heads": 2,
-        "num_gnn_layers": 2,
-        "num_attention_layers": 1,
-    },
-    "XS": {
-        "cutoff": 7.5,
-        "num_neighbors_adaptive": 8,
-        "d_pet": 128,
-        "d_node": 512,
-        "d_head": 128,
-        "d_feedforward": 256,
-        "num_gnn_layers": 2,
-        "num_attention_layers": 1,
-    },
-    "S": {
-        "cutoff": 8.0,
-        "num_neighbors_adaptive": 16,
-        "d_pet": 256,
-        "d_node": 1024,
-        "d_head": 256,
-        "d_feedforward": 512,
-        "num_gnn_layers": 3,
-        "num_attention_layers": 1,
-    },
-}
 ELEMENTS = [1, 6, 7, 8, 13, 14, 29]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 CHECKPOINT = "model.ckpt"

@@ -16,6 +16,7 @@ from pet_calc.lora.freeze import trainable_table
 from pet_calc.model.tables import TargetTable
 from pet_calc.system.atomic import write_text_atomically
 from pet_calc.train.datasets import RunFrames
+from pet_calc.train.progress import listen
 from pet_calc.train.start.model import Prepared
 
 
@@ -114,12 +115,8 @@ class KeptWarnings(logging.Handler):
 def keep_warnings() -> Iterator[list[str]]:
     """Collect the warnings of the package in the block."""
     handler = KeptWarnings()
-    logger = logging.getLogger("pet_calc")
-    logger.addHandler(handler)
-    try:
+    with listen(handler):
         yield handler.texts
-    finally:
-        logger.removeHandler(handler)
 
 
 def _describe_composition(

@@ -121,18 +121,26 @@ class RunLog(logging.Handler):
 
 
 @contextmanager
-def keep_log() -> Iterator[RunLog]:
-    """Write the package's log of the block, and the error that ends it, to a file."""
-    handler = RunLog()
+def listen(handler: logging.Handler) -> Iterator[None]:
+    """Give a handler the package's log of the block."""
     logger = logging.getLogger("pet_calc")
     logger.addHandler(handler)
     try:
-        yield handler
-    except Exception as error:
-        handler.write(f"error: {error}")
-        raise
+        yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def keep_log() -> Iterator[RunLog]:
+    """Write the package's log of the block, and the error that ends it, to a file."""
+    handler = RunLog()
+    with listen(handler):
+        try:
+            yield handler
+        except Exception as error:
+            handler.write(f"error: {error}")
+            raise
 
 
 def log_epoch(logger: logging.Logger, line: str, *, is_in_bar: bool) -> None:
