@@ -60,8 +60,8 @@ def default_num_epochs(
     """Return how often the training set is passed over: often from scratch, else less.
 
     A base already knows most of it. Few frames make few steps in 200 passes, too few to
-    learn them: 20 frames of ethanol, LoRA, have test errors of 40.7 meV/Å and 1.39
-    meV/atom after 400 steps, 38.3 and 1.18 after 1,000. The best epoch is kept: too
+    learn them: 20 frames of ethanol, LoRA, have test errors of 38.3 meV/Å and 1.16
+    meV/atom after 400 steps, 37.6 and 1.09 after 1,000. The best epoch is kept: too
     many passes cost only time.
 
     Args:
