@@ -45,6 +45,12 @@ CASES = {
     "Si-100": Case(("mlearn_Si_train.xyz@::2", *SETS["Si"][1:]), MATERIALS, 300, 4),
     "Li3PS4": Case(SETS["Li3PS4"], MATERIALS, 400, 4),
     "water": Case(SETS["water"], MOLECULES, 150, 1),
+    "carbon": Case(
+        tuple(f"carbon_reduced_100.xyz@{part}" for part in ("::2", "1::4", "3::4")),
+        MATERIALS,
+        400,
+        8,
+    ),
 }
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
@@ -100,9 +106,14 @@ QUESTIONS = {
         "r8": lora(),
         "r8, rate x0.7": lora(rate=2 / 3),
         "r8, rate x1": lora(rate=1.0),
+        "r8, rate x1.3": lora(rate=4 / 3),
         "r8, rate x3": lora(rate=3.0),
+        "r8, rate x4": lora(rate=4.0),
         "r8, rate x6": lora(rate=6.0),
         "r8, rate x12": lora(rate=12.0),
+        "r16": lora(rank=16),
+        "r16, rate x1": lora(rank=16, rate=1.0),
+        "r16, rate x4": lora(rank=16, rate=4.0),
         "r32, rate x4": lora(rank=32, rate=4.0),
     },
     "warm-up": {
