@@ -272,7 +272,7 @@ class Trainer:
             )
         self._optimizer.step()
         if self._average is not None:
-            self._average.update(self.runner.model)
+            self._average.update()
         return loss
 
     def _finish_epoch(self, n_steps: int) -> dict[str, Any]:
@@ -342,11 +342,11 @@ class Trainer:
         if self._average is None:
             yield
             return
-        self._average.swap(self.runner.model)
+        self._average.swap()
         try:
             yield
         finally:
-            self._average.swap(self.runner.model)
+            self._average.swap()
 
     def _save_best(self) -> None:
         if not self.runner.ranks.is_main:

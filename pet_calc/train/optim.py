@@ -67,8 +67,8 @@ def _build_adam(
     # not `fused`: on the CPU torch 2.13 reads a gradient in the order of its memory,
     # and so steps by the wrong elements where it is that of a transposed product
     if weight_decay > 0:
-        return torch.optim.AdamW(groups, weight_decay=weight_decay)
-    return torch.optim.Adam(groups)
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, foreach=True)
+    return torch.optim.Adam(groups, foreach=True)
 
 
 def set_learning_rate(
@@ -105,31 +105,30 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start with the weights that ``model`` has now."""
         self.decay = decay
         self.n_updates = 0
-        self.values = {
-            name: p.detach().clone()
-            for name, p in model.named_parameters()
-            if p.requires_grad
+        # a step has no time to search the model for them
+        self._weights = {
+            name: p for name, p in model.named_parameters() if p.requires_grad
         }
+        self.values = {name: p.detach().clone() for name, p in self._weights.items()}
 
-    def update(self, model: nn.Module) -> None:
+    @torch.no_grad()
+    def update(self) -> None:
         """Move the averages towards the current weights."""
         self.n_updates += 1
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if name in self.values:
-                    self.values[name].lerp_(p.detach(), 1.0 - decay)
+        averages = [self.values[name] for name in self._weights]
+        torch._foreach_lerp_(averages, [*self._weights.values()], 1.0 - decay)
 
-    def swap(self, model: nn.Module) -> None:
+    @torch.no_grad()
+    def swap(self) -> None:
         """Exchange the model's weights and the averages; call twice to restore."""
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if name in self.values:
-                    current = p.detach().clone()
-                    p.copy_(self.values[name])
-                    self.values[name] = current
+        for name, weight in self._weights.items():
+            current = weight.detach().clone()
+            weight.copy_(self.values[name])
+            self.values[name] = current
 
     def state_dict(self) -> dict[str, Tensor | int | dict[str, Tensor]]:
         """Return what ``load_state_dict`` takes back."""

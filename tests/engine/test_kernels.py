@@ -69,9 +69,35 @@ def test_products(probe, n, n_in, n_out, adds, dtype):
         assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
+# ranks that do and do not fill registers, an odd number of terms, and numbers that pass
+# through as bits: not-a-numbers would
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("n", "n_in", "rank"),
+    [
+        (0, 8, 8),
+        (1, 2, 1),
+        (37, 64, 8),
+        (25, 48, 5),
+        (99, 128, 16),
+        (13, 7, 4),
+        (30, 64, 23),
+    ],
+)
+def test_products_with_few_columns(probe, n, n_in, rank, dtype):
+    x, matrix = draw(n, n_in, dtype=dtype), draw(n_in, rank, seed=1, dtype=dtype)
+    if n > 1:
+        x[0], x[1] = 0.0, -0.0
+    tolerance = TOLERANCES[dtype] * n_in
+    for laid_out in (matrix, matrix.t().contiguous().t()):
+        found = probe.shrink(x, laid_out)
+        assert_close(found, x @ matrix, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
-    ("n", "rank", "n_out"), [(0, 3, 8), (3, 1, 8), (150, 5, 64), (70, 2, 7)]
+    ("n", "rank", "n_out"),
+    [(0, 3, 8), (3, 1, 8), (150, 5, 64), (99, 70, 48), (70, 2, 7)],
 )
 def test_products_over_rows(probe, n, rank, n_out, n_threads):
     left, right, out = draw(n, rank), draw(n, n_out), draw(rank, n_out)

@@ -46,10 +46,10 @@ def test_steps_decay_and_averages_leave_the_known_rows_alone():
         set_learning_rate(optimizer, 0.01)
         predict(model, batch, is_training=True).energy.square().sum().backward()
         optimizer.step()
-        average.update(model)
+        average.update()
     for is_swapped in (False, True):
         if is_swapped:
-            average.swap(model)
+            average.swap()
         for name, parameter in embeddings.items():
             assert torch.equal(parameter[:-1], before[name][:-1]), name
             assert not torch.equal(parameter[-1], before[name][-1]), name

@@ -67,11 +67,11 @@ def test_averages_follow_the_weights_and_swap_back():
         model.weight.fill_(0.0)
         average.values["weight"].fill_(0.0)
         model.weight.fill_(1.0)
-    average.update(model)  # decay of the first update is 2/11
+    average.update()  # decay of the first update is 2/11
     expected = 1.0 - 2 / 11
-    average.swap(model)
+    average.swap()
     assert float(model.weight.detach()) == pytest.approx(expected)
-    average.swap(model)
+    average.swap()
     assert float(model.weight.detach()) == 1.0
     restored = WeightAverage(model, decay=0.5)
     restored.load_state_dict(average.state_dict())

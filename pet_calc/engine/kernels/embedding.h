@@ -144,8 +144,8 @@ class EdgeEmbedding {
                                  d);
         run.gradients->add_to_rows(weights_.table, run.input.kinds, grad_x_dot);
         if (Tensor *basis = run.gradients->find(weights_.basis)) {
-            basis->addmm_(run.input.geometry.t(), grad_x_dot);
-            basis->addmm_(run.geometry_dot.t(), grad_x);
+            add_product_of_columns<A>(run.input.geometry, grad_x_dot, *basis);
+            add_product_of_columns<A>(run.geometry_dot, grad_x, *basis);
         }
         if (!has_message()) return;
         run.add_gradient(weights_.message, message_, grad_x, grad_x_dot);

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "low_rank.h"
 #include "pool.h"
 #include "weights.h"
 
@@ -73,8 +74,8 @@ class Gradients {
                     const Tensor &grad_y_dot, Pool &pool) {
         if (layer.lora_a.defined()) add_factors<A>(layer, x, grad_y, grad_y_dot, pool);
         if (Tensor *weight = find(layer.weight)) {
-            weight->addmm_(grad_y_dot.t(), x.value);
-            weight->addmm_(grad_y.t(), x.dot);
+            add_product_of_columns<A>(grad_y_dot, x.value, *weight);
+            add_product_of_columns<A>(grad_y, x.dot, *weight);
         }
     }
 
@@ -86,20 +87,20 @@ class Gradients {
     void add_factors(const Linear &layer, const Twin &x, const Tensor &grad_y,
                      const Tensor &grad_y_dot, Pool &pool) {
         int64_t n_rows = grad_y.size(0), rank = layer.lora_a.size(0);
-        auto shrink = [&](const Tensor &from, const Tensor &panels) {
+        auto shrink = [&](const Tensor &from, const Shrinker<A> &factor) {
             Tensor low = pool.borrow(LOW_RANK, n_rows, rank, from.scalar_type());
-            multiply_panels<A>(from, panels, low, false);
+            factor.shrink(from, low);
             return low;
         };
         if (Tensor *grad_a = find(layer.lora_a)) {
-            Tensor panels = lay_out_panels<A>(layer.lora_b.t());
-            add_product_of_columns<A>(shrink(grad_y_dot, panels), x.value, *grad_a);
-            add_product_of_columns<A>(shrink(grad_y, panels), x.dot, *grad_a);
+            Shrinker<A> factor(layer.lora_b.t());
+            add_product_of_columns<A>(shrink(grad_y_dot, factor), x.value, *grad_a);
+            add_product_of_columns<A>(shrink(grad_y, factor), x.dot, *grad_a);
         }
         if (Tensor *grad_b = find(layer.lora_b)) {
-            Tensor panels = lay_out_panels<A>(layer.lora_a.t());
-            add_product_of_columns<A>(shrink(x.value, panels), grad_y_dot, *grad_b);
-            add_product_of_columns<A>(shrink(x.dot, panels), grad_y, *grad_b);
+            Shrinker<A> factor(layer.lora_a.t());
+            add_product_of_columns<A>(shrink(x.value, factor), grad_y_dot, *grad_b);
+            add_product_of_columns<A>(shrink(x.dot, factor), grad_y, *grad_b);
         }
     }
 

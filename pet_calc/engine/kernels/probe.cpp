@@ -7,6 +7,7 @@
 #include "cutoff.h"
 #include "embedding.h"
 #include "linear.h"
+#include "low_rank.h"
 #include "norm.h"
 #include "readout.h"
 
@@ -44,6 +45,13 @@ Tensor lay_out(const Tensor &matrix) { return lay_out_panels(matrix); }
 // out = x times the matrix in panels, or that added to it
 void multiply_laid_out(const Tensor &x, const Tensor &panels, const Tensor &out, bool adds) {
     with_type(x, [&](auto one) { multiply_panels<decltype(one)>(x, panels, out, adds); });
+}
+
+// x times a matrix of few columns
+Tensor shrink(const Tensor &x, const Tensor &factor) {
+    Tensor out = at::empty({x.size(0), factor.size(1)}, x.options());
+    with_type(x, [&](auto one) { Shrinker<decltype(one)>(factor).shrink(x, out); });
+    return out;
 }
 
 // out += left transposed times right
@@ -424,6 +432,7 @@ TORCH_LIBRARY(pet_calc_probe, library) {
     using namespace pet_calc::engine;
     library.def("lay_out", &lay_out);
     library.def("multiply", &multiply_laid_out);
+    library.def("shrink", &shrink);
     library.def("multiply_columns", &multiply_columns);
     library.def("round_to_bfloat16", &round_to_bfloat16);
     library.def("update_rows", &update_rows);

@@ -122,7 +122,7 @@ void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, b
     }
 }
 
-// out [r, columns] += left [n, r] transposed times right [n, columns], for a small r
+// out [r, columns] += left [n, r] transposed times right [n, columns]: a gradient in weights
 template <typename A>
 void add_product_of_columns(const Tensor &left, const Tensor &right, Tensor &out) {
     constexpr int64_t W = REGISTER_BYTES / sizeof(A), RUN = 64;
