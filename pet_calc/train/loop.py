@@ -66,7 +66,7 @@ class Trainer:
         self.state = RunState()
         self.zero_metrics: dict[str, float] = {}
         self.best_metrics: dict[str, float] = {}
-        self._watch = StartWatch(runner.model)
+        self._watch = StartWatch(runner.model, self._count_steps())
         self._build_optimizer()
         self._stop = StopSignal()
 
@@ -170,12 +170,10 @@ class Trainer:
                     return "early"
         return "finished"
 
-    def _judge_epoch(self, loss: float) -> None:
-        """Raise DivergedError if the loss of the epoch shows that the run diverges."""
+    def _judge_epoch(self) -> None:
+        """Raise DivergedError if the losses show that the run diverges."""
         is_last = self.state.epoch >= self.n_epochs or self._is_stale()
-        zero = self.zero_metrics["loss"]
-        why = self._watch.judge_epoch(self.state, loss, zero, is_last=is_last)
-        if why:
+        if why := self._watch.judge_epoch(self.state, is_last=is_last):
             raise DivergedError(why)
 
     def _begin_again(self, why: str) -> None:
@@ -298,8 +296,9 @@ class Trainer:
                 self._save_best()
         state.epoch, state.batch, state.loss_sum = epoch, 0, 0.0
         state.losses.append(values["loss"])
+        state.train_losses.append(train_loss)
         state.seconds += time.monotonic() - started
-        self._judge_epoch(values["loss"])
+        self._judge_epoch()
         if epoch % self.options.checkpoint_interval == 0 or is_best:
             self._save_state()
         rate = compute_learning_rate(

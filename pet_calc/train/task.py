@@ -25,6 +25,8 @@ class RunState:
     """Time spent, earlier sessions included."""
     losses: list[float] = field(default_factory=list)
     """Of the validation set, before the first step and after each epoch."""
+    train_losses: list[float] = field(default_factory=list)
+    """Of the training set, the mean of each epoch's steps."""
     restarts: list[dict[str, Any]] = field(default_factory=list)
     """Attempts that diverged, each as ``learning_rate``, ``step`` and ``why``; every
     one halves the rate of the next."""

@@ -187,14 +187,16 @@ def test_after_the_start_a_gradient_that_is_not_finite_is_an_error(
         run(options)
 
 
-def judge(losses, *, zero=1.0, steps=3, n_epochs=100, n_restarts=0):
+def judge(losses, *, zero=1.0, steps=3, n_epochs=100, n_restarts=0, train_losses=None):
     """What is found of epochs of some steps with these losses, the last of them."""
-    watch = StartWatch(torch.nn.Linear(2, 2))
+    watch = StartWatch(torch.nn.Linear(2, 2), steps * n_epochs)
+    state = RunState(losses=[zero], restarts=[{}] * n_restarts)
     found = ""
     for epoch, loss in enumerate(losses, 1):
-        state = RunState(epoch=epoch, step=steps * epoch)
-        state.restarts = [{}] * n_restarts
-        found = watch.judge_epoch(state, loss, zero, is_last=epoch == n_epochs)
+        state.epoch, state.step = epoch, steps * epoch
+        state.losses.append(loss)
+        state.train_losses.append((train_losses or losses)[epoch - 1])
+        found = watch.judge_epoch(state, is_last=epoch == n_epochs)
     return found
 
 
@@ -209,7 +211,10 @@ def judge(losses, *, zero=1.0, steps=3, n_epochs=100, n_restarts=0):
         ([1.7], {"steps": 60, "n_restarts": MOST_RESTARTS}, False),  # may recover
         ([1.7], {"n_epochs": 1}, True),  # or the run would end with it
         ([float("nan")], {}, True),
-        ([0.9, 70.0], {}, False),  # the base is beaten: nothing to save
+        ([0.9, 70.0], {}, True),  # LoRA at six times its rate: ahead in the warm-up
+        ([0.9, 1.7], {}, False),
+        ([0.9, 1.7], {"steps": 60}, True),
+        ([0.9, 70.0], {"n_epochs": 2}, False),  # half of it is there: much to lose
         ([1e-5], {"zero": 1e-9}, False),  # 3 meV/A are no divergence
     ],
 )
@@ -217,8 +222,33 @@ def test_what_counts_as_diverging(losses, options, is_found):
     assert bool(judge(losses, **options)) == is_found
 
 
+# carbon at three times the default rate
+LOST = [0.4, 0.2, 0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "is_found"),
+    [
+        (LOST, {"steps": 10}, True),
+        (LOST[:3], {"steps": 10}, False),  # one epoch of ten steps
+        (LOST[:3], {"steps": 20, "n_epochs": 20}, True),
+        (LOST, {"steps": 10, "n_epochs": 7}, False),  # half of it is there
+        (LOST, {"steps": 10, "n_epochs": 50}, False),  # a long run: too few steps
+        (
+            LOST,
+            {"steps": 10, "train_losses": [0.4, 0.3, 0.2, 0.1]},
+            False,
+        ),  # overfitted
+        ([0.4, 0.2, 0.35, 0.3], {"steps": 10}, False),
+        ([0.4, 0.2, 0.5, 0.3], {"steps": 10}, False),
+    ],
+)
+def test_a_run_that_loses_what_it_had_is_found(losses, options, is_found):
+    assert bool(judge(losses, **{"n_epochs": 40, **options})) == is_found
+
+
 def test_a_long_first_epoch_is_given_up_before_its_end():
-    watch = StartWatch(torch.nn.Linear(2, 2))
+    watch = StartWatch(torch.nn.Linear(2, 2), 1000)
     state = RunState()
     found = []
     for step in range(1, 101):
