@@ -76,6 +76,7 @@ SETS = {
 }
 # files whose stress has the opposite of ASE's sign
 OPPOSITE_STRESS = ("MAD-sample_test.xyz",)
+VARIANTS = "lora_variants.py"
 METHODS = {
     "heads": {"method": "heads"},
     "LoRA r=4": {"method": "lora", "config": {"rank": 4, "alpha": 8.0}},
@@ -192,8 +193,16 @@ def count_frames(name):
     return len(ase.io.read(file, index))
 
 
-def run_row(folder, options, data, name):
-    """Run a row, or what is missing of it; leave ``row.json`` when it is done."""
+def run_row(folder, options, data, name, variant=""):
+    """Run a row, or what is missing of it; leave ``row.json`` when it is done.
+
+    Args:
+        folder: of the row.
+        options: of its run.
+        data: name of the set, to be shown.
+        name: of the row, to be shown.
+        variant: of LoRA, one that ``lora_variants.py`` has.
+    """
     folder.mkdir(exist_ok=True)
     file = folder / "options.yaml"
     text = yaml.safe_dump(options, sort_keys=False)
@@ -209,7 +218,10 @@ def run_row(folder, options, data, name):
         words.append("--resume")
     print(f"{data}: {name} ...", file=sys.stderr, flush=True)
     with (folder / "log.txt").open("a") as log:
-        command = [Path(sys.executable).with_name("pet-calc"), *map(str, words)]
+        program = [Path(sys.executable).with_name("pet-calc")]
+        if variant:
+            program = [sys.executable, Path(__file__).with_name(VARIANTS), variant]
+        command = [*map(str, program), *map(str, words)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         # not wait(): only this one tells the memory of this process alone
         _, status, usage = os.wait4(process.pid, 0)

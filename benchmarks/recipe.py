@@ -7,7 +7,8 @@ A question is a list of recipes; the first is what the others are compared with.
 recipes of a set have the same base, frames and number of steps; errors are those of the
 best model on test frames in random orientation, as medians over the seeds. Ratios are
 geometric means over the sets. Rows that are done are not run again, whichever question
-asked for them; one that was cut off is resumed. Needs the public data sets.
+asked for them; one that was cut off is resumed. Rows of another ``--base`` or length
+need a folder ``-o`` of their own. Needs the public data sets.
 """
 
 import argparse
@@ -144,6 +145,29 @@ QUESTIONS = {
             for ratio in (1, 2, 4, 16)
         },
     },
+    # DoRA, and PiSSA, whose B is as large as A from the start
+    "variants": {
+        "r8": lora(),
+        "DoRA r8": lora(variant="dora"),
+        **{
+            f"principal r8, rate x{rate:.1g}": lora(
+                config={"b_rate": 1.0}, rate=rate, variant="principal"
+            )
+            for rate in (0.1, 0.3, 1.0, 2.0)
+        },
+    },
+    # for --base: whether the rules by size hold
+    "size": {
+        "r8": lora(),
+        "r8, rate x0.7": lora(rate=2 / 3),
+        "r8, rate x4": lora(rate=4.0),
+        "r8, rate x6": lora(rate=6.0),
+        "r16": lora(rank=16),
+        "r32": lora(rank=32),
+        "full, rate x0.1": train_all(0.1),
+        "full, rate x0.3": train_all(0.3),
+        "full, rate x1": train_all(1.0),
+    },
     "loss": {
         "r8": lora(),
         "r8, energy 1": lora(loss={"energy": {"weight": 1.0}}),
@@ -170,6 +194,10 @@ def main():
     parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--only", nargs="*", metavar="RECIPE", help="of the question")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--base", help="checkpoint, in place of each set's own")
+    parser.add_argument(
+        "--longer", type=int, default=1, metavar="N", help="times as many steps"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     recipes = QUESTIONS[arguments.question]
@@ -181,8 +209,14 @@ def main():
             for recipe, training in recipes.items():
                 folder = find_folder(arguments.output, name, recipe, seed)
                 folder.mkdir(parents=True, exist_ok=True)
-                options = build_options(arguments.data, CASES[name], training, seed)
-                run_row(folder, options, f"{name}, seed {seed}", recipe)
+                case = CASES[name]
+                case = case._replace(
+                    base=arguments.base or case.base,
+                    n_steps=arguments.longer * case.n_steps,
+                )
+                options = build_options(arguments.data, case, training, seed)
+                title = f"{name}, seed {seed}"
+                run_row(folder, options, title, recipe, training.get("variant", ""))
     print(format_table(arguments, recipes))
 
 
@@ -195,7 +229,7 @@ def build_options(data, case, training, seed):
     folder = ROOT / "data" / "dft" if case.parts is SETS["glycol"] else data
     train, validation, test = (str(folder / part) for part in case.parts)
     n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
-    training = dict(training)
+    training = {key: value for key, value in training.items() if key != "variant"}
     rate = default_learning_rate("heads", count_weights(case.base))
     rate *= training.pop("rate")
     return {
