@@ -1,0 +1,144 @@
+"""Train all weights with metatrain, on the sets and with the steps of ``recipe.py``.
+
+    python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/recipe_metatrain
+
+From the same bases, which ``pet-calc convert`` writes for it, as a new target that
+begins with the head of the old one. Its own defaults, but for the loss (energies per
+atom 10, forces and stress 1, as pet-calc's default) and the rate: each of ``--rates``.
+Errors are those of ``pet-calc eval`` on the test frames in random orientation. Rows
+that are done are not run again. Needs metatrain (the dev extra) and the public data.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase
+import ase.io
+import yaml
+from recipe import CASES, ROOT
+
+from pet_calc.data.frames import read_frames
+from pet_calc.hub.find import find_model
+
+TARGET = "energy/new"
+PROGRAMS = Path(sys.executable).parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data")
+    parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--rates", nargs="*", type=float, default=[1e-4, 3e-4, 1e-3])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    print("| set | rate | seed | energy MAE meV/atom | force MAE meV/Å | time s |")
+    print("|---|---|---|---|---|---|")
+    for seed in arguments.seeds:
+        for name in arguments.sets:
+            for rate in arguments.rates:
+                folder = (arguments.output / name / f"{rate:g}" / str(seed)).resolve()
+                if not (folder / "row.json").exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    row = run_row(folder, arguments.data, CASES[name], rate, seed)
+                    (folder / "row.json").write_text(json.dumps(row))
+                row = json.loads((folder / "row.json").read_text())
+                cells = [
+                    name,
+                    f"{rate:g}",
+                    str(seed),
+                    f"{1000 * row['energy_mae']:.2f}",
+                    f"{1000 * row['forces_mae']:.1f}",
+                    f"{row['seconds']:.0f}",
+                ]
+                print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def run_row(folder, data, case, rate, seed):
+    """Train and measure; return errors (eV, Å) and the time."""
+    where = ROOT / "data" / "dft" if case is CASES["glycol"] else data
+    paths = []
+    for part, name in zip(("train", "val", "test"), case.parts, strict=True):
+        paths.append(folder / f"{part}.xyz")
+        has_stress = write_frames(paths[-1], where / name)
+    words = ["--to", "metatrain", "-o", "base.ckpt", "--overwrite"]
+    run("convert", find_model(case.base), *words, cwd=folder)
+    n_frames = len(ase.io.read(paths[0], ":"))
+    n_epochs = max(1, round(case.n_steps / math.ceil(n_frames / case.batch_size)))
+    loss = {"type": "mse", "weight": 10.0, "forces": {"type": "mse", "weight": 1.0}}
+    if has_stress:
+        loss["stress"] = {"type": "mse", "weight": 1.0}
+    finetune = {
+        "method": "full",
+        "read_from": "base.ckpt",
+        "config": {},
+        "inherit_heads": {TARGET: "energy"},
+    }
+    options = {
+        "seed": seed,
+        "device": "cpu",
+        "architecture": {
+            "name": "pet",
+            "training": {
+                "num_epochs": n_epochs,
+                "batch_size": case.batch_size,
+                "learning_rate": rate,
+                "loss": {TARGET: loss},
+                "finetune": finetune,
+            },
+        },
+        "training_set": build_set(paths[0], has_stress),
+        "validation_set": build_set(paths[1], has_stress),
+        "test_set": 0.0,
+    }
+    (folder / "options.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    started = time.monotonic()
+    with (folder / "metatrain.log").open("w") as log:
+        words = [PROGRAMS / "mtt", "train", "options.yaml", "-o", "model.pt"]
+        subprocess.run(words, cwd=folder, check=True, stdout=log, stderr=log)
+    seconds = time.monotonic() - started
+    words = ["--energy-key", "ref_energy", "--forces-key", "ref_forces"]
+    words += ["--target", TARGET, "--quiet", "--json", "errors.json"]
+    run("eval", "model.ckpt", paths[2], *words, cwd=folder)
+    errors = json.loads((folder / "errors.json").read_text())
+    return {**errors, "seconds": seconds}
+
+
+def write_frames(path, source):
+    """Write frames with labels that metatrain finds; return whether all have stress."""
+    frames = []
+    labelled = read_frames(str(source))
+    for frame in labelled:
+        atoms = ase.Atoms(
+            frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc
+        )
+        atoms.info["ref_energy"] = float(frame.energy)
+        atoms.arrays["ref_forces"] = frame.forces
+        if frame.stress is not None:
+            atoms.info["ref_stress"] = frame.stress
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+    return all(frame.stress is not None for frame in labelled)
+
+
+def build_set(path, has_stress):
+    """Return the block of a set."""
+    target = {"quantity": "energy", "key": "ref_energy", "unit": "eV"}
+    target["forces"] = {"key": "ref_forces"}
+    if has_stress:
+        target["stress"] = {"key": "ref_stress"}
+    systems = {"read_from": str(path), "length_unit": "angstrom"}
+    return {"systems": systems, "targets": {TARGET: target}}
+
+
+def run(*words, cwd):
+    subprocess.run([PROGRAMS / "pet-calc", *map(str, words)], check=True, cwd=cwd)
+
+
+if __name__ == "__main__":
+    main()
