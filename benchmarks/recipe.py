@@ -172,8 +172,24 @@ QUESTIONS = {
         "r8": lora(),
         "r8, energy 1": lora(loss={"energy": {"weight": 1.0}}),
         "r8, energy 30": lora(loss={"energy": {"weight": 30.0}}),
+        "r8, Huber": lora(
+            loss={
+                "energy": {
+                    "type": "huber",
+                    "delta": 0.01,
+                    "weight": 10.0,
+                    "forces": {"type": "huber", "delta": 0.1},
+                }
+            }
+        ),
         "r8, weight decay 0.1": lora(weight_decay=0.1),
         "r8, mean of 1/5": lora(ema_decay=0.9875),
+    },
+    # as many passes over the frames
+    "batch": {
+        "r8": lora(),
+        "r8, batch of 2": lora(batch_size=2),
+        "r8, batch of 16": lora(batch_size=16),
     },
     "heads": {
         "r8": lora(),
