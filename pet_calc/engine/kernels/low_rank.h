@@ -94,8 +94,8 @@ inline void shrink_by_pairs(const Tensor &x, const Tensor &pairs, const Tensor &
             for (int64_t p = 0; p < n_panels; p++) {
                 int64_t first = tile * TILE_ROWS, n_rows = std::min(TILE_ROWS, n - first);
                 int64_t column = p * PAIR_PANEL, n_columns = std::min(PAIR_PANEL, rank - column);
-                auto shrink = n_columns > PAIR_LANES ? shrink_rows<TILE_ROWS, 2>
-                                                     : shrink_rows<TILE_ROWS, 1>;
+                auto shrink =
+                    n_columns > PAIR_LANES ? shrink_rows<TILE_ROWS, 2> : shrink_rows<TILE_ROWS, 1>;
                 shrink(from + first * step, step, matrix + p * n_pairs * 2 * PAIR_PANEL, n_pairs,
                        n_rows, n_columns, to + first * rank + column, rank);
             }
