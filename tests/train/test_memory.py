@@ -130,7 +130,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
 
 def test_the_bound_follows_what_a_step_took(tmp_path, monkeypatch, caplog):
     """With little memory free, the run cuts its steps by itself, and says so."""
-    options = build_options(tmp_path, epochs=1, batch_size=6)
+    options = build_options(tmp_path, epochs=1, batch_size=6, train={"compile": False})
     _, gradients = run(options, monkeypatch)
     monkeypatch.setattr("pet_calc.model.memory.read_free_memory", lambda device: 2e6)
     seen = []
