@@ -193,11 +193,12 @@ QUESTIONS = {
     },
     "heads": {
         "r8": lora(),
-        "r8, heads frozen": lora(),
+        "r8, heads trained": lora(),
         "r8, heads by LoRA": lora(),
     },
 }
-for _name, _mode in (("frozen", "freeze"), ("by LoRA", "lora")):
+# frozen as by default, since no target is new
+for _name, _mode in (("trained", "train"), ("by LoRA", "lora")):
     QUESTIONS["heads"][f"r8, heads {_name}"]["finetune"]["head_mode"] = _mode
 
 
