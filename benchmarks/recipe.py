@@ -171,6 +171,7 @@ QUESTIONS = {
     "loss": {
         "r8": lora(),
         "r8, energy 1": lora(loss={"energy": {"weight": 1.0}}),
+        "r8, energy 3": lora(loss={"energy": {"weight": 3.0}}),
         "r8, energy 30": lora(loss={"energy": {"weight": 30.0}}),
         "r8, Huber": lora(
             loss={
