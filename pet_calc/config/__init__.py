@@ -2,6 +2,7 @@
 
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.defaults import (
+    default_alpha,
     default_ema_decay,
     default_energy_weight,
     default_learning_rate,
@@ -32,6 +33,7 @@ __all__ = [
     "RunOptions",
     "TargetOptions",
     "TrainOptions",
+    "default_alpha",
     "default_ema_decay",
     "default_energy_weight",
     "default_learning_rate",

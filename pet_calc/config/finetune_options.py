@@ -35,7 +35,9 @@ class ConfigOptions(Options):
 
     rank: Count = option(8, "--rank", METHOD)
     """Rank of the low-rank corrections."""
-    alpha: Positive = option(16.0, "--alpha", METHOD, shown="2 x rank", is_rare=True)
+    alpha: Positive = option(
+        16.0, "--alpha", METHOD, shown="16 at rank 8, as its square root", is_rare=True
+    )
     """Scale of the corrections, which are multiplied by alpha / rank."""
     rank_stabilized: bool = False
     """Multiply by alpha / sqrt(rank) instead, so that one alpha and rate suit all
@@ -106,7 +108,8 @@ class FinetuneOptions(Options):
     head_mode: Literal["auto", "train", "freeze", "lora"] = option(
         "auto", "--head-mode", METHOD, is_rare=True
     )
-    """The heads under lora; auto: train those new to the base, freeze the others."""
+    """The heads under lora; auto: corrections for those of new targets, which start
+    from the base's, train direct ones without a start, freeze the others."""
     keep_head: bool = option(False, "--keep-head", METHOD)
     """Keep heads of the base that are not trained in the model."""
     direct_heads: Literal["train", "drop"] = option(

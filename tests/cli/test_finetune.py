@@ -136,7 +136,7 @@ def test_every_flag_sets_its_option(given):
     loss = train.loss_of("energy/b")
     assert (loss.weight, loss.forces.weight, loss.stress.weight) == (1.0, 2.0, 3.0)
     assert finetune.inherit_heads == {"energy/b": "e"}
-    assert (finetune.lora.rank, finetune.lora.alpha) == (4, 8.0)
+    assert (finetune.lora.rank, finetune.lora.alpha) == (4, 11.3)
     assert finetune.lora.targets == ("mlp", "center")
     assert finetune.keep_head
     assert finetune.new_elements == {"Ge": "Si", "Sn": "Si"}

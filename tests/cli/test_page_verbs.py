@@ -55,7 +55,7 @@ def test_report_judges_further_frames_as_well(tuned, tmp_path):
     data = write_frames(tmp_path, 5, seed=7, name="more.xyz")
     result = tuned("report", folder, "--data", data, "--device", "cpu")
     found = json.loads((folder / "report.json").read_text())["further"]
-    shown = f"{1000 * found['after']['forces_mae']:.0f}"
+    shown = f"{1000 * found['after']['forces_mae']:.2f}"
     (line,) = [r for r in result.stdout.splitlines() if r.startswith("further ")]
     assert shown in line
     assert "On 5 further frames" in (folder / "report.html").read_text()

@@ -90,7 +90,7 @@ def test_finetune_leaves_a_model_that_ase_can_use(tuned):
 def test_info_describes_each_kind_of_file(tuned):
     text = tuned("info", tuned.path("run/best_model.ckpt")).stdout
     assert "energy [eV]: EMT" in text
-    assert "rank 2, alpha 4" in text
+    assert "rank 2, alpha 8" in text
     assert "validation    energy MAE" in text
     assert f"lora from {tuned.path('base.ckpt')}" in text
     values = json.loads(

@@ -16,6 +16,7 @@ from pet_calc.config import (
     RunOptions,
     TargetOptions,
     TrainOptions,
+    default_alpha,
     default_learning_rate,
     default_num_epochs,
     options_to_dict,
@@ -218,6 +219,10 @@ def test_options_that_contradict_each_other_are_refused():
         replace(
             PLAIN, train=TrainOptions(replay=ReplayOptions(generate=2))
         ).check_ready()
+
+
+def test_alpha_follows_the_square_root_of_the_rank():
+    assert [default_alpha(rank) for rank in (2, 8, 32)] == [8.0, 16.0, 32.0]
 
 
 def test_learning_rate_follows_method_and_size():

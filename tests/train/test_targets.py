@@ -124,7 +124,11 @@ def test_lora_trains_the_heads_of_new_levels_only(tmp_path):
     for name, value in before.items():
         if name.startswith("node_heads.energy."):
             assert torch.equal(after[name], value)
-            assert not torch.equal(after[name.replace("energy", "energy/b")], value)
+    factors = [name for name in after if ".lora_B" in name and "heads" in name]
+    assert len(factors) == 4
+    for name in factors:
+        assert name.startswith(("node_heads.energy/b.", "edge_heads.energy/b."))
+        assert after[name].abs().max() > 0.0
 
 
 def test_a_frame_without_one_of_the_labels_counts_for_the_other(tmp_path):

@@ -25,7 +25,7 @@ from pet_calc.lora.freeze import (
     trainable_table,
     unfreeze_all,
 )
-from pet_calc.lora.inject import has_lora, inject_lora, merge_lora
+from pet_calc.lora.inject import SHORTHANDS, has_lora, inject_lora, merge_lora
 from pet_calc.lora.rows import train_element_rows
 from pet_calc.model.hypers import PETHypers, TargetSpec
 from pet_calc.model.pet import PET
@@ -158,7 +158,7 @@ def set_trainable(prepared: Prepared, options: RunOptions) -> None:
     model, finetune = prepared.model, options.finetune
     targets, direct = list(options.energy_targets), prepared.direct.names
     if finetune.method == "lora":
-        head_mode = _resolve_head_mode(finetune, bool(prepared.new_targets))
+        head_mode = _resolve_head_mode(finetune, prepared)
         if head_mode == "freeze" and prepared.direct.new:
             raise ConfigError(
                 f"finetune.head_mode: frozen, {', '.join(prepared.direct.new)} would "
@@ -168,7 +168,9 @@ def set_trainable(prepared: Prepared, options: RunOptions) -> None:
             targets = list(prepared.new_targets)
         config = finetune.lora
         if head_mode == "lora" and "heads" not in config.targets:
-            config = replace(config, targets=(*config.targets, "heads"))
+            names = [*targets, *direct]
+            heads = [f"{kind}.{n}" for kind in SHORTHANDS["heads"] for n in names]
+            config = replace(config, targets=(*config.targets, *heads))
         if not has_lora(model):
             weight = model.edge_embedder.weight
             injected = inject_lora(model, config, seed=options.seed)
@@ -275,10 +277,13 @@ def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
         )
 
 
-def _resolve_head_mode(finetune: FinetuneOptions, is_new_target: bool) -> str:
-    if finetune.head_mode == "auto":
-        return "train" if is_new_target else "freeze"
-    return finetune.head_mode
+def _resolve_head_mode(finetune: FinetuneOptions, prepared: Prepared) -> str:
+    if finetune.head_mode != "auto":
+        return finetune.head_mode
+    if prepared.direct.new:
+        return "train"
+    # several new ones need heads that differ; all their weights want a lower rate
+    return "lora" if prepared.new_targets else "freeze"
 
 
 def _check_hypers(hypers: PETHypers | None, base: Checkpoint) -> None:
