@@ -30,7 +30,6 @@ from pet_calc.data.frames import read_frames
 from pet_calc.hub.find import find_model
 
 TARGET = "energy"
-COMPOSITION = f"baseline.tables.{TARGET}.composition"
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -116,10 +115,16 @@ def fit_shift(folder, data, case, seed):
     training = {"finetune": {"method": "heads"}, "rate": 1e-290, "num_epochs": 1}
     options = build_options(data, case, training, seed)
     run_ours(folder, options, folder.parent.name, "energies per element")
-    fitted = load_record(folder / "run" / "best_model_options.ckpt")
     before = load_record(case.base)
-    change = (fitted.state[COMPOSITION] - before.state[COMPOSITION]).flatten()
-    return dict(zip(before.atomic_types, change.tolist(), strict=True))
+    fitted = load_record(folder / "run" / "best_model_options.ckpt")
+    tables = [
+        value.flatten().tolist()
+        for record in (before, fitted)
+        for name, value in record.state.items()
+        if name.endswith(f".{TARGET}.composition")
+    ]
+    own, new = tables
+    return {z: b - a for z, a, b in zip(before.atomic_types, own, new, strict=True)}
 
 
 def write_frames(path, source, shift):
