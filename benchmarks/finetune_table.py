@@ -76,7 +76,6 @@ SETS = {
 }
 # files whose stress has the opposite of ASE's sign
 OPPOSITE_STRESS = ("MAD-sample_test.xyz",)
-VARIANTS = "lora_variants.py"
 METHODS = {
     "heads": {"method": "heads"},
     "LoRA r=4": {"method": "lora", "config": {"rank": 4, "alpha": 8.0}},
@@ -220,7 +219,11 @@ def run_row(folder, options, data, name, variant=""):
     with (folder / "log.txt").open("a") as log:
         program = [Path(sys.executable).with_name("pet-calc")]
         if variant:
-            program = [sys.executable, Path(__file__).with_name(VARIANTS), variant]
+            program = [
+                sys.executable,
+                Path(__file__).with_name("lora_variants.py"),
+                variant,
+            ]
         command = [*map(str, program), *map(str, words)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         # not wait(): only this one tells the memory of this process alone

@@ -52,7 +52,7 @@ class StartWatch:
             model: before its first step.
             n_steps: of the whole run.
         """
-        self._n_early_steps = n_steps // 2
+        self._n_steps = n_steps
         # on the CPU: the device may be full
         self._start: dict[str, Tensor] | None = {
             name: parameter.detach().cpu().clone()
@@ -102,7 +102,7 @@ class StartWatch:
             return ""
         zero, loss = state.losses[0], state.losses[-1]
         if loss < zero:
-            if state.step < self._n_early_steps:
+            if state.step < self._n_steps // 2:
                 return self._describe_loss_of_progress(state)
             self._start = None
             return ""
@@ -119,7 +119,7 @@ class StartWatch:
 
     def _describe_loss_of_progress(self, state: RunState) -> str:
         """Return for how long losses have been above what they were, empty if not."""
-        n_steps = max(_LAST_STEPS, _LAST_PART * 2 * self._n_early_steps)
+        n_steps = max(_LAST_STEPS, _LAST_PART * self._n_steps)
         n_epochs = math.ceil(n_steps * state.epoch / state.step)
         lowest, recent = _compare(state.losses, n_epochs)
         lowest_trained, recent_trained = _compare(state.train_losses, n_epochs)
