@@ -41,19 +41,13 @@ template <int64_t R, int64_t N>
 inline void shrink_tile(const float *rows, int64_t row_step, const float *panel, int64_t n_pairs,
                         int64_t n_columns, float *out, int64_t stride) {
     Floats sum[R][N] = {};
-    for (int64_t k = 0; k < n_pairs; k++, panel += 2 * PAIR_PANEL) {
-        Floats vectors[N];
-        for (int64_t v = 0; v < N; v++)
-            vectors[v] = *reinterpret_cast<const Floats *>(panel + v * 2 * PAIR_LANES);
-#pragma GCC unroll 12
-        for (int64_t r = 0; r < R; r++) {
+    add_terms(
+        sum, n_pairs, [&](int64_t k) { return panel + k * 2 * PAIR_PANEL; },
+        [&](int64_t r, int64_t k) {
             int64_t both;
             std::memcpy(&both, rows + r * row_step + 2 * k, sizeof(both));
-            Floats factor = (Floats)(Halves{} + both);
-#pragma GCC unroll 2
-            for (int64_t v = 0; v < N; v++) sum[r][v] += factor * vectors[v];
-        }
-    }
+            return (Floats)(Halves{} + both);
+        });
 #pragma GCC unroll 12
     for (int64_t r = 0; r < R; r++)
 #pragma GCC unroll 2

@@ -22,23 +22,33 @@ struct Terms {
     int64_t count;
 };
 
+// sum [R, N] += the terms; `right` is where term k of the N registers lies, `factor` is
+// term k of row r, as a number or as a register of them
+template <int64_t R, int64_t N, typename V, typename Right, typename Factor>
+inline void add_terms(V (&sum)[R][N], int64_t count, Right right, Factor factor) {
+    for (int64_t k = 0; k < count; k++) {
+        const auto *from = right(k);
+        constexpr int64_t W = sizeof(V) / sizeof(*from);
+        V vectors[N];
+#pragma GCC unroll 2
+        for (int64_t v = 0; v < N; v++) vectors[v] = *reinterpret_cast<const V *>(from + v * W);
+#pragma GCC unroll 12
+        for (int64_t r = 0; r < R; r++) {
+            auto number = factor(r, k);
+#pragma GCC unroll 2
+            for (int64_t v = 0; v < N; v++) sum[r][v] += number * vectors[v];
+        }
+    }
+}
+
 // out [R, N * W] = the sum of the terms, or that added to it
 template <int64_t W, int64_t R, int64_t N, bool adds, typename A>
 inline void sum_terms(const Terms<A> &terms, A *out, int64_t stride) {
     using V = Vector<A, W>;
     V sum[R][N] = {};
-    for (int64_t k = 0; k < terms.count; k++) {
-        const A *right = terms.right + k * terms.right_step;
-        V vectors[N];
-#pragma GCC unroll 2
-        for (int64_t v = 0; v < N; v++) vectors[v] = *reinterpret_cast<const V *>(right + v * W);
-#pragma GCC unroll 12
-        for (int64_t r = 0; r < R; r++) {
-            A factor = terms.left[r * terms.row_step + k * terms.term_step];
-#pragma GCC unroll 2
-            for (int64_t v = 0; v < N; v++) sum[r][v] += factor * vectors[v];
-        }
-    }
+    add_terms(
+        sum, terms.count, [&](int64_t k) { return terms.right + k * terms.right_step; },
+        [&](int64_t r, int64_t k) { return terms.left[r * terms.row_step + k * terms.term_step]; });
 #pragma GCC unroll 12
     for (int64_t r = 0; r < R; r++)
 #pragma GCC unroll 2
