@@ -7,8 +7,9 @@ A question is a list of recipes; the first is what the others are compared with.
 recipes of a set have the same base, frames and number of steps; errors are those of the
 best model on test frames in random orientation, as medians over the seeds. Ratios are
 geometric means over the sets. Rows that are done are not run again, whichever question
-asked for them; one that was cut off is resumed. Rows of another ``--base`` or length
-need a folder ``-o`` of their own. Needs the public data sets.
+asked for them; one that was cut off is resumed. Rows of another ``--base``, length or
+``--training``, such as '{energy_warmup: 0}', need a folder ``-o`` of their own. Needs
+the public data sets.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from finetune_table import SETS, count_frames, make_slug, run_row
 
 from pet_calc.checkpoint.open import load_record
@@ -56,6 +58,7 @@ CASES = {
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
 ALL_LINEAR = [*EDGES, "center"]
+BEFORE = {"warmup_fraction": 0.01, "energy_warmup": 0.0}
 
 
 def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
@@ -88,11 +91,19 @@ QUESTIONS = {
         "full, rate x1": train_all(1.0),
         "heads": {"finetune": {"method": "heads"}, "rate": 1.0},
     },
-    # the defaults of before: of attention alone, then of all layers
+    # the defaults of before: of attention alone, of all layers, the energy's weight
+    # whole from the start
     "before": {
-        "attention r8, rate x1": lora(ATTENTION, rate=1.0, warmup_fraction=0.01),
-        "all linear r8, rate x1": lora(ALL_LINEAR, rate=1.0, warmup_fraction=0.01),
+        "attention r8, rate x1": lora(ATTENTION, rate=1.0, **BEFORE),
+        "all linear r8, rate x1": lora(ALL_LINEAR, rate=1.0, **BEFORE),
+        "r8, energy whole": lora(energy_warmup=0.0),
         "r8": lora(),
+    },
+    "energies": {
+        "r8": lora(),
+        "r8, energy whole": lora(energy_warmup=0.0),
+        "r8, energy by 0.5": lora(energy_warmup=0.5),
+        "r8, energy by 1": lora(energy_warmup=1.0),
     },
     "rank": {
         "r8": lora(),
@@ -212,6 +223,9 @@ def main():
     parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--only", nargs="*", metavar="RECIPE", help="of the question")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--training", type=yaml.safe_load, default={}, help="options of all recipes"
+    )
     parser.add_argument("--base", help="checkpoint, in place of each set's own")
     parser.add_argument(
         "--longer", type=int, default=1, metavar="N", help="times as many steps"
@@ -232,6 +246,7 @@ def main():
                     base=arguments.base or case.base,
                     n_steps=arguments.longer * case.n_steps,
                 )
+                training = {**training, **arguments.training}
                 options = build_options(arguments.data, case, training, seed)
                 title = f"{name}, seed {seed}"
                 run_row(folder, options, title, recipe, training.get("variant", ""))

@@ -4,11 +4,12 @@
 
 The same random weights and frames, the same loss and optimizer; neighbour lists are
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
-keeps them). Methods: all weights, heads only, LoRA of rank 8 on the attention with the
-heads frozen, as metatrain has it. Programs take turns, step by step. The last column is
-the time of the bare matrix products of the folded network: four passes, three for heads
-alone, six with those that make the gradient in all weights. Needs metatrain (the dev
-extra).
+keeps them). Methods: all weights, heads only, LoRA of rank 8 with the heads frozen: on
+the attention, as metatrain has it (lora), or on pet-calc's default layers beside
+metatrain's own (lora-default). Adam is as each has it in training. Programs take turns,
+step by step. The last column is the time of the bare matrix products of the folded
+network: four passes, three for heads alone, six with those that make the gradient in
+all weights. Needs metatrain (the dev extra).
 """
 
 import argparse
@@ -45,9 +46,11 @@ from pet_calc.train.recompute import recompute_layers
 RANK = 8
 # metatrain's default
 ATTENTION = ("input_linear", "output_linear")
-METHODS = ("full", "heads", "lora")
+# layers of LoRA, ours; None for those of the default
+LAYERS = {"lora": ATTENTION, "lora-default": None}
+METHODS = ("full", "heads", *LAYERS)
 # as many as those of an energy with its gradient
-PASSES = {"full": 6, "heads": 3, "lora": 4}
+PASSES = {"full": 6, "heads": 3, "lora": 4, "lora-default": 4}
 HEADS = ["node_heads", "edge_heads"]
 LAST = ["node_last_layers", "edge_last_layers"]
 
@@ -71,14 +74,14 @@ def prepare_peer(method, shape, frames, device="cpu"):
     model = build_peer(shape, torch.float32)
     if method != "full":
         config = {
-            "method": method,
+            "method": method.removesuffix("-default"),
             "config": (
                 {
                     "rank": RANK,
                     "alpha": 16.0,
                     "target_modules": list(ATTENTION),
                 }
-                if method == "lora"
+                if method in LAYERS
                 else {"head_modules": HEADS, "last_layer_modules": LAST}
             ),
             "inherit_heads": {},
@@ -113,8 +116,9 @@ def prepare_ours(
 ):
     """A function that makes one step of our model, by PyTorch or by the engine."""
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32, device=device)
-    if method == "lora":
-        inject_lora(model, LoRAConfig(rank=RANK, targets=ATTENTION))
+    if method in LAYERS:
+        layers = LAYERS[method] or LoRAConfig(rank=RANK).targets
+        inject_lora(model, LoRAConfig(rank=RANK, targets=layers))
         freeze_for_lora(model, head_mode="freeze")
     elif method == "heads":
         freeze_for_heads(model)
@@ -124,7 +128,7 @@ def prepare_ours(
     batch = build_batch(frames, model.pair_cutoff, device=device)
     engine = TrainingEngine() if compile else None
     optimizer = torch.optim.Adam(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-6
+        [p for p in model.parameters() if p.requires_grad], lr=1e-6, foreach=True
     )
 
     def step():

@@ -60,6 +60,9 @@ class TrainOptions(Options):
     turning changes, and costs a few percent of accuracy in the same time."""
     warmup_fraction: Fraction = 0.1
     """Part of the steps in which the rate rises; then it falls as a cosine."""
+    energy_warmup: Fraction = 0.75
+    """Part of the steps in which the weight of an energy rises from that of its forces
+    to its own, where that is more; 0 has it whole from the start."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay, in learning rates."""
     optimizer: Literal["adam", "muon"] = "adam"

@@ -80,14 +80,15 @@ class DirectObjective:
         volumes: Tensor,
         totals: LabelTotals,
         *,
-        is_training: bool,
+        progress: float = 1.0,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss, in float64."""
         prediction = _assemble(model, part.batch, self.heads, outputs.direct)
         labels = self._choose_labels(part)
         parts = compute_loss(prediction, labels, volumes, self.loss)
         share = compute_share(parts, labels, self._choose_totals(totals), self.loss)
-        return Outcome(self._weight * share, prediction, labels)
+        share = self._weight * share
+        return Outcome(share, share.detach(), prediction, labels)
 
     def _choose_labels(self, part: MicroBatch) -> Labels:
         """Return each head's labels: its own, or the energy's forces and stress."""

@@ -21,6 +21,7 @@ from pet_calc.train.optim import (
     WeightAverage,
     build_optimizer,
     compute_learning_rate,
+    compute_progress,
     set_learning_rate,
 )
 from pet_calc.train.progress import TrainingBar, log_epoch
@@ -242,7 +243,10 @@ class Trainer:
                     self.learning_rate,
                     self.options.warmup_fraction,
                 )
-                loss = self._take_step(step, rate)
+                progress = compute_progress(
+                    state.step, n_steps, self.options.energy_warmup
+                )
+                loss = self._take_step(step, rate, progress)
                 state.loss_sum += loss
                 state.step += 1
                 state.batch += 1
@@ -254,9 +258,9 @@ class Trainer:
         finally:
             state.seconds += time.monotonic() - started
 
-    def _take_step(self, step: Step, rate: float) -> float:
+    def _take_step(self, step: Step, rate: float, progress: float) -> float:
         set_learning_rate(self._optimizer, rate)
-        loss = self.runner.compute_gradient(step, self.state.step)
+        loss = self.runner.compute_gradient(step, self.state.step, progress=progress)
         norm = torch.nn.utils.clip_grad_norm_(
             self.runner.parameters, self.options.grad_clip_norm
         )

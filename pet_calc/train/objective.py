@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from pet_calc.config import LossOptions
 from pet_calc.data.dataset import LabelTotals
 from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.data.systems import Labels
@@ -19,7 +20,9 @@ class Outcome(NamedTuple):
     """What some frames give for an objective."""
 
     share: Tensor
-    """Of the step's loss."""
+    """Of the step's loss, with the weights as they are at the time."""
+    loss: Tensor
+    """The same with the weights that the options have."""
     prediction: Prediction
     labels: Labels
     """With which the prediction is compared."""
@@ -57,7 +60,7 @@ class Objective(Protocol):
         volumes: Tensor,
         totals: LabelTotals,
         *,
-        is_training: bool,
+        progress: float = 1.0,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss.
 
@@ -68,7 +71,7 @@ class Objective(Protocol):
             part: some frames of the step.
             volumes: [n_systems] in Å^3, zero without a cell.
             totals: of the step.
-            is_training: attach the results to the weights.
+            progress: the part of the energy's warm-up that is over, 0 to 1.
         """
         ...
 
@@ -132,19 +135,26 @@ class EnergyObjective:
         volumes: Tensor,
         totals: LabelTotals,
         *,
-        is_training: bool,
+        progress: float = 1.0,
     ) -> Outcome:
         """Return what a part of a step contributes to the step's loss."""
         task, prediction = self.task, outputs.energies[self.name]
         labels = self._subtract_composition(model, part)
         parts = compute_loss(prediction, labels, volumes, task.loss)
-        share = compute_share(parts, labels, totals, task.loss)
-        if part.turns is not None:
-            apart = compute_consistency(
-                prediction, labels, part, volumes, totals, task.loss
-            )
-            share = share + self._consistency * apart
-        return Outcome(self._weight * share, prediction, labels)
+
+        def add_up(options: LossOptions) -> Tensor:
+            share = compute_share(parts, labels, totals, options)
+            if part.turns is not None:
+                apart = compute_consistency(
+                    prediction, labels, part, volumes, totals, options
+                )
+                share = share + self._consistency * apart
+            return self._weight * share
+
+        share = loss = add_up(task.loss)
+        if progress < 1.0:
+            share = add_up(task.warm_up(progress))
+        return Outcome(share, loss.detach(), prediction, labels)
 
     def _subtract_composition(self, model: PET, part: MicroBatch) -> Labels:
         """Return labels whose energy lacks the composition part, as predictions do."""

@@ -97,6 +97,18 @@ def compute_learning_rate(
     return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+def compute_progress(step: int, n_steps: int, fraction: float) -> float:
+    """Return the part of the energy's warm-up that is over at ``step``, 0 to 1.
+
+    Args:
+        step: 0-based index of the step about to be taken.
+        n_steps: length of the whole run.
+        fraction: part of the run that it takes; 0 for none.
+    """
+    n_warmup = fraction * n_steps
+    return min(1.0, step / n_warmup) if n_warmup > 0 else 1.0
+
+
 class WeightAverage:
     """Exponential moving average of the trainable weights (EMA).
 

@@ -62,17 +62,22 @@ class StepRunner:
         if not self.parameters:
             raise ModelError("nothing to train: no parameter is trainable")
 
-    def compute_gradient(self, step: Step, number: int) -> float:
+    def compute_gradient(
+        self, step: Step, number: int, *, progress: float = 1.0
+    ) -> float:
         """Set ``.grad`` to the gradient of a step over all processes; return its loss.
+
+        The loss has the weights that the options have, at all times.
 
         Args:
             step: of the training set, this process's frames of it.
             number: of the step in the run; decides what is replayed.
+            progress: the part of the energy's warm-up that is over, 0 to 1.
         """
         self.clear_gradient()
-        loss = self._add_gradient(step, self.training)
+        loss = self._add_gradient(step, self.training, progress)
         for part in self.replayed:
-            loss += self._add_gradient(part.find_step(number), part)
+            loss += self._add_gradient(part.find_step(number), part, progress)
         self.ranks.sum_gradients(self.parameters)
         (loss,) = self.ranks.sum([loss], self.device)
         return loss
@@ -127,7 +132,7 @@ class StepRunner:
                     if outcome is None:
                         continue
                     sums.add(outcome.prediction, outcome.labels)
-                    loss_sum += float(outcome.share)
+                    loss_sum += float(outcome.loss)
                     if keeper is not None and not objectives[k].prefix:
                         name = objectives[k].name
                         keeper.add(name, part, outcome.prediction, outcome.labels)
@@ -176,20 +181,25 @@ class StepRunner:
         (total,) = self.ranks.sum([seconds], self.device)
         return n_steps * total / self.ranks.size
 
-    def _add_gradient(self, step: Step, trained: TrainedSet) -> float:
+    def _add_gradient(self, step: Step, trained: TrainedSet, progress: float) -> float:
         """Add the gradient of this process's frames; return their part of the loss."""
 
         def compute(part: MicroBatch) -> float:
             outcomes = self._compute(
-                self.model, part, step, trained.objectives, is_training=True
+                self.model,
+                part,
+                step,
+                trained.objectives,
+                is_training=True,
+                progress=progress,
             )
-            shares = [outcome.share for outcome in outcomes if outcome is not None]
-            if not shares:
+            found = [outcome for outcome in outcomes if outcome is not None]
+            if not found:
                 return 0.0
-            total = torch.stack(shares).sum()
+            total = torch.stack([outcome.share for outcome in found]).sum()
             if total.requires_grad:
                 add_gradient(total, self.parameters)
-            return float(total.detach())
+            return float(torch.stack([outcome.loss for outcome in found]).sum())
 
         name_frame = describe_frame(trained.loader.dataset)
         parts = self.predictor.divide(step)
@@ -203,6 +213,7 @@ class StepRunner:
         objectives: Sequence[Objective],
         *,
         is_training: bool,
+        progress: float = 1.0,
     ) -> list[Outcome | None]:
         """Return what a part gives for each objective, None where it is not for it."""
         volumes = compute_volumes(part.batch)
@@ -215,7 +226,7 @@ class StepRunner:
         )
         return [
             objective.compute(
-                outputs, model, part, volumes, step.totals, is_training=is_training
+                outputs, model, part, volumes, step.totals, progress=progress
             )
             if objective in concerned
             else None

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from pet_calc.config import LossOptions
+from pet_calc.config import LossOptions, replace
 
 
 @dataclass
@@ -41,6 +41,20 @@ class Task:
     has_forces: bool
     has_stress: bool
     loss: LossOptions
+
+    def warm_up(self, progress: float) -> LossOptions:
+        """Return the loss at a time of the energy's warm-up.
+
+        Where the energy weighs more than the forces its weight rises from theirs, by
+        the same factor in every step.
+
+        Args:
+            progress: the part of the warm-up that is over, 0 to 1.
+        """
+        first, last = self.loss.forces.weight, self.loss.weight
+        if progress >= 1.0 or not self.has_forces or first >= last:
+            return self.loss
+        return replace(self.loss, weight=first * (last / first) ** progress)
 
     def describe(self) -> str:
         """Return such as ``energy/pbe, forces``."""

@@ -284,7 +284,7 @@ def compute_share(objective, model, part, step):
     heads = objective.direct
     outputs = StepPredictor().predict(model, part.batch, [], heads, is_training=True)
     arguments = (outputs, model, part, volumes, step.totals)
-    return objective.compute(*arguments, is_training=True).share.detach()
+    return objective.compute(*arguments).share.detach()
 
 
 def test_frames_without_a_label_do_not_count(tmp_path):

@@ -183,8 +183,8 @@ def replayed_loss(monkeypatch):
     losses = []
     add = step_runner.StepRunner._add_gradient
 
-    def record(self, step, trained):
-        loss = add(self, step, trained)
+    def record(self, step, trained, progress):
+        loss = add(self, step, trained, progress)
         if trained is not self.training:
             losses.append(loss)
         return loss
