@@ -130,6 +130,9 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", metavar="ROW", help="such as 'LoRA r=8'")
+    parser.add_argument(
+        "--training", type=yaml.safe_load, default={}, help="options of all rows"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -158,6 +161,7 @@ def build_options(arguments, finetune, *, rate=None, shape=None, has_replay=Fals
         "batch_size": arguments.batch_size,
         "learning_rate": rate,
         "finetune": dict(finetune),
+        **arguments.training,
     }
     architecture = {"name": "pet", "training": training}
     options = {

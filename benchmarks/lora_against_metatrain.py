@@ -50,6 +50,8 @@ BASE_FRAMES = ("Li3PS4-sample_train.xyz@0:20", "acac_train_300K.xyz@0:40")
 
 
 # as in an options file; of both programs
+# as in metatrain, the weight of energies does not rise
+CONSTANT = ("--set", "training.energy_warmup=0")
 LOSS_WEIGHTS = {"energy": 10.0, "forces": 1.0}
 STEP_0 = {"num_epochs": 1, "learning_rate": 1e-300}
 # program, method, and what else stands under `training`
@@ -108,7 +110,7 @@ def train_base(arguments, folder):
         options = build_options(folder / "base.xyz", 0.1, arguments.base_epochs, 2e-3)
         options["architecture"]["model"] = BASE_MODEL
         (folder / "base.yaml").write_text(yaml.safe_dump(options))
-        words = ["-o", folder / "base", "--overwrite", "--quiet"]
+        words = ["-o", folder / "base", "--overwrite", "--quiet", *CONSTANT]
         run("train", folder / "base.yaml", *words)
     run("convert", path, "--to", "metatrain", "-o", folder / "base_metatrain.ckpt")
     return path
@@ -134,7 +136,7 @@ def run_row(arguments, folder, name, base):
     (own / "options.yaml").write_text(yaml.safe_dump(options))
     started = time.monotonic()
     if program == "pet-calc":
-        words = ["-o", "run", "--overwrite", "--quiet"]
+        words = ["-o", "run", "--overwrite", "--quiet", *CONSTANT]
         run("train", "options.yaml", *words, cwd=own)
         model = own / "run" / "best_model_options.ckpt"
     else:
