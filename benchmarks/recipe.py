@@ -77,8 +77,8 @@ def train_all(rate, **others):
     return {"finetune": {"method": "full"}, "rate": rate, **others}
 
 
-# `rate` is a factor of the rate by size alone, which heads take; everything else stands
-# under `training` as in an options file
+# `rate` is a factor of the rate by size alone, which heads take, None for the method's
+# default; everything else stands under `training` as in an options file
 QUESTIONS = {
     "targets": {
         "r8": lora(),
@@ -170,6 +170,7 @@ QUESTIONS = {
     # for --base: whether the rules by size hold
     "size": {
         "r8": lora(),
+        "r8, default rate": lora(rate=None),
         "r8, rate x0.7": lora(rate=2 / 3),
         "r8, rate x4": lora(rate=4.0),
         "r8, rate x6": lora(rate=6.0),
@@ -263,8 +264,9 @@ def build_options(data, case, training, seed):
     train, validation, test = (str(folder / part) for part in case.parts)
     n_epochs = round(case.n_steps / math.ceil(count_frames(train) / case.batch_size))
     training = {key: value for key, value in training.items() if key != "variant"}
-    rate = default_learning_rate("heads", count_weights(case.base))
-    rate *= training.pop("rate")
+    rate = training.pop("rate")
+    if rate is not None:
+        rate *= default_learning_rate("heads", count_weights(case.base))
     return {
         "seed": seed,
         "device": "cpu",

@@ -9,6 +9,8 @@ Method = Literal["scratch", "full", "heads", "lora"]
 # batch of 16 and a cosine schedule.
 _REFERENCE_RATE = 3e-4
 _REFERENCE_SIZE = 3e6
+# the bundled bases, on which most of LoRA's recipe was measured
+_LORA_SIZE = 441_474
 _LEAST_STEPS = 1000
 
 
@@ -17,20 +19,26 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
 
     The step that a network bears falls as one over its width, that is as one over the
     square root of its parameter count (arXiv:2203.03466), from 1e-3 for small models
-    to 1e-4 for large ones. Heads take that too. Low-rank layers take twice as much:
-    with the rate rising over a tenth of the run, errors over eight sets are the same
-    in the mean up to twice that, and 2 % (forces) and 6 % larger at three times, where
-    two of the sets begin again at half (`benchmarks/recipe.py rate`, seed 0). All
-    weights of a trained base take 0.3 of it: at 0.1 and at the whole errors are about
-    as large in the mean, and larger on most sets (`benchmarks/recipe.py targets`).
+    to 1e-4 for large ones. Heads take that too. All weights of a trained base take 0.3
+    of it: at 0.1 and at the whole errors are larger in the mean
+    (`benchmarks/recipe.py targets`).
+
+    Low-rank layers take twice as much on the bundled bases: over eight sets a third of
+    that has errors 6 % (forces) and 8 % larger, three times the same, but that two of
+    the sets begin again at half. Their rate falls as the fourth root of the parameter
+    count: with the square root, twice the rate was 5 to 6 % better (forces) on bases
+    of 1 and 4 million parameters (`benchmarks/recipe.py rate` and `size`, seed 0).
 
     Args:
         method: What is trained.
         n_parameters: Parameters of the whole model, frozen ones included.
     """
+    if method == "lora":
+        bundled = 2.0 * default_learning_rate("heads", _LORA_SIZE)
+        return min(bundled * (_LORA_SIZE / max(n_parameters, 1)) ** 0.25, 2e-3)
     rate = _REFERENCE_RATE * sqrt(_REFERENCE_SIZE / max(n_parameters, 1))
     rate = min(max(rate, 1e-4), 1e-3)
-    return {"lora": 2.0, "full": 0.3}.get(method, 1.0) * rate
+    return 0.3 * rate if method == "full" else rate
 
 
 def default_alpha(rank: int) -> float:
@@ -73,9 +81,9 @@ def default_num_epochs(
     """Return how often the training set is passed over: often from scratch, else less.
 
     A base already knows most of it. Few frames make few steps in 200 passes, too few to
-    learn them: 20 frames of ethanol, LoRA, have test errors of 38.3 meV/Å and 1.16
-    meV/atom after 400 steps, 37.6 and 1.09 after 1,000. The best epoch is kept: too
-    many passes cost only time.
+    learn them: 50 frames of acetylacetone, LoRA, have test errors of 39.8 meV/Å and
+    1.19 meV/atom after 400 steps, 33.6 and 0.97 after 1,200. The best epoch is kept:
+    too many passes cost only time.
 
     Args:
         method: What is trained.

@@ -228,7 +228,11 @@ def test_alpha_follows_the_square_root_of_the_rank():
 def test_learning_rate_follows_method_and_size():
     full = default_learning_rate("full", 3_000_000)
     assert full == pytest.approx(0.3 * 3e-4)
-    assert default_learning_rate("lora", 3_000_000) == pytest.approx(2 * 3e-4)
+    bundled = 441_474
+    lora = default_learning_rate("lora", bundled)
+    assert lora == 2 * default_learning_rate("heads", bundled)
+    assert default_learning_rate("lora", 16 * bundled) == pytest.approx(lora / 2)
+    assert default_learning_rate("lora", 1_000) == pytest.approx(2e-3)
     assert default_learning_rate("heads", 3_000_000) == pytest.approx(3e-4)
     assert default_learning_rate("scratch", 3_000_000) == pytest.approx(3e-4)
     assert default_learning_rate("scratch", 1_000) == pytest.approx(1e-3)
