@@ -49,9 +49,9 @@ BATCH_SIZE = 4
 BASE_FRAMES = ("Li3PS4-sample_train.xyz@0:20", "acac_train_300K.xyz@0:40")
 
 
-# as in an options file; of both programs
 # as in metatrain, the weight of energies does not rise
 CONSTANT = ("--set", "training.energy_warmup=0")
+# as in an options file; of both programs
 LOSS_WEIGHTS = {"energy": 10.0, "forces": 1.0}
 STEP_0 = {"num_epochs": 1, "learning_rate": 1e-300}
 # program, method, and what else stands under `training`
