@@ -19,6 +19,8 @@ def finished(tmp_path_factory):
         test="0.25",
         method="full",
         epochs=8,
+        # at which the first epoch is better than the base
+        learning_rate=0.003,
     )
     run_training(options, show_progress=False)
     return folder / "run"
