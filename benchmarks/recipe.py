@@ -55,6 +55,13 @@ CASES = {
         8,
     ),
 }
+# on demand: the same test frames after other numbers of frames
+OTHER_CASES = {
+    f"acac-{n}": Case(
+        (f"acac_train_300K.xyz@:{n}", *SETS["acac"][1:]), MOLECULES, 400, 8
+    )
+    for n in (20, 200)
+}
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
 ALL_LINEAR = [*EDGES, "center"]
@@ -221,7 +228,8 @@ def main():
     )
     parser.add_argument("question", choices=list(QUESTIONS))
     parser.add_argument("--data", type=Path, required=True, help="folder of the data")
-    parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
+    cases = CASES | OTHER_CASES
+    parser.add_argument("--sets", nargs="*", choices=list(cases), default=list(CASES))
     parser.add_argument("--only", nargs="*", metavar="RECIPE", help="of the question")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument(
@@ -231,6 +239,7 @@ def main():
     parser.add_argument(
         "--longer", type=int, default=1, metavar="N", help="times as many steps"
     )
+    parser.add_argument("--steps", type=int, help="of every set, in place of its own")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     recipes = QUESTIONS[arguments.question]
@@ -242,10 +251,10 @@ def main():
             for recipe, training in recipes.items():
                 folder = find_folder(arguments.output, name, recipe, seed)
                 folder.mkdir(parents=True, exist_ok=True)
-                case = CASES[name]
+                case = cases[name]
                 case = case._replace(
                     base=arguments.base or case.base,
-                    n_steps=arguments.longer * case.n_steps,
+                    n_steps=arguments.steps or arguments.longer * case.n_steps,
                 )
                 training = {**training, **arguments.training}
                 options = build_options(arguments.data, case, training, seed)
