@@ -237,16 +237,7 @@ class Trainer:
                 if self.runner.ranks.any(self._stop.is_set, self.runner.device):
                     self._stop.is_set = True
                     return False
-                rate = compute_learning_rate(
-                    state.step,
-                    n_steps,
-                    self.learning_rate,
-                    self.options.warmup_fraction,
-                )
-                progress = compute_progress(
-                    state.step, n_steps, self.options.energy_warmup
-                )
-                loss = self._take_step(step, rate, progress)
+                loss = self._take_step(step, n_steps)
                 state.loss_sum += loss
                 state.step += 1
                 state.batch += 1
@@ -258,9 +249,17 @@ class Trainer:
         finally:
             state.seconds += time.monotonic() - started
 
-    def _take_step(self, step: Step, rate: float, progress: float) -> float:
-        set_learning_rate(self._optimizer, rate)
-        loss = self.runner.compute_gradient(step, self.state.step, progress=progress)
+    def _compute_rate(self, number: int, n_steps: int) -> float:
+        """Return the rate of a step of the run."""
+        return compute_learning_rate(
+            number, n_steps, self.learning_rate, self.options.warmup_fraction
+        )
+
+    def _take_step(self, step: Step, n_steps: int) -> float:
+        number = self.state.step
+        set_learning_rate(self._optimizer, self._compute_rate(number, n_steps))
+        progress = compute_progress(number, n_steps, self.options.energy_warmup)
+        loss = self.runner.compute_gradient(step, number, progress=progress)
         norm = torch.nn.utils.clip_grad_norm_(
             self.runner.parameters, self.options.grad_clip_norm
         )
@@ -305,13 +304,10 @@ class Trainer:
         self._judge_epoch()
         if epoch % self.options.checkpoint_interval == 0 or is_best:
             self._save_state()
-        rate = compute_learning_rate(
-            state.step - 1, n_steps, self.learning_rate, self.options.warmup_fraction
-        )
         row = {
             "epoch": epoch,
             "step": state.step,
-            "learning_rate": rate,
+            "learning_rate": self._compute_rate(state.step - 1, n_steps),
             "train_loss": train_loss,
             "metric": metric,
             "is_best": is_best,
