@@ -10,7 +10,7 @@ from support.frames import build_frames
 from support.runs import assert_same_state, build_options, read_log, write_base
 
 from pet_calc.checkpoint import load_checkpoint
-from pet_calc.config import replace
+from pet_calc.config import read_options, replace
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.train import loop
 from pet_calc.train.run import run_training
@@ -71,10 +71,35 @@ def test_resuming_with_other_options_is_said(tmp_path, caplog):
     assert "other options" not in caplog.text
 
 
+def test_a_run_of_before_the_energys_warm_up_says_that_it_had_none(tmp_path, caplog):
+    options = build_options(tmp_path)
+    run(options, stop_after=1)
+    path = tmp_path / "run" / "options_resolved.yaml"
+    path.write_text(path.read_text().replace("    energy_warmup: 0.75\n", ""))
+    assert "energy_warmup" not in path.read_text()
+    with caplog.at_level("WARNING", "pet_calc"):
+        run(options, is_resumed=True)
+    assert "(architecture.training.energy_warmup)" in caplog.text
+
+
+def test_a_run_of_before_heads_had_lora_goes_on_with_all_their_weights(tmp_path):
+    whole = build_options(tmp_path, target="energy/new", head_mode="train")
+    before = run(whole, stop_after=1)
+    path = tmp_path / "run" / "options_resolved.yaml"
+    path.write_text(path.read_text().replace("head_mode: train", "head_mode: auto"))
+    report = run(read_options(path), is_resumed=True)
+    assert report.end == "finished"
+    assert report.n_trainable == before.n_trainable
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 4}, "rank: expected 2, with which the run in .* began, got 4"),
+        (
+            {"rank": 4},
+            "rank: expected 2, with which the run in .* began, got 4; .* as in "
+            ".*/options_resolved.yaml, or",
+        ),
         ({"method": "full"}, "method: expected lora, .*, got full"),
         ({"target": "energy/pbe0"}, "targets: expected .'energy'., .*'energy/pbe0'"),
         ({"composition": "keep"}, "composition.mode: expected fit, .*, got keep"),

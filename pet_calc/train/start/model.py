@@ -280,7 +280,10 @@ def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
 def _resolve_head_mode(finetune: FinetuneOptions, prepared: Prepared) -> str:
     if finetune.head_mode != "auto":
         return finetune.head_mode
-    if prepared.direct.new:
+    # what a run of an older version began with, whose heads got no LoRA
+    heads = find_heads(prepared.model, None)
+    had_none = has_lora(prepared.model) and not any(map(has_lora, heads))
+    if prepared.direct.new or (prepared.new_targets and had_none):
         return "train"
     # several new ones need heads that differ; all their weights want a lower rate
     return "lora" if prepared.new_targets else "freeze"

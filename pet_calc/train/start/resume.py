@@ -7,6 +7,7 @@ from typing import Any
 
 from pet_calc.checkpoint import load_checkpoint
 from pet_calc.config import RunOptions, find_changes, read_options
+from pet_calc.config.yaml_file import read_yaml
 from pet_calc.errors import ConfigError, DataError
 from pet_calc.train.provenance import hash_files
 from pet_calc.train.start.model import Prepared
@@ -24,6 +25,8 @@ _FIXED = (
     "architecture.training.optimizer.",
     "architecture.training.finetune.",
 )
+# what a run did before there was an option, which its file does not name
+_BEFORE = {"energy_warmup": 0.0}
 # of the base its weights count, and not its path
 _FREE = ("output", "architecture.training.finetune.read_from")
 
@@ -52,7 +55,7 @@ def check_resumed(
     provenance = load_checkpoint(last).metadata.get("provenance", {})
     path = last.with_name(OPTIONS_NAME)
     if path.exists():
-        _compare_options(read_options(path), options, last.parent)
+        _compare_options(_read_earlier(path), options, last.parent)
     fingerprint = provenance.get("base_fingerprint", prepared.base_fingerprint)
     if fingerprint != prepared.base_fingerprint:
         raise ConfigError(
@@ -114,6 +117,17 @@ def check_state(
         )
 
 
+def _read_earlier(path: Path) -> RunOptions:
+    """Return the options that a run began with, also one of an older version."""
+    training = read_yaml(path)["architecture"]["training"]
+    changes = [
+        f"training.{name}={value}"
+        for name, value in _BEFORE.items()
+        if name not in training
+    ]
+    return read_options(path, changes)
+
+
 def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
     """Raise for what defines the model, warn of the rest."""
     changes = list(find_changes(before, now))
@@ -126,7 +140,8 @@ def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
             for name, old, new in fixed
         ]
         raise ConfigError(
-            f"{'; '.join(wrong)}; leave it as it was, or choose another folder with -o"
+            f"{'; '.join(wrong)}; leave it as it was, as in {folder / OPTIONS_NAME}, "
+            "or choose another folder with -o"
         )
     # what is not said now is chosen as it was then
     free = [
