@@ -49,8 +49,11 @@ BATCH_SIZE = 4
 BASE_FRAMES = ("Li3PS4-sample_train.xyz@0:20", "acac_train_300K.xyz@0:40")
 
 
-# as in metatrain, the weight of energies does not rise
-CONSTANT = ("--set", "training.energy_warmup=0")
+# as in metatrain: the weight of energies does not rise, Adam is PyTorch's
+CONSTANT = (
+    *("--set", "training.energy_warmup=0"),
+    *("--set", "training.adam_beta2=0.999"),
+)
 # as in an options file; of both programs
 LOSS_WEIGHTS = {"energy": 10.0, "forces": 1.0}
 STEP_0 = {"num_epochs": 1, "learning_rate": 1e-300}

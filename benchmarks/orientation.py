@@ -141,8 +141,8 @@ def build_options(arguments, folder, name, base):
         finetune, others = OURS[name]
         training |= {"finetune": {**finetune, "read_from": base}, **others}
         training["best_model_metric"] = "loss"
-        # as in metatrain, the weight of energies does not rise
-        training["energy_warmup"] = 0.0
+        # as in metatrain: the weight of energies does not rise, Adam is PyTorch's
+        training |= {"energy_warmup": 0.0, "adam_beta2": 0.999}
         if training.get("consistency"):
             # a pass shows each frame twice
             training["num_epochs"] = max(1, n_epochs // 2)

@@ -55,17 +55,30 @@ CASES = {
         8,
     ),
 }
-# on demand: the same test frames after other numbers of frames
+# on demand: the same test frames after other numbers of frames, and the sets that
+# unseen_sets.py makes
 OTHER_CASES = {
     f"acac-{n}": Case(
         (f"acac_train_300K.xyz@:{n}", *SETS["acac"][1:]), MOLECULES, 400, 8
     )
     for n in (20, 200)
+} | {
+    name: Case(
+        tuple(f"{name}_{part}.xyz@:" for part in ("train", "val", "test")),
+        base,
+        400,
+        batch_size,
+    )
+    for name, base, batch_size in (
+        ("alloy", MATERIALS, 4),
+        ("mixture", MOLECULES, 8),
+        ("base-pair", MOLECULES, 8),
+    )
 }
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
 ALL_LINEAR = [*EDGES, "center"]
-BEFORE = {"warmup_fraction": 0.01, "energy_warmup": 0.0}
+BEFORE = {"warmup_fraction": 0.01, "energy_warmup": 0.0, "adam_beta2": 0.999}
 
 
 def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
@@ -99,12 +112,21 @@ QUESTIONS = {
         "heads": {"finetune": {"method": "heads"}, "rate": 1.0},
     },
     # the defaults of before: of attention alone, of all layers, the energy's weight
-    # whole from the start
+    # whole from the start, Adam's mean of squares over 1,000 steps
     "before": {
         "attention r8, rate x1": lora(ATTENTION, rate=1.0, **BEFORE),
         "all linear r8, rate x1": lora(ALL_LINEAR, rate=1.0, **BEFORE),
-        "r8, energy whole": lora(energy_warmup=0.0),
+        "r8, energy whole": lora(energy_warmup=0.0, adam_beta2=0.999),
+        "r8, beta2 0.999": lora(adam_beta2=0.999),
         "r8": lora(),
+    },
+    "beta2": {
+        "r8": lora(),
+        **{
+            f"r8, beta2 {beta2}": lora(adam_beta2=beta2) for beta2 in (0.9, 0.99, 0.999)
+        },
+        "full, rate x0.3": train_all(0.3),
+        "full, rate x0.3, beta2 0.9": train_all(0.3, adam_beta2=0.9),
     },
     "energies": {
         "r8": lora(),

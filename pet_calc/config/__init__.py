@@ -2,6 +2,7 @@
 
 from pet_calc.config.data_options import DatasetOptions, LabelOptions, TargetOptions
 from pet_calc.config.defaults import (
+    default_adam_beta2,
     default_alpha,
     default_ema_decay,
     default_energy_weight,
@@ -33,6 +34,7 @@ __all__ = [
     "RunOptions",
     "TargetOptions",
     "TrainOptions",
+    "default_adam_beta2",
     "default_alpha",
     "default_ema_decay",
     "default_energy_weight",

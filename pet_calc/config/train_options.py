@@ -67,6 +67,9 @@ class TrainOptions(Options):
     """Decoupled weight decay, in learning rates."""
     optimizer: Literal["adam", "muon"] = "adam"
     """adam or muon, which learns in fewer steps what is new; not for method lora."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay per step of Adam's mean of squared gradients; null is 0.95 for lora,
+    else 0.999."""
     grad_clip_norm: Positive = 1.0
     """Largest norm of the gradient; .inf for no limit."""
     ema_decay: Fraction | None = option(None, "--ema", TRAINING, is_rare=True)

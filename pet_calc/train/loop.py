@@ -22,6 +22,7 @@ from pet_calc.train.optim import (
     build_optimizer,
     compute_learning_rate,
     compute_progress,
+    load_optimizer,
     set_learning_rate,
 )
 from pet_calc.train.progress import TrainingBar, log_epoch
@@ -74,10 +75,7 @@ class Trainer:
     def _build_optimizer(self) -> None:
         """Make optimiser and average for the model as it is."""
         model, options = self.runner.model, self.options
-        b_rate = options.finetune.config.b_rate
-        self._optimizer = build_optimizer(
-            model, options.weight_decay, options.optimizer, b_rate=b_rate
-        )
+        self._optimizer = build_optimizer(model, options)
         self._average: WeightAverage | None = None
         decay = options.ema_decay
         if decay is None:
@@ -386,7 +384,7 @@ class Trainer:
             n_epochs=self.n_epochs,
             is_compiled=self.runner.predictor.is_compiled,
         )
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._optimizer, state["optimizer"], self.options)
         if self._average is not None and state["average"] is not None:
             self._average.load_state_dict(state["average"])
         self.state = RunState(**state["progress"])

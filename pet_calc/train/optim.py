@@ -1,38 +1,33 @@
 """Optimizer, learning-rate schedule, and the running mean of the weights."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pet_calc.config import TrainOptions, default_adam_beta2
 from pet_calc.lora.inject import lora_layers
 from pet_calc.lora.rows import is_partly_trained
 from pet_calc.train.muon import Muon, OptimizerPair, find_matrices
 
 
 def build_optimizer(
-    model: nn.Module,
-    weight_decay: float,
-    algorithm: Literal["adam", "muon"] = "adam",
-    *,
-    b_rate: float = 1.0,
+    model: nn.Module, options: TrainOptions
 ) -> torch.optim.Optimizer | OptimizerPair:
     """Return Adam (AdamW with weight decay) over the trainable parameters.
 
-    There is a group for LoRA's B with a higher rate; ``set_learning_rate`` sets both.
+    There is a group for LoRA's B with a higher rate, ``b_rate`` times that of all else;
+    ``set_learning_rate`` sets both. B starts at zero and A at random: with one rate for
+    both, B lags behind (LoRA+, arXiv:2402.12354, finds 4 to 16 best). ``muon`` takes
+    Muon for the matrices between layers, for a model without LoRA.
 
     Args:
         model: with the parameters.
-        weight_decay: decoupled, in learning rates.
-        algorithm: ``muon`` takes Muon for the matrices between layers, for a model
-            without LoRA.
-        b_rate: learning rate of LoRA's B over that of all else. B starts at zero and
-            A at random: with one rate for both, B lags behind (LoRA+,
-            arXiv:2402.12354, finds 4 to 16 best).
+        options: of the training.
     """
-    if algorithm == "adam":
-        return _build_adam(model, weight_decay, set(), b_rate)
+    if options.optimizer == "adam":
+        return _build_adam(model, options, set())
     parts: dict[int, list[Tensor]] = {}
     matrices = find_matrices(model)
     for matrix, n_parts in matrices.items():
@@ -41,12 +36,12 @@ def build_optimizer(
         {"params": params, "n_parts": n_parts, "rate_factor": 1.0}
         for n_parts, params in parts.items()
     ]
-    muon = Muon(groups, weight_decay=weight_decay)
-    return OptimizerPair(muon, _build_adam(model, weight_decay, set(matrices), b_rate))
+    muon = Muon(groups, weight_decay=options.weight_decay)
+    return OptimizerPair(muon, _build_adam(model, options, set(matrices)))
 
 
 def _build_adam(
-    model: nn.Module, weight_decay: float, without: set[Tensor], b_rate: float
+    model: nn.Module, options: TrainOptions, without: set[Tensor]
 ) -> torch.optim.Optimizer:
     factors = [
         layer.lora_B.weight
@@ -59,16 +54,44 @@ def _build_adam(
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [
         {"params": parameters, "rate_factor": factor}
-        for parameters, factor in ((others, 1.0), (factors, b_rate))
+        for parameters, factor in (
+            (others, 1.0),
+            (factors, options.finetune.config.b_rate),
+        )
         if parameters
     ]
     if partly:
         groups.append({"params": partly, "rate_factor": 1.0, "weight_decay": 0.0})
     # not `fused`: on the CPU torch 2.13 reads a gradient in the order of its memory,
     # and so steps by the wrong elements where it is that of a transposed product
-    if weight_decay > 0:
-        return torch.optim.AdamW(groups, weight_decay=weight_decay, foreach=True)
-    return torch.optim.Adam(groups, foreach=True)
+    beta2 = options.adam_beta2
+    if beta2 is None:
+        beta2 = default_adam_beta2(options.finetune.method)
+    settings: dict[str, Any] = {"betas": (0.9, beta2), "foreach": True}
+    if options.weight_decay > 0:
+        settings["weight_decay"] = options.weight_decay
+        return torch.optim.AdamW(groups, **settings)
+    return torch.optim.Adam(groups, **settings)
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer | OptimizerPair,
+    state: dict[str, Any],
+    options: TrainOptions,
+) -> None:
+    """Take up a saved state, with the settings of now.
+
+    The decay of Adam's mean, where the options leave it open, goes on as it was.
+    """
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, now in zip(optimizer.param_groups, settings, strict=True):
+        if options.adam_beta2 is None:
+            now.pop("betas", None)
+        group.update(now)
 
 
 def set_learning_rate(

@@ -4,6 +4,7 @@ import torch
 from support.models import EVERY_LINEAR, build_model
 from support.structures import build_batch, build_structures
 
+from pet_calc.config import TrainOptions
 from pet_calc.lora.freeze import freeze_for_lora, trainable_table
 from pet_calc.lora.inject import inject_lora
 from pet_calc.lora.rows import train_element_rows
@@ -39,7 +40,7 @@ def test_steps_decay_and_averages_leave_the_known_rows_alone():
     batch = build_batch(structures, model)
     embeddings = {name: p for name, p in model.named_parameters() if is_embedding(name)}
     before = {name: p.detach().clone() for name, p in embeddings.items()}
-    optimizer = build_optimizer(model, weight_decay=0.1)
+    optimizer = build_optimizer(model, TrainOptions(weight_decay=0.1))
     average = WeightAverage(model, 0.9)
     for _ in range(3):
         optimizer.zero_grad()

@@ -5,7 +5,7 @@ import torch
 from support.models import build_model
 from support.runs import build_options, check_resume, write_base
 
-from pet_calc.config import replace
+from pet_calc.config import TrainOptions, replace
 from pet_calc.errors import ConfigError
 from pet_calc.train.muon import Muon, find_matrices, orthogonalize
 from pet_calc.train.optim import build_optimizer, set_learning_rate
@@ -80,7 +80,7 @@ def test_the_matrices_between_layers_are_found():
 def test_every_trainable_parameter_is_in_one_optimizer():
     model = build_model()
     frozen = model.gnn_layers[0].trans.layers[0].mlp.w_out.weight.requires_grad_(False)
-    optimizer = build_optimizer(model, 0.0, "muon")
+    optimizer = build_optimizer(model, TrainOptions(optimizer="muon"))
     set_learning_rate(optimizer, 0.25)
     assert all(group["lr"] == 0.25 for group in optimizer.param_groups)
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
