@@ -78,7 +78,12 @@ OTHER_CASES = {
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
 ALL_LINEAR = [*EDGES, "center"]
-BEFORE = {"warmup_fraction": 0.01, "energy_warmup": 0.0, "adam_beta2": 0.999}
+BEFORE = {
+    "warmup_fraction": 0.01,
+    "energy_warmup": 0.0,
+    "adam_beta2": 0.999,
+    "best_model_metric": "loss",
+}
 
 
 def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
@@ -111,13 +116,13 @@ QUESTIONS = {
         "full, rate x1": train_all(1.0),
         "heads": {"finetune": {"method": "heads"}, "rate": 1.0},
     },
-    # the defaults of before: of attention alone, of all layers, the energy's weight
-    # whole from the start, Adam's mean of squares over 1,000 steps
+    # the defaults of before: of attention alone, of all layers, with the weight of the
+    # energy whole from the start, with a best epoch by squares
     "before": {
         "attention r8, rate x1": lora(ATTENTION, rate=1.0, **BEFORE),
         "all linear r8, rate x1": lora(ALL_LINEAR, rate=1.0, **BEFORE),
-        "r8, energy whole": lora(energy_warmup=0.0, adam_beta2=0.999),
-        "r8, beta2 0.999": lora(adam_beta2=0.999),
+        "r8, energy whole": lora(**{**BEFORE, "warmup_fraction": 0.1}),
+        "r8, by squares": lora(best_model_metric="loss"),
         "r8": lora(),
     },
     "beta2": {

@@ -1,6 +1,7 @@
 """The options of the loss and of the energies per element."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
@@ -79,6 +80,15 @@ class LossOptions(LossTerm):
                 raise OptionError(f"{key}: expected one loss for {term}, got two")
             values[term] = block
         return values
+
+    def to_absolute(self) -> "LossOptions":
+        """Return a loss of absolute errors, with the roots of the weights."""
+        return LossOptions(
+            type="mae",
+            weight=sqrt(self.weight),
+            forces=LossTerm(type="mae", weight=sqrt(self.forces.weight)),
+            stress=LossTerm(type="mae", weight=sqrt(self.stress.weight)),
+        )
 
     @property
     def value(self) -> LossTerm:

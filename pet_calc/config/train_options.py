@@ -108,8 +108,9 @@ class TrainOptions(Options):
     -13.6, O: -430.0}}`."""
     scale_targets: bool = True
     """Whether a new target is divided by its spread."""
-    best_model_metric: Literal["mae_prod", "rmse_prod", "loss"] = "loss"
-    """Which validation number picks the best model."""
+    best_model_metric: Literal["mae_sum", "mae_prod", "rmse_prod", "loss"] = "mae_sum"
+    """Which validation number picks the best model. mae_sum: mean absolute errors by
+    the roots of the loss's weights; loss: squared ones, by the weights."""
     log_interval: Count = 1
     """Epochs between lines in the log."""
     checkpoint_interval: Count = 10

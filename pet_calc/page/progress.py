@@ -26,7 +26,7 @@ def add_progress(run: ReadRun) -> None:
         report["validation"] = {
             key.removeprefix("val_"): value
             for key, value in best[-1].items()
-            if key.startswith("val_") and key != "val_loss"
+            if key.startswith("val_") and key not in ("val_loss", "val_mae_sum")
         }
     kept = run.before.predictions.get(("validation", run.target))
     part = run.before.parts.get("validation")

@@ -20,7 +20,7 @@ from pet_calc.evaluate.predict import DEFAULT_BATCH_TOKENS
 from pet_calc.model.batch import Batch
 from pet_calc.model.derivatives import Outputs, Prediction, predict_outputs
 from pet_calc.model.pet import PET
-from pet_calc.train.loss import compute_loss, compute_share
+from pet_calc.train.loss import compute_deviation, compute_loss, compute_share
 from pet_calc.train.objective import Outcome
 from pet_calc.train.start.direct_heads import DirectHeads
 
@@ -89,6 +89,14 @@ class DirectObjective:
         share = compute_share(parts, labels, self._choose_totals(totals), self.loss)
         share = self._weight * share
         return Outcome(share, share.detach(), prediction, labels)
+
+    def measure(self, outcome: Outcome, volumes: Tensor, totals: LabelTotals) -> float:
+        """Return what the part adds to the sum of absolute errors of the step."""
+        prediction, labels = outcome.prediction, outcome.labels
+        totals = self._choose_totals(totals)
+        return self._weight * compute_deviation(
+            prediction, labels, volumes, totals, self.loss
+        )
 
     def _choose_labels(self, part: MicroBatch) -> Labels:
         """Return each head's labels: its own, or the energy's forces and stress."""

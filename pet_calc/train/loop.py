@@ -390,6 +390,8 @@ class Trainer:
         self.state = RunState(**state["progress"])
         self.zero_metrics = dict(state["zero_metrics"])
         self.best_metrics = dict(state["best_metrics"])
+        # another number may pick now
+        self.state.best_metric = self._compute_metric(self.best_metrics)
         self._watch.load_state_dict(state.get("watch"))
         if state.get("learning_rate") != self.options.learning_rate:
             # a rate of its own: no attempt has halved that one

@@ -95,6 +95,30 @@ def compute_share(
     return share
 
 
+def compute_deviation(
+    prediction: Prediction,
+    labels: Labels,
+    volumes: Tensor,
+    totals: LabelTotals,
+    options: LossOptions,
+) -> float:
+    """Return a part's summand of the weighted sum of mean absolute errors of its step.
+
+    The terms are those of the loss, in eV and Å, with the roots of their weights, so
+    that both weigh alike. A frame that is far off counts for less than in squares.
+
+    Args:
+        prediction: for the part.
+        labels: of the part.
+        volumes: [n_systems] in Å^3, zero without a cell.
+        totals: of the step.
+        options: of the loss.
+    """
+    absolute = options.to_absolute()
+    parts = compute_loss(prediction, labels, volumes, absolute)
+    return float(compute_share(parts, labels, totals, absolute))
+
+
 def compute_consistency(
     prediction: Prediction,
     labels: Labels,

@@ -12,7 +12,12 @@ from pet_calc.data.loader import BatchLoader, MicroBatch, Step
 from pet_calc.data.systems import Labels
 from pet_calc.model.derivatives import Outputs, Prediction
 from pet_calc.model.pet import PET
-from pet_calc.train.loss import compute_consistency, compute_loss, compute_share
+from pet_calc.train.loss import (
+    compute_consistency,
+    compute_deviation,
+    compute_loss,
+    compute_share,
+)
 from pet_calc.train.task import Task
 
 
@@ -73,6 +78,10 @@ class Objective(Protocol):
             totals: of the step.
             progress: the part of the energy's warm-up that is over, 0 to 1.
         """
+        ...
+
+    def measure(self, outcome: Outcome, volumes: Tensor, totals: LabelTotals) -> float:
+        """Return what the part adds to the sum of absolute errors of the step."""
         ...
 
 
@@ -155,6 +164,13 @@ class EnergyObjective:
         if progress < 1.0:
             share = add_up(task.warm_up(progress))
         return Outcome(share, loss.detach(), prediction, labels)
+
+    def measure(self, outcome: Outcome, volumes: Tensor, totals: LabelTotals) -> float:
+        """Return what the part adds to the sum of absolute errors of the step."""
+        prediction, labels = outcome.prediction, outcome.labels
+        return self._weight * compute_deviation(
+            prediction, labels, volumes, totals, self.task.loss
+        )
 
     def _subtract_composition(self, model: PET, part: MicroBatch) -> Labels:
         """Return labels whose energy lacks the composition part, as predictions do."""

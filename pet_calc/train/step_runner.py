@@ -96,7 +96,9 @@ class StepRunner:
         hide: bool | None = None,
         keeper: PredictionKeeper | None = None,
     ) -> dict[str, float]:
-        """Return errors (eV, Å) and the loss over a set, of all processes' frames.
+        """Return errors (eV, Å), their sums in squares (``loss``) and absolute.
+
+        They are of all processes' frames.
 
         Args:
             loader: of the set.
@@ -108,7 +110,7 @@ class StepRunner:
         model = model or self.model
         objectives = self.training.objectives
         metrics = [Metrics() for _ in objectives]
-        loss_sum = 0.0
+        loss_sum = deviation_sum = 0.0
         steps: Any = loader.iterate_steps()
         if desc:
             steps = tqdm(
@@ -126,6 +128,7 @@ class StepRunner:
 
             parts = self.predictor.divide(step)
             for part, outcomes in self.bound.run(parts, compute, name_frame):
+                volumes = compute_volumes(part.batch)
                 for k, (sums, outcome) in enumerate(
                     zip(metrics, outcomes, strict=True)
                 ):
@@ -133,14 +136,18 @@ class StepRunner:
                         continue
                     sums.add(outcome.prediction, outcome.labels)
                     loss_sum += float(outcome.loss)
+                    deviation_sum += objectives[k].measure(
+                        outcome, volumes, step.totals
+                    )
                     if keeper is not None and not objectives[k].prefix:
                         name = objectives[k].name
                         keeper.add(name, part, outcome.prediction, outcome.labels)
-        (loss_sum,) = self.ranks.sum([loss_sum], self.device)
+        found = self.ranks.sum([loss_sum, deviation_sum], self.device)
         for sums in metrics:
             sums.merge_over(self.ranks, self.device)
         values = _name_errors(objectives, metrics)
-        values["loss"] = loss_sum / max(1, loader.n_steps)
+        for name, total in zip(("loss", "mae_sum"), found, strict=True):
+            values[name] = total / max(1, loader.n_steps)
         return values
 
     def smoke_test(self) -> None:

@@ -18,12 +18,13 @@ def compute_metric(
     """Return the number that picks the best model; smaller is better.
 
     Args:
-        values: errors by name, in eV and Å, and the loss.
-        name: ``loss``, ``mae_prod`` or ``rmse_prod``.
+        values: errors by name, in eV and Å, and their sums ``loss`` and ``mae_sum``.
+        name: of one of these, ``mae_prod`` or ``rmse_prod``.
         objectives: what is learned; those of direct heads count in products.
     """
-    if name == "loss":
-        return values["loss"]
+    if name in ("loss", "mae_sum"):
+        # a run of an older version has none: the next epoch is the best
+        return values.get(name, math.inf)
     suffix = name.split("_", 1)[0]
     product = 1.0
     own = [

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from pet_calc.config import LossOptions, LossTerm
+from pet_calc.data.dataset import LabelTotals
 from pet_calc.data.systems import Labels
 from pet_calc.model.derivatives import Prediction
-from pet_calc.train.loss import compute_loss
+from pet_calc.train.loss import compute_deviation, compute_loss
 
 N_ATOMS = [2, 1]
 
@@ -58,6 +59,17 @@ def test_weights_of_terms_and_frames_scale():
 def test_absolute_and_huber_penalties(kind, expected):
     options = LossOptions(type=kind, delta=1.0)
     assert float(compute_loss(*build_case(), options).energy) == pytest.approx(expected)
+
+
+def test_absolute_errors_add_up_with_the_roots_of_the_weights():
+    options = LossOptions(
+        weight=9.0, forces=LossTerm(type="huber"), stress=LossTerm(weight=4.0)
+    )
+    totals = LabelTotals(energy=2.0, forces=2.0, stress=1.0)
+    # per atom 1 and 4; one component of six is 1; three virials of nine are 2
+    expected = 3 * 2.5 + 1 / 6 + 2 * (2 * 3 / 9)
+    deviation = compute_deviation(*build_case(), totals, options)
+    assert deviation == pytest.approx(expected)
 
 
 def test_nothing_labelled_gives_zero_and_no_nan():

@@ -241,7 +241,7 @@ def test_what_weighs_nothing_does_not_pick_the_best_model(tmp_path):
     assert report.best_epoch > 0
     assert report.validation["forces_mae"] < report.zero_step["forces_mae"]
     rows = read_log(tmp_path / "run")
-    best = min(rows, key=lambda row: row["val_loss"])
+    best = min(rows, key=lambda row: row["val_forces_mae"])
     assert report.best_epoch == best["epoch"]
 
 

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from support.runs import build_options
+from support.runs import build_options, read_log
 
-from pet_calc.config import TrainOptions
+from pet_calc.config import TrainOptions, replace
 from pet_calc.page.read import read_run
 from pet_calc.page.verdict import judge, list_next_steps
 from pet_calc.train import loop, validation
@@ -77,3 +77,29 @@ def test_patience_waits_while_the_error_sinks():
 
     assert not is_stale(1.0, 0.95, 0.5, 0.9, 0.8, 0.78)
     assert is_stale(1.0, 0.95, 0.5, 0.9, 0.96, 0.97)
+
+
+def test_the_best_epoch_has_the_least_absolute_errors(tmp_path):
+    """All frames of a set in one step: the sum follows from the errors."""
+    report = run_training(
+        build_options(tmp_path, train={"batch_size": 8}), show_progress=False
+    )
+    rows = read_log(tmp_path / "run")
+    for row in rows:
+        errors = 10**0.5 * row["val_energy_mae"] + row["val_forces_mae"]
+        assert row["metric"] == pytest.approx(errors, rel=1e-9)
+    least = min(rows, key=lambda row: row["metric"])
+    assert report.best_epoch == least["epoch"]
+
+
+def test_a_run_that_goes_on_compares_like_with_like(tmp_path):
+    """The best epoch so far is judged by the number that picks from now on."""
+    options = build_options(tmp_path, train={"best_model_metric": "loss"})
+    run_training(options, show_progress=False, stop_after=3)
+    changed = replace(
+        options, train=replace(options.train, best_model_metric="mae_sum")
+    )
+    run_training(changed, show_progress=False, is_resumed=True)
+    rows = read_log(tmp_path / "run")
+    before = min(rows[:3], key=lambda row: row["val_loss"])["val_mae_sum"]
+    assert rows[3]["is_best"] == (rows[3]["val_mae_sum"] < before)
