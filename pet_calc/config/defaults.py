@@ -24,10 +24,11 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
     (`benchmarks/recipe.py targets`).
 
     Low-rank layers take twice as much on the bundled bases: over eight sets a third of
-    that has errors 6 % (forces) and 8 % larger, three times the same, but that two of
-    the sets begin again at half. Their rate falls as the fourth root of the parameter
-    count: with the square root, twice the rate was 5 to 6 % better (forces) on bases
-    of 1 and 4 million parameters (`benchmarks/recipe.py rate` and `size`, seed 0).
+    that has errors 4 % (forces) and 7 % larger, three times about the same, but that
+    four of the sets begin again at half. Their rate falls as the fourth root of the
+    parameter count: with the square root, twice the rate was 5 to 6 % better (forces)
+    on bases of 1 and 4 million parameters (`benchmarks/recipe.py rate` and `size`,
+    seed 0).
 
     Args:
         method: What is trained.
@@ -94,8 +95,8 @@ def default_num_epochs(
     """Return how often the training set is passed over: often from scratch, else less.
 
     A base already knows most of it. Few frames make few steps in 200 passes, too few to
-    learn them: 50 frames of acetylacetone, LoRA, have test errors of 39.8 meV/Å and
-    1.19 meV/atom after 400 steps, 33.6 and 0.97 after 1,200. The best epoch is kept:
+    learn them: 50 frames of acetylacetone, LoRA, have test errors of 38.8 meV/Å and
+    1.16 meV/atom after 400 steps, 32.4 and 0.95 after 1,200. The best epoch is kept:
     too many passes cost only time.
 
     Args:
