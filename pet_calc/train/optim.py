@@ -62,11 +62,11 @@ def _build_adam(
     ]
     if partly:
         groups.append({"params": partly, "rate_factor": 1.0, "weight_decay": 0.0})
-    # not `fused`: on the CPU torch 2.13 reads a gradient in the order of its memory,
-    # and so steps by the wrong elements where it is that of a transposed product
     beta2 = options.adam_beta2
     if beta2 is None:
         beta2 = default_adam_beta2(options.finetune.method)
+    # not `fused`: on the CPU torch 2.13 reads a gradient in the order of its memory,
+    # and so steps by the wrong elements where it is that of a transposed product
     settings: dict[str, Any] = {"betas": (0.9, beta2), "foreach": True}
     if options.weight_decay > 0:
         settings["weight_decay"] = options.weight_decay

@@ -119,7 +119,7 @@ def check_state(
 
 def _read_earlier(path: Path) -> RunOptions:
     """Return the options that a run began with, also one of an older version."""
-    training = read_yaml(path)["architecture"]["training"]
+    training = read_yaml(path).get("architecture", {}).get("training", {})
     changes = [
         f"training.{name}={value}"
         for name, value in _BEFORE.items()
