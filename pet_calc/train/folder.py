@@ -11,6 +11,23 @@ BEST_NAME = "best_model.ckpt"
 LAST_NAME = "last_model.ckpt"
 
 
+def name_best(folder: Path, run_name: str, *, is_resumed: bool) -> str:
+    """Return the name of the file of a run's best model.
+
+    A run that goes on keeps the one it has, also under another name than it began with.
+
+    Args:
+        folder: of the run.
+        run_name: goes into the name.
+        is_resumed: whether the run goes on.
+    """
+    name = f"best_model_{run_name}.ckpt" if run_name else BEST_NAME
+    if is_resumed and not (folder / name).exists():
+        found = sorted(folder.glob("best_model*.ckpt"), key=lambda p: p.stat().st_mtime)
+        name = found[-1].name if found else name
+    return name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where the models of a run go, and what they say of it."""

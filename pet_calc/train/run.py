@@ -23,7 +23,7 @@ from pet_calc.train.datasets import (
 from pet_calc.train.domain.frames import BaseDomain, read_base_domain
 from pet_calc.train.domain.replay import build_replay
 from pet_calc.train.facts import describe_start, keep_warnings
-from pet_calc.train.folder import BEST_NAME, LAST_NAME, RunFolder
+from pet_calc.train.folder import LAST_NAME, RunFolder, name_best
 from pet_calc.train.keep import RunKeeper
 from pet_calc.train.loaders import build_datasets, build_loaders
 from pet_calc.train.loop import Trainer
@@ -168,7 +168,7 @@ def _run(
         base_spread = _measure_base(prepared, sample, path, is_resumed)
     folder = RunFolder(
         path,
-        f"best_model_{run_name}.ckpt" if run_name else BEST_NAME,
+        name_best(path, run_name, is_resumed=is_resumed),
         {
             **describe_run(options, prepared, frames, domain),
             "rotation": {"base": base_spread},

@@ -204,6 +204,21 @@ def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, e
     assert [row["epoch"] for row in read_log(tmp_path / "cut")] == [1, 2, 3, 4]
 
 
+def test_a_run_that_goes_on_by_its_own_options_keeps_its_best_model(tmp_path):
+    """`train RUN/options_resolved.yaml --resume` names the model after these."""
+    options = build_options(tmp_path)
+    run(options, stop_after=2)
+    before = (tmp_path / "run" / "best_model.ckpt").read_bytes()
+    # nothing is better than what there is
+    idle = replace(options, train=replace(options.train, learning_rate=1.0))
+    report = run(idle, is_resumed=True, run_name="options_resolved", stop_after=3)
+    names = [path.name for path in (tmp_path / "run").glob("best_model*")]
+    assert names == ["best_model.ckpt"]
+    assert (tmp_path / "run" / "best_model.ckpt").read_bytes() == before
+    report = run(options, is_resumed=True, run_name="options_resolved")
+    assert report.best_model.endswith("best_model.ckpt")
+
+
 def test_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="nothing to resume"):
         run(build_options(tmp_path), is_resumed=True)
