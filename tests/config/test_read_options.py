@@ -200,7 +200,7 @@ def test_metatrains_default_finetune_block_means_none():
             "training.learning_rate: expected a number above 0 up to 1 or null, got th",
         ),
         ({"warmup_fraction": 2}, "training.warmup_fraction: expected a number from 0"),
-        ({"best_model_metric": "mae"}, "did you mean mae_prod?"),
+        ({"best_model_metric": "mae"}, "did you mean mae_sum?"),
         ({"max_atoms_per_batch": 100}, "training.max_atoms_per_batch: 100 is not supp"),
         (
             {"batch_atom_bounds": [1, 200]},
