@@ -41,11 +41,12 @@ def settle_output(
     """
     from pet_calc.config import replace
     from pet_calc.errors import ConfigError
+    from pet_calc.train.folder import name_best
 
     folder = Path(expand_path(options.output))
     if why := find_folder_obstacle(folder):
         raise ConfigError(f"{why} (-o, or output in an options file)")
-    best = f"best_model_{run_name}.ckpt" if run_name else "best_model.ckpt"
+    best = name_best(folder, run_name, is_resumed=is_resumed)
     outputs = [Output(str(folder / name)) for name in (best, *_NAMES)]
     read = _list_inputs(options)
     check_outputs(outputs, read, may_overwrite=True)
