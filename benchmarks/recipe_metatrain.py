@@ -1,12 +1,16 @@
-"""Train all weights with metatrain, on the sets and with the steps of ``recipe.py``.
+"""Train with metatrain, on the sets and with the steps of ``recipe.py``.
 
-    python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/recipe_metatrain
+    python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/metatrain
+    python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/metatrain \
+        --method lora --rates 1e-3 3e-3
 
 From the same bases, which ``pet-calc convert`` writes for it. A new target would get a
 scale of its own, with which step 0 is not the base; so labels are moved to the base's
 energies per element, which pet-calc fits, and the base's own target trains on. All else
 is metatrain's default, but for the loss (energies per atom 10, forces and stress 1, as
-in pet-calc) and the rate: each of ``--rates``.
+in pet-calc) and the rate: each of ``--rates``. LoRA is on the layers that metatrain
+takes, attention's, with pet-calc's rank and alpha; it starts from random A and B there,
+so that its step 0 is not the base.
 Errors are those of ``pet-calc eval`` on the test frames in random orientation. Rows
 that are done are not run again. Needs metatrain (the dev extra) and the public data.
 """
@@ -23,13 +27,14 @@ import ase
 import ase.io
 import yaml
 from finetune_table import run_row as run_ours
-from recipe import CASES, ROOT, build_options
+from recipe import CASES, ROOT, build_options, find_folder
 
 from pet_calc.checkpoint.open import load_record
 from pet_calc.data.frames import read_frames
 from pet_calc.hub.find import find_model
 
 TARGET = "energy"
+METHODS = {"full": {}, "lora": {"rank": 8, "alpha": 16.0}}
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -37,23 +42,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data")
     parser.add_argument("--sets", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--method", choices=list(METHODS), default="full")
     parser.add_argument("--rates", nargs="*", type=float, default=[1e-4, 3e-4, 1e-3])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    print("| set | rate | seed | energy MAE meV/atom | force MAE meV/Å | time s |")
-    print("|---|---|---|---|---|---|")
+    print("| set | method | rate | seed | energy, meV/atom | forces, meV/Å | time, s |")
+    print("|---|---|---|---|---|---|---|")
     for seed in arguments.seeds:
         for name in arguments.sets:
             for rate in arguments.rates:
-                folder = (arguments.output / name / f"{rate:g}" / str(seed)).resolve()
+                recipe = f"{arguments.method} {rate:g}"
+                folder = find_folder(arguments.output, name, recipe, seed).resolve()
                 if not (folder / "row.json").exists():
                     folder.mkdir(parents=True, exist_ok=True)
-                    row = run_row(folder, arguments.data, CASES[name], rate, seed)
+                    finetune = {
+                        "method": arguments.method,
+                        "read_from": "base.ckpt",
+                        "config": METHODS[arguments.method],
+                    }
+                    row = run_row(
+                        folder, arguments.data, CASES[name], finetune, rate, seed
+                    )
                     (folder / "row.json").write_text(json.dumps(row))
                 row = json.loads((folder / "row.json").read_text())
                 cells = [
                     name,
+                    arguments.method,
                     f"{rate:g}",
                     str(seed),
                     f"{1000 * row['energy_mae']:.2f}",
@@ -63,7 +78,7 @@ def main():
                 print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def run_row(folder, data, case, rate, seed):
+def run_row(folder, data, case, finetune, rate, seed):
     """Train and measure; return errors (eV, Å) and the time."""
     where = ROOT / "data" / "dft" if case is CASES["glycol"] else data
     shift = fit_shift(folder / "shift", data, case, seed)
@@ -79,7 +94,6 @@ def run_row(folder, data, case, rate, seed):
     loss = {"type": "mse", "weight": 10.0, "forces": {"type": "mse", "weight": 1.0}}
     if has_stress:
         loss["stress"] = {"type": "mse", "weight": 1.0}
-    finetune = {"method": "full", "read_from": "base.ckpt", "config": {}}
     options = {
         "seed": seed,
         "device": "cpu",
