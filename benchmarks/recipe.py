@@ -85,6 +85,17 @@ BEFORE = {
     "best_model_metric": "loss",
 }
 
+# squared up to about the error of a good base, absolute beyond; eV and Å
+HUBER = {
+    "energy": {
+        "type": "huber",
+        "delta": 0.03,
+        "weight": 10.0,
+        "forces": {"type": "huber", "delta": 0.1},
+        "stress": {"type": "huber", "delta": 0.1},
+    }
+}
+
 
 def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
     """A recipe with LoRA; alpha is twice the rank unless it is given."""
@@ -219,16 +230,9 @@ QUESTIONS = {
         "r8, energy 1": lora(loss={"energy": {"weight": 1.0}}),
         "r8, energy 3": lora(loss={"energy": {"weight": 3.0}}),
         "r8, energy 30": lora(loss={"energy": {"weight": 30.0}}),
-        "r8, Huber": lora(
-            loss={
-                "energy": {
-                    "type": "huber",
-                    "delta": 0.01,
-                    "weight": 10.0,
-                    "forces": {"type": "huber", "delta": 0.1},
-                }
-            }
-        ),
+        "r8, Huber": lora(loss=HUBER),
+        "full, rate x0.3": train_all(0.3),
+        "full, rate x0.3, Huber": train_all(0.3, loss=HUBER),
         "r8, weight decay 0.1": lora(weight_decay=0.1),
         "r8, mean of 1/5": lora(ema_decay=0.9875),
     },
@@ -264,9 +268,8 @@ def main():
     )
     parser.add_argument("--base", help="checkpoint, in place of each set's own")
     parser.add_argument(
-        "--longer", type=int, default=1, metavar="N", help="times as many steps"
+        "--length", type=float, default=1.0, help="times the steps of every set"
     )
-    parser.add_argument("--steps", type=int, help="of every set, in place of its own")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     recipes = QUESTIONS[arguments.question]
@@ -281,7 +284,7 @@ def main():
                 case = cases[name]
                 case = case._replace(
                     base=arguments.base or case.base,
-                    n_steps=arguments.steps or arguments.longer * case.n_steps,
+                    n_steps=round(arguments.length * case.n_steps),
                 )
                 training = {**training, **arguments.training}
                 options = build_options(arguments.data, case, training, seed)
