@@ -2,7 +2,7 @@
 
     python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/metatrain
     python benchmarks/recipe_metatrain.py --data ../shared/data -o /tmp/metatrain \
-        --method lora --rates 1e-3 3e-3
+        --method lora --rates 1e-3 3e-3 1e-2
 
 From the same bases, which ``pet-calc convert`` writes for it. A new target would get a
 scale of its own, with which step 0 is not the base; so labels are moved to the base's
@@ -56,13 +56,13 @@ def main():
                 folder = find_folder(arguments.output, name, recipe, seed).resolve()
                 if not (folder / "row.json").exists():
                     folder.mkdir(parents=True, exist_ok=True)
-                    finetune = {
-                        "method": arguments.method,
-                        "read_from": "base.ckpt",
-                        "config": METHODS[arguments.method],
-                    }
                     row = run_row(
-                        folder, arguments.data, CASES[name], finetune, rate, seed
+                        folder,
+                        arguments.data,
+                        CASES[name],
+                        arguments.method,
+                        rate,
+                        seed,
                     )
                     (folder / "row.json").write_text(json.dumps(row))
                 row = json.loads((folder / "row.json").read_text())
@@ -78,7 +78,7 @@ def main():
                 print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def run_row(folder, data, case, finetune, rate, seed):
+def run_row(folder, data, case, method, rate, seed):
     """Train and measure; return errors (eV, Å) and the time."""
     where = ROOT / "data" / "dft" if case is CASES["glycol"] else data
     shift = fit_shift(folder / "shift", data, case, seed)
@@ -94,6 +94,7 @@ def run_row(folder, data, case, finetune, rate, seed):
     loss = {"type": "mse", "weight": 10.0, "forces": {"type": "mse", "weight": 1.0}}
     if has_stress:
         loss["stress"] = {"type": "mse", "weight": 1.0}
+    finetune = {"method": method, "read_from": "base.ckpt", "config": METHODS[method]}
     options = {
         "seed": seed,
         "device": "cpu",
