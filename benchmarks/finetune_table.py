@@ -78,9 +78,9 @@ SETS = {
 OPPOSITE_STRESS = ("MAD-sample_test.xyz",)
 METHODS = {
     "heads": {"method": "heads"},
-    "LoRA r=4": {"method": "lora", "config": {"rank": 4, "alpha": 8.0}},
-    "LoRA r=8": {"method": "lora", "config": {"rank": 8, "alpha": 16.0}},
-    "LoRA r=32": {"method": "lora", "config": {"rank": 32, "alpha": 64.0}},
+    "LoRA r=4": {"method": "lora", "config": {"rank": 4}},
+    "LoRA r=8": {"method": "lora", "config": {"rank": 8}},
+    "LoRA r=32": {"method": "lora", "config": {"rank": 32}},
     "full": {"method": "full"},
 }
 COLUMNS = (

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from pet_calc.config.defaults import default_alpha
 from pet_calc.config.fields import Count, Names, Options, Positive
 from pet_calc.config.flags import METHOD, option
 from pet_calc.config.messages import OptionError, require_mapping
@@ -38,10 +39,12 @@ class ConfigOptions(Options):
     alpha: Positive = option(
         16.0, "--alpha", METHOD, shown="16 at rank 8, as its square root", is_rare=True
     )
-    """Scale of the corrections, which are multiplied by alpha / rank."""
+    """Scale of the corrections, which are multiplied by alpha / rank; by default 16 at
+    rank 8, and as the square root of the rank."""
     rank_stabilized: bool = False
     """Multiply by alpha / sqrt(rank) instead, so that one alpha and rate suit all
-    ranks (arXiv:2312.03732). Model files hold the alpha that says the same by rank."""
+    ranks (arXiv:2312.03732); alpha is then 5.7 by default. Model files hold the alpha
+    that says the same by rank."""
     b_rate: Positive = 8.0
     """Learning rate of B, which starts at zero, over that of A, which starts at random
     (LoRA+, arXiv:2402.12354)."""
@@ -74,9 +77,15 @@ class ConfigOptions(Options):
         return {**values, "head_modules": modules}
 
     @model_validator(mode="after")
-    def _check(self) -> "ConfigOptions":
+    def _complete(self) -> "ConfigOptions":
+        """Take alpha from the rank; it stays an option that was not given."""
         if not self.target_modules:
             raise OptionError("target_modules: expected at least one layer, got none")
+        if "alpha" not in self.model_fields_set:
+            alpha = default_alpha(self.rank)
+            if self.rank_stabilized:
+                alpha /= sqrt(self.rank)
+            object.__setattr__(self, "alpha", alpha)
         return self
 
 
@@ -155,7 +164,8 @@ class FinetuneOptions(Options):
                 "read_from: expected no base for method scratch, got "
                 f"{self.read_from}; choose full, heads or lora"
             )
-        for key in self.config.model_fields_set - set(_CONFIG_KEYS.get(method, ())):
+        given = self.config.model_fields_set
+        for key in sorted(given - set(_CONFIG_KEYS.get(method, ()))):
             raise OptionError(f"config.{key}: has no effect with method {method}")
         if method in ("heads", "scratch") and self.new_elements != "refuse":
             raise OptionError(

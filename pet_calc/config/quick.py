@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pet_calc.config.data_options import DatasetOptions, TargetOptions
-from pet_calc.config.defaults import default_alpha
 from pet_calc.config.flags import Place, apply_changes, find_flags, set_at
 from pet_calc.config.messages import OptionError
 from pet_calc.config.options import RunOptions
@@ -53,8 +52,6 @@ def build_finetune_options(
     values: Values = {"output": str(output)}
     finetune = {"method": "lora", "read_from": base}
     set_at(values, ("architecture", "training", "finetune"), finetune)
-    if flags.get("rank") is not None and flags.get("alpha") is None:
-        flags = {**flags, "alpha": default_alpha(flags["rank"])}
     for place in RUN_PLACES:
         value = flags.get(place.parameter)
         if value is None or value == ():

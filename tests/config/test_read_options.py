@@ -246,6 +246,14 @@ def test_metatrains_default_finetune_block_means_none():
             "training.finetune.config.rank: has no effect with method full",
         ),
         (
+            {"finetune": {"method": "lora", "config": {"target_modules": []}}},
+            "training.finetune.config.target_modules: expected at least one layer",
+        ),
+        (
+            {"finetune": {"read_from": "a.ckpt", "config": {"rank_stabilized": True}}},
+            "training.finetune.config.rank_stabilized: has no effect with method full",
+        ),
+        (
             {"finetune": {"method": "lorra"}},
             "training.finetune.method: expected one of scratch, full, heads, lora, got "
             "the text 'lorra'; did you mean lora?",

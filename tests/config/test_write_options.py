@@ -223,6 +223,27 @@ def test_options_that_contradict_each_other_are_refused():
 
 def test_alpha_follows_the_square_root_of_the_rank():
     assert [default_alpha(rank) for rank in (2, 8, 32)] == [8.0, 16.0, 32.0]
+    for rank in (2, 8, 32):
+        # by an options file as by the flag, and in what the run then writes
+        options = FinetuneOptions(method="lora", read_from="a", config={"rank": rank})
+        assert options.lora.alpha == default_alpha(rank)
+        assert FinetuneOptions(**options.model_dump()) == options
+        config = {"rank": rank, "rank_stabilized": True}
+        stabilized = FinetuneOptions(method="lora", read_from="a", config=config)
+        assert stabilized.lora.alpha == pytest.approx(default_alpha(rank))
+        assert replace(PLAIN.finetune.config, rank=rank).alpha == default_alpha(rank)
+    given = FinetuneOptions(
+        method="lora", read_from="a", config={"rank": 32, "alpha": 16.0}
+    )
+    assert given.lora.alpha == 16.0
+    assert FinetuneOptions(method="lora", read_from="a").lora.alpha == 16.0
+
+
+def test_a_rank_of_the_wrong_kind_is_named_without_its_alpha():
+    for rank in ("8", 0, -1, 2.5, None):
+        with pytest.raises(ConfigError, match="rank: expected a whole number") as error:
+            FinetuneOptions(method="lora", read_from="a", config={"rank": rank})
+        assert "alpha" not in str(error.value)
 
 
 def test_learning_rate_follows_method_and_size():

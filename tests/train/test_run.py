@@ -127,7 +127,8 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
 def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
     """So whoever reads them multiplies by the same number, and knows nothing of it."""
     options = build_options(tmp_path, epochs=1)
-    config = replace(options.finetune.config, rank_stabilized=True, b_rate=2.0)
+    changes = {"alpha": 8.0, "rank_stabilized": True, "b_rate": 2.0}
+    config = replace(options.finetune.config, **changes)
     finetune = replace(options.finetune, config=config)
     report = run(replace(options, train=replace(options.train, finetune=finetune)))
     adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
