@@ -108,6 +108,11 @@ def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
     return {"finetune": {"method": "lora", "config": config}, "rate": rate, **others}
 
 
+def train_heads(rate):
+    """A recipe that trains the heads alone."""
+    return {"finetune": {"method": "heads"}, "rate": rate}
+
+
 def train_all(rate, **others):
     """A recipe that trains all weights."""
     return {"finetune": {"method": "full"}, "rate": rate, **others}
@@ -125,7 +130,9 @@ QUESTIONS = {
         "full, rate x0.1": train_all(0.1),
         "full, rate x0.3": train_all(0.3),
         "full, rate x1": train_all(1.0),
-        "heads": {"finetune": {"method": "heads"}, "rate": 1.0},
+        "heads": train_heads(1.0),
+        "heads, rate x0.3": train_heads(0.3),
+        "heads, rate x3": train_heads(3.0),
     },
     # the defaults of before: of attention alone, of all layers, with the weight of the
     # energy whole from the start, with a best epoch by squares
@@ -191,7 +198,7 @@ QUESTIONS = {
             f"r{rank}, alpha / sqrt(r)": lora(
                 rank=rank, alpha=2 * 8**0.5, config={"rank_stabilized": True}
             )
-            for rank in (4, 16, 32)
+            for rank in (4, 16, 32, 64)
         },
     },
     "ratio": {
