@@ -24,11 +24,11 @@ def default_learning_rate(method: Method, n_parameters: int) -> float:
     (`benchmarks/recipe.py targets`).
 
     Low-rank layers take twice as much on the bundled bases: over eight sets a third of
-    that has errors 4 % (forces) and 7 % larger, three times about the same, but that
+    that has errors 4 % (forces) and 6 % larger, three times about the same, but that
     four of the sets begin again at half. Their rate falls as the fourth root of the
     parameter count: with the square root, twice the rate was 5 to 6 % better (forces)
-    on bases of 1 and 4 million parameters (`benchmarks/recipe.py rate` and `size`,
-    seed 0).
+    on bases of 1 and 4 million parameters (`benchmarks/recipe.py rate`, three seeds,
+    and `size`, seed 0).
 
     Args:
         method: What is trained.
@@ -47,9 +47,9 @@ def default_alpha(rank: int) -> float:
 
     So corrections are multiplied by 5.7 / sqrt(rank), which keeps the size of a step
     (arXiv:2312.03732), and one rate serves all ranks: over eight sets errors of rank 16
-    and 32 are those of rank 8 within 1 % in the mean. With twice the rank as alpha,
-    rank 16 was up to 33 % behind on one set, and rank 32 on one of four up to 17 %
-    (`benchmarks/recipe.py stabilized` and `rank`, seed 0).
+    and 32 are 2 % below those of rank 8 in the mean (`benchmarks/recipe.py stabilized`,
+    three seeds). With twice the rank as alpha rank 32 begins again on carbon, and ends
+    with forces that are 78 % worse (`rank`, seed 0).
     """
     return round(16.0 * sqrt(rank / 8), 1)
 

@@ -77,10 +77,14 @@ class ConfigOptions(Options):
         return {**values, "head_modules": modules}
 
     @model_validator(mode="after")
-    def _complete(self) -> "ConfigOptions":
-        """Take alpha from the rank; it stays an option that was not given."""
+    def _check(self) -> "ConfigOptions":
         if not self.target_modules:
             raise OptionError("target_modules: expected at least one layer, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ConfigOptions":
+        """Take alpha from the rank; it stays an option that was not given."""
         if "alpha" not in self.model_fields_set:
             alpha = default_alpha(self.rank)
             if self.rank_stabilized:
