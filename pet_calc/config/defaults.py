@@ -11,7 +11,7 @@ _REFERENCE_RATE = 3e-4
 _REFERENCE_SIZE = 3e6
 # the bundled bases, on which most of LoRA's recipe was measured
 _LORA_SIZE = 441_474
-_LEAST_STEPS = 1000
+_LEAST_STEPS = 3000
 
 
 def default_learning_rate(method: Method, n_parameters: int) -> float:
@@ -95,9 +95,9 @@ def default_num_epochs(
     """Return how often the training set is passed over: often from scratch, else less.
 
     A base already knows most of it. Few frames make few steps in 200 passes, too few to
-    learn them: 50 frames of acetylacetone, LoRA, have test errors of 38.8 meV/Å and
-    1.16 meV/atom after 400 steps, 32.4 and 0.95 after 1,200. The best epoch is kept:
-    too many passes cost only time.
+    learn them: 50 frames of acetylacetone, LoRA, have test errors of 32.4 meV/Å and
+    0.95 meV/atom after 1,200 steps, 29.2 and 0.70 after 3,000 (`benchmarks/recipe.py
+    --length`). The best epoch is kept: too many passes cost only time.
 
     Args:
         method: What is trained.

@@ -32,9 +32,9 @@ class TrainOptions(Options):
     finetune: FinetuneOptions = Field(default_factory=FinetuneOptions)
     """What is trained, and from which base."""
     num_epochs: Count | None = option(
-        None, "--epochs", TRAINING, shown="200, or 1,000 steps"
+        None, "--epochs", TRAINING, shown="200, or 3,000 steps"
     )
-    """Passes over the training set; null chooses by method, at least 1,000 steps."""
+    """Passes over the training set; null chooses by method, at least 3,000 steps."""
     batch_size: Count | Literal["auto"] = option(
         DEFAULT_BATCH, "--batch-size", TRAINING
     )

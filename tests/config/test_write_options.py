@@ -260,6 +260,6 @@ def test_learning_rate_follows_method_and_size():
     assert default_learning_rate("full", 10**9) == pytest.approx(3e-5)
     assert default_num_epochs("lora", 50) == 200
     assert default_num_epochs("scratch", 50) == 1000
-    # few frames: 1,000 steps
-    assert default_num_epochs("lora", 2) == 500
-    assert default_num_epochs("lora", 3) == 334
+    # few frames: 3,000 steps
+    assert default_num_epochs("lora", 2) == 1500
+    assert default_num_epochs("lora", 7) == 429
