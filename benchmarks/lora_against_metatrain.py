@@ -142,6 +142,8 @@ def run_row(arguments, folder, name, base):
     started = time.monotonic()
     if program == "pet-calc":
         words = ["-o", "run", "--overwrite", "--quiet", *CONSTANT]
+        if method == "lora":
+            words += ["--set", "training.finetune.head_mode=freeze"]
         run("train", "options.yaml", *words, cwd=own)
         model = own / "run" / "best_model_options.ckpt"
     else:

@@ -34,6 +34,7 @@ ALL_LAYERS = ["input_linear", "output_linear", "mlp", "compress", "center"]
 LORA = {
     "method": "lora",
     "config": {"rank": 8, "alpha": 16.0, "target_modules": ALL_LAYERS},
+    "head_mode": "freeze",
 }
 ENERGY_WEIGHT = 10.0
 # name: fine-tuning, and what else stands under `training`

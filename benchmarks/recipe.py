@@ -98,14 +98,15 @@ HUBER = {
 
 
 def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
-    """A recipe with LoRA; alpha is twice the rank unless it is given."""
+    """A recipe with LoRA, heads frozen; alpha is twice the rank unless it is given."""
     config = {
         "rank": rank,
         "alpha": float(2 * rank if alpha is None else alpha),
         "target_modules": targets,
         **(config or {}),
     }
-    return {"finetune": {"method": "lora", "config": config}, "rate": rate, **others}
+    finetune = {"method": "lora", "config": config, "head_mode": "freeze"}
+    return {"finetune": finetune, "rate": rate, **others}
 
 
 def train_heads(rate):
@@ -119,7 +120,8 @@ def train_all(rate, **others):
 
 
 # `rate` is a factor of the rate by size alone, which heads take, None for the method's
-# default; everything else stands under `training` as in an options file
+# default; everything else stands under `training` as in an options file. Heads are
+# frozen under LoRA, but for the question of them
 QUESTIONS = {
     "targets": {
         "r8": lora(),
@@ -255,7 +257,6 @@ QUESTIONS = {
         "r8, heads by LoRA": lora(),
     },
 }
-# frozen as by default, since no target is new
 for _name, _mode in (("trained", "train"), ("by LoRA", "lora")):
     QUESTIONS["heads"][f"r8, heads {_name}"]["finetune"]["head_mode"] = _mode
 

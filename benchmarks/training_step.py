@@ -6,7 +6,8 @@ The same random weights and frames, the same loss and optimizer; neighbour lists
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
 keeps them). Methods: all weights, heads only, LoRA of rank 8 with the heads frozen: on
 the attention, as metatrain has it (lora), or on pet-calc's default layers beside
-metatrain's own (lora-default). Adam is as each has it in training. Programs take turns,
+metatrain's own (lora-default), and on these and the heads, as without replay
+(lora-heads). Adam is as each has it in training. Programs take turns,
 step by step. The last column is the time of the bare matrix products of the folded
 network: four passes, three for heads alone, six with those that make the gradient in
 all weights. Needs metatrain (the dev extra).
@@ -46,11 +47,16 @@ from pet_calc.train.recompute import recompute_layers
 RANK = 8
 # metatrain's default
 ATTENTION = ("input_linear", "output_linear")
-# layers of LoRA, ours; None for those of the default
-LAYERS = {"lora": ATTENTION, "lora-default": None}
+DEFAULT = LoRAConfig(rank=RANK).targets
+# layers of LoRA, ours
+LAYERS = {
+    "lora": ATTENTION,
+    "lora-default": DEFAULT,
+    "lora-heads": (*DEFAULT, "heads"),
+}
 METHODS = ("full", "heads", *LAYERS)
 # as many as those of an energy with its gradient
-PASSES = {"full": 6, "heads": 3, "lora": 4, "lora-default": 4}
+PASSES = {"full": 6, "heads": 3, **dict.fromkeys(LAYERS, 4)}
 HEADS = ["node_heads", "edge_heads"]
 LAST = ["node_last_layers", "edge_last_layers"]
 
@@ -74,7 +80,7 @@ def prepare_peer(method, shape, frames, device="cpu"):
     model = build_peer(shape, torch.float32)
     if method != "full":
         config = {
-            "method": method.removesuffix("-default"),
+            "method": "lora" if method in LAYERS else method,
             "config": (
                 {
                     "rank": RANK,
@@ -117,9 +123,9 @@ def prepare_ours(
     """A function that makes one step of our model, by PyTorch or by the engine."""
     model = load_checkpoint(checkpoint).build_model(dtype=torch.float32, device=device)
     if method in LAYERS:
-        layers = LAYERS[method] or LoRAConfig(rank=RANK).targets
+        layers = LAYERS[method]
         inject_lora(model, LoRAConfig(rank=RANK, targets=layers))
-        freeze_for_lora(model, head_mode="freeze")
+        freeze_for_lora(model, head_mode="lora" if "heads" in layers else "freeze")
     elif method == "heads":
         freeze_for_heads(model)
     model.train()

@@ -121,8 +121,8 @@ class FinetuneOptions(Options):
     head_mode: Literal["auto", "train", "freeze", "lora"] = option(
         "auto", "--head-mode", METHOD, is_rare=True
     )
-    """The heads under lora; auto: corrections for those of new targets, which start
-    from the base's, train direct ones without a start, freeze the others."""
+    """The heads under lora; auto: corrections for those of new targets or, without one,
+    for the base's, which replay freezes; train where a direct one has no start."""
     keep_head: bool = option(False, "--keep-head", METHOD)
     """Keep heads of the base that are not trained in the model."""
     direct_heads: Literal["train", "drop"] = option(

@@ -175,7 +175,8 @@ def _check_rank(name: str, linear: nn.Module, rank: int) -> None:
     if rank > min(n_in, n_out):
         raise LoRAError(
             f"LoRA rank {rank} is above what {name} ({n_in} -> {n_out}) can hold; "
-            f"use a rank of at most {min(n_in, n_out)}, or leave this layer out"
+            f"use a rank of at most {min(n_in, n_out)}, or leave this layer out "
+            "(--lora-targets; a head: --head-mode freeze)"
         )
 
 

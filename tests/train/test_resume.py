@@ -82,11 +82,17 @@ def test_a_run_of_before_the_energys_warm_up_says_that_it_had_none(tmp_path, cap
     assert "(architecture.training.energy_warmup)" in caplog.text
 
 
-def test_a_run_of_before_heads_had_lora_goes_on_with_all_their_weights(tmp_path):
-    whole = build_options(tmp_path, target="energy/new", head_mode="train")
-    before = run(whole, stop_after=1)
+@pytest.mark.parametrize(
+    ("target", "head_mode"), [("energy/new", "train"), ("energy", "freeze")]
+)
+def test_a_run_of_before_heads_had_lora_goes_on_as_it_was(tmp_path, target, head_mode):
+    before = run(
+        build_options(tmp_path, target=target, head_mode=head_mode), stop_after=1
+    )
     path = tmp_path / "run" / "options_resolved.yaml"
-    path.write_text(path.read_text().replace("head_mode: train", "head_mode: auto"))
+    written = path.read_text()
+    assert f"head_mode: {head_mode}" in written
+    path.write_text(written.replace(f"head_mode: {head_mode}", "head_mode: auto"))
     report = run(read_options(path), is_resumed=True)
     assert report.end == "finished"
     assert report.n_trainable == before.n_trainable
@@ -206,7 +212,8 @@ def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, e
 
 def test_a_run_that_goes_on_by_its_own_options_keeps_its_best_model(tmp_path):
     """`train RUN/options_resolved.yaml --resume` names the model after these."""
-    options = build_options(tmp_path)
+    # better than the base after two epochs, so that it does not begin again
+    options = build_options(tmp_path, head_mode="freeze")
     run(options, stop_after=2)
     before = (tmp_path / "run" / "best_model.ckpt").read_bytes()
     # nothing is better than what there is

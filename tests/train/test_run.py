@@ -17,6 +17,7 @@ from pet_calc.data.systems import build_batch
 from pet_calc.errors import ConfigError, DataError, ModelError
 from pet_calc.export import export_model
 from pet_calc.lora.fingerprint import compute_fingerprint
+from pet_calc.lora.freeze import HEAD_GROUPS
 from pet_calc.lora.inject import has_lora, lora_layers
 from pet_calc.model.derivatives import predict
 from pet_calc.model.hypers import TargetSpec
@@ -79,12 +80,21 @@ def test_lora_changes_only_corrections_and_composition(tmp_path):
     run(build_options(tmp_path))
     tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
     assert compute_fingerprint(tuned.state) == compute_fingerprint(base.state)
-    for name, value in base.state.items():
-        if name.startswith(("node_heads", "edge_heads", "node_last", "edge_last")):
-            assert torch.equal(tuned.state[name], value), name
     corrections = [n for n in tuned.state if n.endswith("lora_B.weight")]
-    assert corrections
+    for part in ("gnn_layers", "node_heads", "edge_heads"):
+        assert any(name.startswith(part) for name in corrections), part
     assert all(bool(tuned.state[name].any()) for name in corrections)
+
+
+@pytest.mark.parametrize("changes", [{"head_mode": "freeze"}, {"replay_generate": 2}])
+def test_frozen_heads_stay_as_they_are(tmp_path, changes):
+    """As by default if they serve replayed frames as well."""
+    base = load_checkpoint(write_base(tmp_path))
+    run(build_options(tmp_path, **changes))
+    tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
+    for name, value in base.state.items():
+        if name.startswith(HEAD_GROUPS):
+            assert torch.equal(tuned.state[name], value), name
 
 
 @pytest.mark.parametrize("is_stabilized", [False, True])
@@ -142,7 +152,7 @@ def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
     resolved = read_options(tmp_path / "run" / "options_resolved.yaml").finetune
     assert (resolved.config.alpha, resolved.config.rank_stabilized) == (8.0, True)
     assert resolved.config.b_rate == 2.0
-    assert resolved.lora == adapter.config
+    assert resolved.lora.alpha == adapter.config.alpha
 
 
 def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):

@@ -12,7 +12,7 @@ from pet_calc.calculator.supported import check_frame_state
 from pet_calc.checkpoint import Checkpoint
 from pet_calc.checkpoint.open import choose_device, load_record
 from pet_calc.checkpoint.to_ev import convert_energies_to_ev, is_angstrom
-from pet_calc.config import FinetuneOptions, RunOptions, TargetOptions
+from pet_calc.config import RunOptions, TargetOptions
 from pet_calc.data.frames import LabeledFrame, check_elements
 from pet_calc.errors import CheckpointError, ConfigError
 from pet_calc.hub import pin_version
@@ -158,7 +158,7 @@ def set_trainable(prepared: Prepared, options: RunOptions) -> None:
     model, finetune = prepared.model, options.finetune
     targets, direct = list(options.energy_targets), prepared.direct.names
     if finetune.method == "lora":
-        head_mode = _resolve_head_mode(finetune, prepared)
+        head_mode = _resolve_head_mode(options, prepared)
         if head_mode == "freeze" and prepared.direct.new:
             raise ConfigError(
                 f"finetune.head_mode: frozen, {', '.join(prepared.direct.new)} would "
@@ -277,16 +277,21 @@ def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
         )
 
 
-def _resolve_head_mode(finetune: FinetuneOptions, prepared: Prepared) -> str:
-    if finetune.head_mode != "auto":
-        return finetune.head_mode
-    # what a run of an older version began with, whose heads got no LoRA
-    heads = find_heads(prepared.model, None)
-    had_none = has_lora(prepared.model) and not any(map(has_lora, heads))
-    if prepared.direct.new or (prepared.new_targets and had_none):
+def _resolve_head_mode(options: RunOptions, prepared: Prepared) -> str:
+    wanted, model = options.finetune.head_mode, prepared.model
+    if wanted != "auto":
+        return wanted
+    if prepared.direct.new:
         return "train"
-    # several new ones need heads that differ; all their weights want a lower rate
-    return "lora" if prepared.new_targets else "freeze"
+    if has_lora(model):
+        # resumed, perhaps what an older version began, in which heads got no LoRA
+        if any(map(has_lora, find_heads(model, None))):
+            return "lora"
+        return "train" if prepared.new_targets else "freeze"
+    # a head that has to serve replayed frames as well fits neither, and forgets more
+    is_shared = options.has_replay and not prepared.new_targets
+    # all their weights want a lower rate
+    return "freeze" if is_shared else "lora"
 
 
 def _check_hypers(hypers: PETHypers | None, base: Checkpoint) -> None:
