@@ -129,6 +129,7 @@ QUESTIONS = {
         "attention, mlp r8": lora([*ATTENTION, "mlp"]),
         "attention, compress r8": lora([*ATTENTION, "compress"]),
         "all linear r8": lora(ALL_LINEAR),
+        "combinations r8": lora([*EDGES, "combination_mlps"]),
         "full, rate x0.1": train_all(0.1),
         "full, rate x0.3": train_all(0.3),
         "full, rate x1": train_all(1.0),
