@@ -97,15 +97,23 @@ HUBER = {
 }
 
 
-def lora(targets=EDGES, rank=8, alpha=None, config=None, rate=2.0, **others):
-    """A recipe with LoRA, heads frozen; alpha is twice the rank unless it is given."""
+def lora(
+    targets=EDGES,
+    rank=8,
+    alpha=None,
+    config=None,
+    rate=2.0,
+    head_mode="freeze",
+    **others,
+):
+    """A recipe with LoRA; alpha is twice the rank unless it is given."""
     config = {
         "rank": rank,
         "alpha": float(2 * rank if alpha is None else alpha),
         "target_modules": targets,
         **(config or {}),
     }
-    finetune = {"method": "lora", "config": config, "head_mode": "freeze"}
+    finetune = {"method": "lora", "config": config, "head_mode": head_mode}
     return {"finetune": finetune, "rate": rate, **others}
 
 
@@ -254,12 +262,10 @@ QUESTIONS = {
     },
     "heads": {
         "r8": lora(),
-        "r8, heads trained": lora(),
-        "r8, heads by LoRA": lora(),
+        "r8, heads trained": lora(head_mode="train"),
+        "r8, heads by LoRA": lora(head_mode="lora"),
     },
 }
-for _name, _mode in (("trained", "train"), ("by LoRA", "lora")):
-    QUESTIONS["heads"][f"r8, heads {_name}"]["finetune"]["head_mode"] = _mode
 
 
 def main():

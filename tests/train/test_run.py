@@ -136,7 +136,8 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
 
 def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
     """So whoever reads them multiplies by the same number, and knows nothing of it."""
-    options = build_options(tmp_path, epochs=1)
+    # frozen: the layers are those of the options
+    options = build_options(tmp_path, epochs=1, head_mode="freeze")
     changes = {"alpha": 8.0, "rank_stabilized": True, "b_rate": 2.0}
     config = replace(options.finetune.config, **changes)
     finetune = replace(options.finetune, config=config)
@@ -152,7 +153,7 @@ def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
     resolved = read_options(tmp_path / "run" / "options_resolved.yaml").finetune
     assert (resolved.config.alpha, resolved.config.rank_stabilized) == (8.0, True)
     assert resolved.config.b_rate == 2.0
-    assert resolved.lora.alpha == adapter.config.alpha
+    assert resolved.lora == adapter.config
 
 
 def test_step_zero_of_lora_is_the_base_with_a_new_composition(tmp_path):
