@@ -128,7 +128,7 @@ class TrainingEngine:
             name: value
             for name, value in folded.items()
             if not value.requires_grad
-            and name.replace(".weight", ".lora_A") not in folded
+            and name.removesuffix(".weight") + ".lora_A" not in folded
         }
         layouts = _lay_out(list(known.values()))
         self._frozen[target, dtype] = _Frozen(sources, marks, known, layouts)

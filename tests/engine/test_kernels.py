@@ -111,6 +111,33 @@ def test_products_over_rows(probe, n, rank, n_out, n_threads):
     assert_close(out, expected)
 
 
+# rows that do and do not fill runs and parts, columns that do and do not fill registers
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("n", "n_in", "n_out", "rank"),
+    [(0, 8, 8, 2), (3, 7, 20, 1), (130, 64, 48, 8), (700, 33, 64, 5), (300, 48, 9, 18)],
+)
+def test_gradients_in_factors(probe, n, n_in, n_out, rank, dtype):
+    a, b = draw(rank, n_in, dtype=dtype), draw(rank, n_out, seed=1, dtype=dtype)
+    x, x_dot = (draw(n, n_in, seed=seed, dtype=dtype) for seed in (2, 3))
+    grad, grad_dot = (draw(n, n_out, seed=seed, dtype=dtype) for seed in (4, 5))
+    found = probe.multiply_factors(a, b, x, x_dot, grad, grad_dot)
+    expected = (
+        b @ (grad_dot.t() @ x + grad.t() @ x_dot),
+        a @ (x.t() @ grad_dot + x_dot.t() @ grad),
+    )
+    # sums of as many products as rows and terms
+    tolerance = TOLERANCES[dtype] * max(1, n)
+    assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if before > 1 else 2)
+        again = probe.multiply_factors(a, b, x, x_dot, grad, grad_dot)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+
+
 def test_bfloat16_is_rounded_to_even():
     load_engine(PROBE)
     x = torch.cat([draw(20, 17, dtype=torch.float32) * s for s in (1e-30, 1.0, 1e30)])

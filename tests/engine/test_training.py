@@ -200,6 +200,29 @@ def test_what_is_kept_of_frozen_weights_follows_their_changes():
     compare(build_lora(("compress",)), batch, engine)
 
 
+def test_frozen_weights_are_folded_once(monkeypatch):
+    # LoRA on attention alone: norms are folded into the layers of both MLPs
+    model = build_lora(("input_linear",), **choose_sizes(20))
+    engine = TrainingEngine()
+    batch = build_batch(build_structures(), model)
+    seen = []
+    start_step = engine.start_step
+
+    def record(hypers, inputs, layouts, tensors, trained):
+        seen.append(dict(tensors))
+        return start_step(hypers, inputs, layouts, tensors, trained)
+
+    monkeypatch.setattr(engine, "start_step", record)
+    for _ in range(3):
+        compare(model, batch, engine)
+    corrected = {name.split(".lora_")[0] for name in seen[0] if ".lora_" in name}
+    frozen = [name for name in seen[0] if name.rpartition(".")[0] not in corrected]
+    assert any("center_in" in name for name in frozen)
+    for name in frozen:
+        if ".last" not in name:  # views of one row, made anew
+            assert seen[1][name] is seen[2][name], name
+
+
 def test_without_gradients_nothing_is_kept():
     model = build_lora(("input_linear",))
     engine = TrainingEngine()

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "low_rank.h"
-#include "pool.h"
 #include "weights.h"
 
 #include <unordered_map>
@@ -71,8 +70,10 @@ class Gradients {
     // of the matrix of a linear layer y = x W^T, or of its factors
     template <typename A>
     void add_matrix(const Linear &layer, const Twin &x, const Tensor &grad_y,
-                    const Tensor &grad_y_dot, Pool &pool) {
-        if (layer.lora_a.defined()) add_factors<A>(layer, x, grad_y, grad_y_dot, pool);
+                    const Tensor &grad_y_dot) {
+        if (layer.lora_a.defined())
+            add_factor_gradients<A>(layer.lora_a, layer.lora_b, x, {grad_y, grad_y_dot},
+                                    find(layer.lora_a), find(layer.lora_b));
         if (Tensor *weight = find(layer.weight)) {
             add_product_of_columns<A>(grad_y_dot, x.value, *weight);
             add_product_of_columns<A>(grad_y, x.dot, *weight);
@@ -82,28 +83,6 @@ class Gradients {
     Tensors by_name;
 
   private:
-    // of the factors of LoRA: y = x A^T B^T, with B [out, r] as lora_b transposed
-    template <typename A>
-    void add_factors(const Linear &layer, const Twin &x, const Tensor &grad_y,
-                     const Tensor &grad_y_dot, Pool &pool) {
-        int64_t n_rows = grad_y.size(0), rank = layer.lora_a.size(0);
-        auto shrink = [&](const Tensor &from, const Shrinker<A> &factor) {
-            Tensor low = pool.borrow(LOW_RANK, n_rows, rank, from.scalar_type());
-            factor.shrink(from, low);
-            return low;
-        };
-        if (Tensor *grad_a = find(layer.lora_a)) {
-            Shrinker<A> factor(layer.lora_b.t());
-            add_product_of_columns<A>(shrink(grad_y_dot, factor), x.value, *grad_a);
-            add_product_of_columns<A>(shrink(grad_y, factor), x.dot, *grad_a);
-        }
-        if (Tensor *grad_b = find(layer.lora_b)) {
-            Shrinker<A> factor(layer.lora_a.t());
-            add_product_of_columns<A>(shrink(x.value, factor), grad_y_dot, *grad_b);
-            add_product_of_columns<A>(shrink(x.dot, factor), grad_y, *grad_b);
-        }
-    }
-
     static bool is_of_inputs(const std::string &name) {
         for (const char *start : {"addition", "message_table", "node_table.", "gnn.0.basis",
                                   "gnn.0.table", "gnn.0.compress.", "gnn.0.0.contract."})

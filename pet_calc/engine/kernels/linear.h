@@ -30,6 +30,10 @@ class Layouts : public torch::CustomClassHolder {
             known_.emplace(weight.unsafeGetTensorImpl(), Linear{weight});
     }
 
+    bool keeps(const Linear &layer) const {
+        return known_.count(layer.weight.unsafeGetTensorImpl()) > 0;
+    }
+
     // lays out a layer's matrix, or takes what is there
     void lay_out(Linear &layer) {
         auto found = known_.find(layer.weight.unsafeGetTensorImpl());

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "pool.h"
 #include "products.h"
 
 #include <cstring>
@@ -75,47 +76,100 @@ inline void shrink_rows(const float *rows, int64_t row_step, const float *panel,
     }
 }
 
-// out [n, r] = x [n, n_terms] times the matrix [n_terms, r] in pairs
-inline void shrink_by_pairs(const Tensor &x, const Tensor &pairs, const Tensor &out) {
-    int64_t n = x.size(0), n_pairs = pairs.size(1), rank = out.size(1);
-    int64_t n_panels = pairs.size(0), step = x.stride(0);
-    const float *from = x.data_ptr<float>(), *matrix = pairs.data_ptr<float>();
-    float *to = out.data_ptr<float>();
-    int64_t n_tiles = (n + TILE_ROWS - 1) / TILE_ROWS;
-    int64_t grain = 1 + THREAD_WORK / (TILE_ROWS * 2 * n_pairs * rank);
-    at::parallel_for(0, n_tiles, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t tile = begin; tile < end; tile++)
-            for (int64_t p = 0; p < n_panels; p++) {
-                int64_t first = tile * TILE_ROWS, n_rows = std::min(TILE_ROWS, n - first);
-                int64_t column = p * PAIR_PANEL, n_columns = std::min(PAIR_PANEL, rank - column);
-                auto shrink =
-                    n_columns > PAIR_LANES ? shrink_rows<TILE_ROWS, 2> : shrink_rows<TILE_ROWS, 1>;
-                shrink(from + first * step, step, matrix + p * n_pairs * 2 * PAIR_PANEL, n_pairs,
-                       n_rows, n_columns, to + first * rank + column, rank);
-            }
-    });
+// out [n_rows, rank] = rows times a matrix [2 * n_pairs, rank] in pairs
+inline void shrink_by_pairs(const float *rows, int64_t row_step, int64_t n_rows,
+                            const float *matrix, int64_t n_pairs, int64_t rank, float *out) {
+    for (int64_t r = 0; r < n_rows; r += TILE_ROWS) {
+        fetch_rows(rows + (r + TILE_ROWS) * row_step, row_step, 2 * n_pairs);
+        for (int64_t column = 0; column < rank; column += PAIR_PANEL) {
+            int64_t n_columns = std::min(PAIR_PANEL, rank - column);
+            auto shrink =
+                n_columns > PAIR_LANES ? shrink_rows<TILE_ROWS, 2> : shrink_rows<TILE_ROWS, 1>;
+            shrink(rows + r * row_step, row_step, matrix + column * n_pairs * 2, n_pairs,
+                   std::min(TILE_ROWS, n_rows - r), n_columns, out + r * rank + column, rank);
+        }
+    }
 }
 
 // A factor of LoRA, [n_terms, r], laid out for products with many rows.
 template <typename A>
 class Shrinker {
   public:
-    explicit Shrinker(const Tensor &factor) {
-        has_pairs_ = std::is_same_v<A, float> && factor.size(0) % 2 == 0;
+    explicit Shrinker(const Tensor &factor)
+        : n_terms_(factor.size(0)), rank_(factor.size(1)) {
+        has_pairs_ = std::is_same_v<A, float> && n_terms_ % 2 == 0;
         laid_out_ = has_pairs_ ? lay_out_pairs(factor) : lay_out_panels<A>(factor);
     }
 
-    // out [n, r] = x [n, n_terms] times the factor
-    void shrink(const Tensor &x, const Tensor &out) const {
-        if (has_pairs_)
-            shrink_by_pairs(x, laid_out_, out);
-        else
-            multiply_panels<A>(x, laid_out_, out, false);
+    // out [n_rows, r] = rows [n_rows, n_terms] times the factor, in this thread
+    void shrink(const A *rows, int64_t row_step, int64_t n_rows, A *out) const {
+        const A *matrix = laid_out_.data_ptr<A>();
+        if constexpr (std::is_same_v<A, float>)
+            if (has_pairs_)
+                return shrink_by_pairs(rows, row_step, n_rows, matrix, n_terms_ / 2, rank_, out);
+        multiply_part(rows, row_step, n_rows, matrix, n_terms_, 0, rank_, false, out, rank_);
     }
 
   private:
+    int64_t n_terms_, rank_;
     bool has_pairs_;
     Tensor laid_out_;
 };
+
+// rows whose sums are a thread's, and those of them that stay in its second cache
+constexpr int64_t PART_ROWS = 256, RUN_ROWS = 64;
+
+// out [r, columns] += low [n, r] transposed times rows [n, columns], in this thread
+template <typename A>
+void add_outer(const A *low, int64_t rank, const A *rows, int64_t n_rows, int64_t n_columns,
+               A *out) {
+    constexpr int64_t W = REGISTER_BYTES / sizeof(A);
+    int64_t whole = n_columns / W * W;
+    Terms<A> terms{low, 1, rank, rows, n_columns, n_rows};
+    multiply_block<W, true>(terms, rank, whole, out, n_columns);
+    terms.right += whole;
+    multiply_block<1, true>(terms, rank, n_columns - whole, out + whole, n_columns);
+}
+
+// The gradient in the factors of LoRA, y = x A^T B with A [r, in] and B [r, out], where it
+// is asked for: added to grad_a [r, in] and grad_b [r, out]. The inputs, the gradients of
+// the outputs and how both change are more than the caches hold: a run of their rows is
+// read once for all of it.
+template <typename A>
+void add_factor_gradients(const Tensor &a, const Tensor &b, const Twin &x, const Twin &grad_y,
+                          Tensor *grad_a, Tensor *grad_b) {
+    int64_t n = x.value.size(0), rank = a.size(0), n_in = a.size(1), n_out = b.size(1);
+    Shrinker<A> inward(a.t()), outward(b.t());
+    int64_t n_parts = (n + PART_ROWS - 1) / PART_ROWS;
+    // sums of the parts, in an order that no number of threads changes
+    Tensor sums_a = at::zeros({n_parts, rank, n_in}, a.options());
+    Tensor sums_b = at::zeros({n_parts, rank, n_out}, a.options());
+    A *to_a = sums_a.template data_ptr<A>(), *to_b = sums_b.template data_ptr<A>();
+    auto read = [](const Tensor &rows) { return rows.template data_ptr<A>(); };
+    const A *value = read(x.value), *dot = read(x.dot);
+    const A *grad = read(grad_y.value), *grad_dot = read(grad_y.dot);
+    at::parallel_for(0, n_parts, 1, [&](int64_t begin, int64_t end) {
+        std::vector<A> low(4 * RUN_ROWS * rank);
+        A *low_value = low.data(), *low_dot = low_value + RUN_ROWS * rank;
+        A *low_grad = low_dot + RUN_ROWS * rank, *low_grad_dot = low_grad + RUN_ROWS * rank;
+        for (int64_t part = begin; part < end; part++) {
+            A *out_a = to_a + part * rank * n_in, *out_b = to_b + part * rank * n_out;
+            int64_t last = std::min(n, (part + 1) * PART_ROWS);
+            for (int64_t k = part * PART_ROWS; k < last; k += RUN_ROWS) {
+                int64_t count = std::min(RUN_ROWS, last - k);
+                inward.shrink(value + k * n_in, n_in, count, low_value);
+                inward.shrink(dot + k * n_in, n_in, count, low_dot);
+                outward.shrink(grad + k * n_out, n_out, count, low_grad);
+                outward.shrink(grad_dot + k * n_out, n_out, count, low_grad_dot);
+                add_outer(low_grad_dot, rank, value + k * n_in, count, n_in, out_a);
+                add_outer(low_grad, rank, dot + k * n_in, count, n_in, out_a);
+                add_outer(low_value, rank, grad_dot + k * n_out, count, n_out, out_b);
+                add_outer(low_dot, rank, grad + k * n_out, count, n_out, out_b);
+            }
+        }
+    });
+    if (grad_a) grad_a->add_(sums_a.sum(0));
+    if (grad_b) grad_b->add_(sums_b.sum(0));
+}
 
 }  // namespace pet_calc::engine

@@ -18,7 +18,7 @@ struct Twin {
 };
 
 // Scratch, by what it is for. What is in it lasts until the next one asks for the same.
-enum Scratch { PASSING, HIDDEN, HIDDEN_DOT, ACTIVE, ACTIVE_DOT, LOW_RANK, N_SCRATCH };
+enum Scratch { PASSING, HIDDEN, HIDDEN_DOT, ACTIVE, ACTIVE_DOT, N_SCRATCH };
 
 class Pool {
   public:

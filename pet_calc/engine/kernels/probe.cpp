@@ -50,8 +50,22 @@ void multiply_laid_out(const Tensor &x, const Tensor &panels, const Tensor &out,
 // x times a matrix of few columns
 Tensor shrink(const Tensor &x, const Tensor &factor) {
     Tensor out = at::empty({x.size(0), factor.size(1)}, x.options());
-    with_type(x, [&](auto one) { Shrinker<decltype(one)>(factor).shrink(x, out); });
+    with_type(x, [&](auto one) {
+        using A = decltype(one);
+        Shrinker<A>(factor).shrink(data<A>(x), x.stride(0), x.size(0), data<A>(out));
+    });
     return out;
+}
+
+// gradients in the factors a [r, in] and b [r, out] of a layer
+Two multiply_factors(const Tensor &a, const Tensor &b, const Tensor &x, const Tensor &x_dot,
+                     const Tensor &grad_y, const Tensor &grad_y_dot) {
+    Tensor grad_a = at::zeros_like(a), grad_b = at::zeros_like(b);
+    with_type(x, [&](auto one) {
+        add_factor_gradients<decltype(one)>(a, b, {x, x_dot}, {grad_y, grad_y_dot}, &grad_a,
+                                            &grad_b);
+    });
+    return {grad_a, grad_b};
 }
 
 // out += left transposed times right
@@ -433,6 +447,7 @@ TORCH_LIBRARY(pet_calc_probe, library) {
     library.def("lay_out", &lay_out);
     library.def("multiply", &multiply_laid_out);
     library.def("shrink", &shrink);
+    library.def("multiply_factors", &multiply_factors);
     library.def("multiply_columns", &multiply_columns);
     library.def("round_to_bfloat16", &round_to_bfloat16);
     library.def("update_rows", &update_rows);

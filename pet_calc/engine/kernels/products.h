@@ -41,13 +41,17 @@ Tensor lay_out_panels(const Tensor &matrix) {
     Tensor panels = at::zeros({n_panels, n_rows, width}, matrix.options());
     const A *from = matrix.data_ptr<A>();
     A *to = panels.data_ptr<A>();
-    for (int64_t q = 0; q < n_panels; q++, to += n_rows * width) {
-        int64_t used = std::min(width, n_columns - q * width);
-        for (int64_t start = 0; start < n_rows; start += width)  // squares stay in the cache
-            for (int64_t i = start; i < std::min(n_rows, start + width); i++)
-                for (int64_t j = 0; j < used; j++)
-                    to[i * width + j] = from[i * down + (q * width + j) * across];
-    }
+    int64_t grain = 1 + THREAD_WORK / (n_rows * width);
+    at::parallel_for(0, n_panels, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t q = begin; q < end; q++) {
+            A *panel = to + q * n_rows * width;
+            int64_t used = std::min(width, n_columns - q * width);
+            for (int64_t start = 0; start < n_rows; start += width)  // squares stay in the cache
+                for (int64_t i = start; i < std::min(n_rows, start + width); i++)
+                    for (int64_t j = 0; j < used; j++)
+                        panel[i * width + j] = from[i * down + (q * width + j) * across];
+        }
+    });
     return panels;
 }
 
@@ -82,6 +86,39 @@ void sum_tile(const A *rows, int64_t row_step, const A *panel, int64_t n_terms, 
             out[r * stride + j] = (adds ? out[r * stride + j] : A(0)) + whole[r * PANEL<A> + j];
 }
 
+// Asks the memory for the rows of a tile before they are needed. Their places are too many
+// at once for the processor to foresee; beyond the last row it is harmless.
+template <typename A>
+inline void fetch_rows(const A *rows, int64_t row_step, int64_t n_terms) {
+    for (int64_t r = 0; r < TILE_ROWS; r++)
+        for (int64_t k = 0; k < n_terms; k += 64 / int64_t(sizeof(A)))
+            __builtin_prefetch(rows + r * row_step + k);
+}
+
+// out [n_rows, columns] = rows times a matrix [n_terms, columns] in panels, or that added,
+// of some of its columns, from the first of a panel on
+template <typename A>
+void multiply_part(const A *rows, int64_t row_step, int64_t n_rows, const A *panels,
+                   int64_t n_terms, int64_t first_column, int64_t last_column, bool adds, A *out,
+                   int64_t stride) {
+    int64_t most = std::min(n_terms, MOST_TERMS);
+    int64_t rows_at_once =
+        std::max<int64_t>(1, BLOCK_BYTES / (most * TILE_ROWS * int64_t(sizeof(A)))) * TILE_ROWS;
+    for (int64_t begin = 0; begin < n_rows; begin += rows_at_once)
+        for (int64_t k = 0; k < n_terms; k += MOST_TERMS)
+            for (int64_t c = first_column; c < last_column; c += PANEL<A>) {
+                const A *panel = panels + c * n_terms + k * PANEL<A>;
+                int64_t count = std::min(MOST_TERMS, n_terms - k);
+                int64_t end = std::min(n_rows, begin + rows_at_once);
+                for (int64_t r = begin; r < end; r += TILE_ROWS) {
+                    const A *from = rows + r * row_step + k;
+                    if (c == first_column) fetch_rows(from + TILE_ROWS * row_step, row_step, count);
+                    sum_tile(from, row_step, panel, count, std::min(TILE_ROWS, end - r),
+                             last_column - c, adds || k > 0, out + r * stride + c, stride);
+                }
+            }
+}
+
 // out [n, columns] = x [n, rows] times the matrix [rows, columns] in panels, or that added
 template <typename A>
 void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, bool adds) {
@@ -90,22 +127,9 @@ void multiply_panels(const Tensor &x, const Tensor &panels, const Tensor &out, b
     int64_t x_stride = x.stride(0), out_stride = out.stride(0);
     const A *from = x.data_ptr<A>(), *matrix = panels.data_ptr<A>();
     A *to = out.data_ptr<A>();
-    int64_t most = std::min(n_terms, MOST_TERMS);
-    int64_t rows_at_once =
-        std::max<int64_t>(1, BLOCK_BYTES / (most * TILE_ROWS * int64_t(sizeof(A)))) * TILE_ROWS;
     auto fill = [&](int64_t first, int64_t last, int64_t first_column, int64_t last_column) {
-        for (int64_t begin = first; begin < last; begin += rows_at_once)
-            for (int64_t k = 0; k < n_terms; k += MOST_TERMS)
-                for (int64_t c = first_column; c < last_column; c += PANEL<A>) {
-                    const A *panel = matrix + c * n_terms + k * PANEL<A>;
-                    int64_t count = std::min(MOST_TERMS, n_terms - k);
-                    int64_t end = std::min(last, begin + rows_at_once);
-                    for (int64_t r = begin; r < end; r += TILE_ROWS) {
-                        sum_tile(from + r * x_stride + k, x_stride, panel, count,
-                                 std::min(TILE_ROWS, end - r), n_columns - c, adds || k > 0,
-                                 to + r * out_stride + c, out_stride);
-                    }
-                }
+        multiply_part(from + first * x_stride, x_stride, last - first, matrix, n_terms,
+                      first_column, last_column, adds, to + first * out_stride, out_stride);
     };
     int64_t n_tiles = (n + TILE_ROWS - 1) / TILE_ROWS, n_panels = panels.size(0);
     if (n_tiles >= n_panels) {

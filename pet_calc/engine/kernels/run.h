@@ -147,7 +147,7 @@ struct Run {
     void add_gradient(const Linear &layer, const Twin &x, const Tensor &grad_y,
                       const Tensor &grad_y_dot) {
         if (grad_y_dot.size(0) == 0) return;
-        if (keeps(layer)) gradients->template add_matrix<A>(layer, x, grad_y, grad_y_dot, pool);
+        if (keeps(layer)) gradients->template add_matrix<A>(layer, x, grad_y, grad_y_dot);
         gradients->add_sum(layer.bias, grad_y_dot);
     }
 

@@ -73,7 +73,7 @@ inline void sum_rows(const Terms<A> &terms, int64_t n_rows, A *out, int64_t stri
 }
 
 // rows of a tile in small products
-constexpr int64_t BLOCK_ROWS = 6;
+constexpr int64_t BLOCK_ROWS = REGISTER_BYTES == 64 ? 8 : 6;
 
 // out [n_rows, n_columns] = the terms, or that added; n_columns is a multiple of W. Not
 // inlined: one of each is there for all widths of heads.

@@ -33,8 +33,9 @@ struct HeadWeights {
     Tensor last, last_bias;
 };
 
-// With fewer rows than this a matrix that is used in four products only is not laid out.
-constexpr int64_t ENOUGH_ROWS = 512;
+// With fewer rows than this a matrix that is used in four products only is not laid out;
+// one that stays always is.
+constexpr int64_t ENOUGH_ROWS = 128;
 
 using Tensors = c10::Dict<std::string, Tensor>;
 using Integers = c10::Dict<std::string, int64_t>;
@@ -120,7 +121,7 @@ struct Network {
         Linear result;
         result.weight = tensors.at(name + ".weight");
         result.turned = result.weight.t();
-        if (n_rows >= ENOUGH_ROWS) {
+        if (n_rows >= ENOUGH_ROWS || layouts.keeps(result)) {
             layouts.lay_out(result);
             if (!result.panels.defined()) result.turned = result.turned.contiguous();
         }
