@@ -23,7 +23,7 @@ from pathlib import Path
 
 import ase.io
 import yaml
-from finetune_table import make_slug, write_labelled
+from finetune_table import LAYERS, make_slug, write_labelled
 
 from pet_calc.checkpoint.open import load_record
 
@@ -144,6 +144,10 @@ def run_row(arguments, folder, name, base):
         words = ["-o", "run", "--overwrite", "--quiet", *CONSTANT]
         if method == "lora":
             words += ["--set", "training.finetune.head_mode=freeze"]
+            words += [
+                "--set",
+                f"training.finetune.config.target_modules={list(LAYERS)}",
+            ]
         run("train", "options.yaml", *words, cwd=own)
         model = own / "run" / "best_model_options.ckpt"
     else:

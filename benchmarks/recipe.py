@@ -78,6 +78,7 @@ OTHER_CASES = {
 ATTENTION = ["input_linear", "output_linear"]
 EDGES = [*ATTENTION, "mlp", "compress"]
 ALL_LINEAR = [*EDGES, "center"]
+DEFAULT = {"targets": [*EDGES, "combination_mlps"], "head_mode": "lora"}
 BEFORE = {
     "warmup_fraction": 0.01,
     "energy_warmup": 0.0,
@@ -137,7 +138,7 @@ QUESTIONS = {
         "attention, mlp r8": lora([*ATTENTION, "mlp"]),
         "attention, compress r8": lora([*ATTENTION, "compress"]),
         "all linear r8": lora(ALL_LINEAR),
-        "combinations r8": lora([*EDGES, "combination_mlps"]),
+        "combinations r8": lora(DEFAULT["targets"]),
         "full, rate x0.1": train_all(0.1),
         "full, rate x0.3": train_all(0.3),
         "full, rate x1": train_all(1.0),
@@ -190,6 +191,8 @@ QUESTIONS = {
         "r16, rate x1": lora(rank=16, rate=1.0),
         "r16, rate x4": lora(rank=16, rate=4.0),
         "r32, rate x4": lora(rank=32, rate=4.0),
+        "default, rate x0.7": lora(**DEFAULT, rate=2 / 3),
+        "default, rate x6": lora(**DEFAULT, rate=6.0),
     },
     "warm-up": {
         "r8": lora(),
@@ -264,6 +267,7 @@ QUESTIONS = {
         "r8": lora(),
         "r8, heads trained": lora(head_mode="train"),
         "r8, heads by LoRA": lora(head_mode="lora"),
+        "combinations, heads by LoRA": lora(**DEFAULT),
     },
 }
 

@@ -4,13 +4,12 @@
 
 The same random weights and frames, the same loss and optimizer; neighbour lists are
 made beforehand for both (metatrain's trainer makes them anew in every epoch, pet-calc
-keeps them). Methods: all weights, heads only, LoRA of rank 8 with the heads frozen: on
-the attention, as metatrain has it (lora), or on pet-calc's default layers beside
-metatrain's own (lora-default), and on these and the heads, as without replay
-(lora-heads). Adam is as each has it in training. Programs take turns,
-step by step. The last column is the time of the bare matrix products of the folded
-network: four passes, three for heads alone, six with those that make the gradient in
-all weights. Needs metatrain (the dev extra).
+keeps them). Methods: all weights, heads only, LoRA of rank 8: on the attention, as
+metatrain has it (lora), or beside that on pet-calc's default layers with replay
+(lora-replay) and without (lora-default). Adam is as each has it in training. Programs
+take turns, step by step. The last column is the time of the bare matrix products of the
+folded network: four passes, three for heads alone, six with those that make the
+gradient in all weights. Needs metatrain (the dev extra).
 """
 
 import argparse
@@ -47,12 +46,11 @@ from pet_calc.train.recompute import recompute_layers
 RANK = 8
 # metatrain's default
 ATTENTION = ("input_linear", "output_linear")
-DEFAULT = LoRAConfig(rank=RANK).targets
 # layers of LoRA, ours
 LAYERS = {
     "lora": ATTENTION,
-    "lora-default": DEFAULT,
-    "lora-heads": (*DEFAULT, "heads"),
+    "lora-replay": (*ATTENTION, "mlp", "compress"),
+    "lora-default": ("edges", "heads"),
 }
 METHODS = ("full", "heads", *LAYERS)
 # as many as those of an energy with its gradient

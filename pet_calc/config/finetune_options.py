@@ -31,7 +31,8 @@ class ConfigOptions(Options):
     """Size and place of what is trained; ``finetune: config:``.
 
     Those of low-rank layers are the fields of ``LoRAConfig``, with its defaults, which
-    stand here again since its module imports torch.
+    stand here again since its module imports torch; ``auto`` layers are for a run to
+    decide.
     """
 
     rank: Count = option(8, "--rank", METHOD)
@@ -49,10 +50,16 @@ class ConfigOptions(Options):
     """Learning rate of B, which starts at zero, over that of A, which starts at random
     (LoRA+, arXiv:2402.12354)."""
     target_modules: Names = option(
-        ("input_linear", "output_linear", "mlp", "compress"), "--lora-targets", METHOD
+        ("auto",),
+        "--lora-targets",
+        METHOD,
+        help="Layers that get corrections: edges, all-linear, or some of input_linear, "
+        "output_linear (attention), mlp, compress, combination_mlps, center, heads",
+        shown="edges, with replay without combination_mlps",
     )
-    """Layers that get corrections: all-linear, or some of input_linear, output_linear
-    (attention), mlp, compress, center, heads."""
+    """Layers that get corrections; auto: edges, with replay without combination_mlps.
+    edges are input_linear, output_linear (attention), mlp, compress, combination_mlps;
+    these alone, center, heads and all-linear are others."""
     head_modules: Annotated[tuple[HeadModule, ...], Strict(False)] = (
         "node_heads",
         "edge_heads",

@@ -10,7 +10,8 @@ from pet_calc.errors import LoRAError
 from pet_calc.lora.layer import LoRAConfig, LoRALinear
 
 SHORTHANDS = {
-    "all-linear": ("trans", "compress"),
+    "edges": ("input_linear", "output_linear", "mlp", "compress", "combination_mlps"),
+    "all-linear": ("trans", "compress", "combination_mlps"),
     "heads": ("node_heads", "edge_heads"),
     "last_layers": ("node_last_layers", "edge_last_layers"),
     "center": ("center_*",),
@@ -31,8 +32,8 @@ def inject_lora(
     A target is a dotted pattern (``*`` and ``?`` allowed) that must cover whole parts
     of a layer's path, at any place: ``input_linear``, ``mlp`` (not ``center_mlp``),
     ``center_*``, ``gnn_layers.0``, ``gnn_layers.*.compress``, or a full path;
-    ``all-linear`` is every linear layer of the message-passing layers, but for the one
-    that embeds the edges' vectors.
+    ``all-linear`` is every linear layer of the message passing, but for those that
+    embed the edges' vectors, and ``edges`` these without those of the center token.
 
     Args:
         model: any module with linear layers.

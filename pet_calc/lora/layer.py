@@ -22,8 +22,8 @@ class LoRAConfig:
     """Inner dimension r of the correction; at least 1."""
     alpha: float = 16.0
     """Scale: the correction is multiplied by alpha / rank."""
-    targets: tuple[str, ...] = ("input_linear", "output_linear", "mlp", "compress")
-    """Names of the layers, such as ``input_linear``, ``mlp``, ``compress``."""
+    targets: tuple[str, ...] = ("edges",)
+    """Names of the layers, such as ``edges``, ``input_linear``, ``mlp``."""
 
     def __post_init__(self) -> None:
         _check_size(self.rank, self.alpha)

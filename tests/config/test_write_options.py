@@ -174,7 +174,9 @@ def find_blocks(cls):
 
 
 def test_the_defaults_of_lora_are_those_of_its_layers():
-    assert FinetuneOptions(method="lora").lora == LoRAConfig()
+    # a run says what of its layers
+    expected = replace(LoRAConfig(), targets=("auto",))
+    assert FinetuneOptions(method="lora").lora == expected
 
 
 def test_template_with_the_model_block_is_read(tmp_path):

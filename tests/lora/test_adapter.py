@@ -48,7 +48,7 @@ def test_an_adapter_holds_corrections_heads_and_tables_only():
             (*prefixes, f"baseline.tables.{PBE0.name}.")
         )
     assert adapter.tensors[f"baseline.tables.{PBE0.name}.scale"].dtype == torch.float64
-    assert len(adapter.layer_names) == 2 * 10
+    assert len(adapter.layer_names) == 2 * 12
     assert adapter.base_name == "tiny"
     assert adapter.scaling == 2.0
 

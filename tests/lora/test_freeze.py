@@ -42,8 +42,8 @@ def test_exactly_the_injected_parameters_train_when_heads_are_frozen():
     model = build_lora_model()
     freeze_for_lora(model, head_mode="freeze")
     assert trainable(model) == lora_names(model)
-    # A and B of ten layers in each of two message-passing layers
-    assert len(trainable(model)) == 2 * 2 * 10
+    # A and B of twelve layers in each of two message-passing steps
+    assert len(trainable(model)) == 2 * 2 * 12
 
 
 def test_a_parameter_that_is_only_named_like_a_correction_does_not_train():

@@ -169,8 +169,12 @@ def test_all_linear_is_all_that_lies_between_embedding_and_heads(hypers):
     model = build_model(**hypers)
     found = find_target_layers(model, ["all-linear"])
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    inside = [name for name in layers if name.startswith("gnn_layers.")]
+    inside = [n for n in layers if n.startswith(("gnn_layers.", "combination_mlps."))]
     assert found == [name for name in inside if not name.endswith("edge_embedder")]
+    # a base without combinations has edges too
+    edges = [name for name in found if ".center_" not in name]
+    assert find_target_layers(model, LoRAConfig().targets) == edges
+    assert any("combination_mlps" in name for name in edges) == (not hypers)
 
 
 def test_a_failed_merge_leaves_the_model_unmerged():
@@ -178,7 +182,7 @@ def test_a_failed_merge_leaves_the_model_unmerged():
     layers = [m for m in model.modules() if isinstance(m, LoRALinear)]
     with torch.no_grad():
         layers[-1].lora_B.weight.fill_(float("nan"))
-    with pytest.raises(LoRAError, match=r"gnn_layers\.1\.compress\.2"):
+    with pytest.raises(LoRAError, match=r"combination_mlps\.1\.2"):
         merge_lora(model)
     assert [m for m in model.modules() if isinstance(m, LoRALinear)] == layers
 

@@ -171,7 +171,7 @@ def test_after_the_start_a_gradient_that_is_not_finite_is_an_error(
     tmp_path, monkeypatch
 ):
     """By then there is something to lose, and labels are as likely a cause."""
-    options = build_options(tmp_path, epochs=8)
+    options = build_options(tmp_path, epochs=8, learning_rate=0.003)
     clip = torch.nn.utils.clip_grad_norm_
     steps = []
 

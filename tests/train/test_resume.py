@@ -98,6 +98,16 @@ def test_a_run_of_before_heads_had_lora_goes_on_as_it_was(tmp_path, target, head
     assert report.n_trainable == before.n_trainable
 
 
+def test_a_run_of_before_combinations_had_lora_goes_on_as_it_was(tmp_path):
+    layers = ["input_linear", "output_linear", "mlp", "compress"]
+    before = run(build_options(tmp_path, lora_targets=layers), stop_after=1)
+    report = run(build_options(tmp_path), is_resumed=True)
+    assert report.end == "finished"
+    assert report.n_trainable == before.n_trainable
+    whole = run(build_options(tmp_path, output="whole", epochs=1))
+    assert whole.n_trainable > before.n_trainable
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -213,7 +223,7 @@ def test_an_error_in_validation_leaves_what_was_trained(tmp_path, monkeypatch, e
 def test_a_run_that_goes_on_by_its_own_options_keeps_its_best_model(tmp_path):
     """`train RUN/options_resolved.yaml --resume` names the model after these."""
     # better than the base after two epochs, so that it does not begin again
-    options = build_options(tmp_path, head_mode="freeze")
+    options = build_options(tmp_path, learning_rate=0.003)
     run(options, stop_after=2)
     before = (tmp_path / "run" / "best_model.ckpt").read_bytes()
     # nothing is better than what there is

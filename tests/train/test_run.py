@@ -81,9 +81,17 @@ def test_lora_changes_only_corrections_and_composition(tmp_path):
     tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
     assert compute_fingerprint(tuned.state) == compute_fingerprint(base.state)
     corrections = [n for n in tuned.state if n.endswith("lora_B.weight")]
-    for part in ("gnn_layers", "node_heads", "edge_heads"):
+    for part in ("gnn_layers", "combination_mlps", "node_heads", "edge_heads"):
         assert any(name.startswith(part) for name in corrections), part
     assert all(bool(tuned.state[name].any()) for name in corrections)
+
+
+def test_with_replay_combinations_stay_as_they_are(tmp_path):
+    run(build_options(tmp_path, replay_generate=2))
+    tuned = load_checkpoint(tmp_path / "run" / "last_model.ckpt")
+    corrections = [n for n in tuned.state if n.endswith("lora_B.weight")]
+    assert {name.split(".")[0] for name in corrections} == {"gnn_layers"}
+    assert any(".mlp." in name for name in corrections)
 
 
 @pytest.mark.parametrize("changes", [{"head_mode": "freeze"}, {"replay_generate": 2}])
@@ -136,8 +144,9 @@ def test_checkpoint_and_adapter_give_the_same_numbers(tmp_path):
 
 def test_files_hold_the_alpha_of_a_rank_stabilized_run_by_rank(tmp_path):
     """So whoever reads them multiplies by the same number, and knows nothing of it."""
-    # frozen: the layers are those of the options
-    options = build_options(tmp_path, epochs=1, head_mode="freeze")
+    # so that the layers are those of the options
+    layers = {"lora_targets": ["edges"], "head_mode": "freeze"}
+    options = build_options(tmp_path, epochs=1, **layers)
     changes = {"alpha": 8.0, "rank_stabilized": True, "b_rate": 2.0}
     config = replace(options.finetune.config, **changes)
     finetune = replace(options.finetune, config=config)

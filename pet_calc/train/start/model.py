@@ -166,7 +166,7 @@ def set_trainable(prepared: Prepared, options: RunOptions) -> None:
             )
         if finetune.head_mode == "auto" and prepared.new_targets:
             targets = list(prepared.new_targets)
-        config = finetune.lora
+        config = replace(finetune.lora, targets=_resolve_layers(options))
         if head_mode == "lora" and "heads" not in config.targets:
             names = [*targets, *direct]
             heads = [f"{kind}.{n}" for kind in SHORTHANDS["heads"] for n in names]
@@ -275,6 +275,20 @@ def _check_states(model: PET, frames: Iterable[LabeledFrame]) -> None:
             n_others,
             first,
         )
+
+
+def _resolve_layers(options: RunOptions) -> tuple[str, ...]:
+    """Return the layers that get LoRA."""
+    layers: list[str] = []
+    for name in options.finetune.config.target_modules:
+        if name != "auto":
+            layers.append(name)
+        elif options.has_replay:
+            # corrections of these gain nothing there, and forget more
+            layers += [n for n in SHORTHANDS["edges"] if n != "combination_mlps"]
+        else:
+            layers.append("edges")
+    return tuple(layers)
 
 
 def _resolve_head_mode(options: RunOptions, prepared: Prepared) -> str:
