@@ -133,6 +133,7 @@ def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
     changes = list(find_changes(before, now))
     names = list(before.targets), list(now.targets)
     fixed = [("targets", *names)] if names[0] != names[1] else []
+    # layers that nobody named are those that the run began with
     fixed += [c for c in changes if _is_fixed(c[0]) and c[2] != ("auto",)]
     if fixed:
         wrong = [
