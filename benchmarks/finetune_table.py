@@ -6,11 +6,11 @@
 Rows: the base with new energies per element, a network from scratch of its shape, heads
 alone, LoRA of rank 4, 8 and 32 as by default with replay, of rank 8 on the heads too or
 on all layers of edges, LoRA by default, all weights; but for the first two without
-replay and with it. Errors are those of each row's best
-model on the set's test frames, each in a random orientation; the spread is over
-orientations, meV/atom and meV/Å. Forgetting is the error on ``--retain`` (labelled
-frames of the base's own domain and level) over that before training. Replay takes
-``--replay``, else frames made of the training set.
+replay and with it. Errors are those of each row's best model on the set's test frames,
+each in a random orientation; the spread is over orientations, meV/atom and meV/Å.
+Forgetting is the error on ``--retain`` (labelled frames of the base's own domain and
+level) over that before training. Replay takes ``--replay``, else frames made of the
+training set.
 
 Each row is a run in a folder of its own below ``-o``: rows that are done are not run
 again, a row that was cut off is resumed, and the table is written after each row.
@@ -78,8 +78,6 @@ SETS = {
 }
 # files whose stress has the opposite of ASE's sign
 OPPOSITE_STRESS = ("MAD-sample_test.xyz",)
-
-
 # of LoRA by default with replay
 LAYERS = ("input_linear", "output_linear", "mlp", "compress")
 

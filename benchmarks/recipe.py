@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from finetune_table import SETS, count_frames, make_slug, run_row
+from finetune_table import LAYERS, SETS, count_frames, make_slug, run_row
 
 from pet_calc.checkpoint.open import load_record
 from pet_calc.config import default_learning_rate
@@ -76,9 +76,8 @@ OTHER_CASES = {
     )
 }
 ATTENTION = ["input_linear", "output_linear"]
-EDGES = [*ATTENTION, "mlp", "compress"]
-ALL_LINEAR = [*EDGES, "center"]
-DEFAULT = {"targets": [*EDGES, "combination_mlps"], "head_mode": "lora"}
+ALL_LINEAR = [*LAYERS, "center"]
+DEFAULT = {"targets": ["edges"], "head_mode": "lora"}
 BEFORE = {
     "warmup_fraction": 0.01,
     "energy_warmup": 0.0,
@@ -99,7 +98,7 @@ HUBER = {
 
 
 def lora(
-    targets=EDGES,
+    targets=LAYERS,
     rank=8,
     alpha=None,
     config=None,
@@ -111,7 +110,7 @@ def lora(
     config = {
         "rank": rank,
         "alpha": float(2 * rank if alpha is None else alpha),
-        "target_modules": targets,
+        "target_modules": list(targets),
         **(config or {}),
     }
     finetune = {"method": "lora", "config": config, "head_mode": head_mode}
@@ -129,8 +128,8 @@ def train_all(rate, **others):
 
 
 # `rate` is a factor of the rate by size alone, which heads take, None for the method's
-# default; everything else stands under `training` as in an options file. Heads are
-# frozen under LoRA, but for the question of them
+# default; everything else stands under `training` as in an options file. LoRA is
+# as with replay, heads frozen, where nothing else is said
 QUESTIONS = {
     "targets": {
         "r8": lora(),

@@ -98,10 +98,12 @@ def test_a_run_of_before_heads_had_lora_goes_on_as_it_was(tmp_path, target, head
     assert report.n_trainable == before.n_trainable
 
 
-def test_a_run_of_before_combinations_had_lora_goes_on_as_it_was(tmp_path):
+def test_a_run_of_before_combinations_had_lora_goes_on_as_it_was(tmp_path, caplog):
     layers = ["input_linear", "output_linear", "mlp", "compress"]
     before = run(build_options(tmp_path, lora_targets=layers), stop_after=1)
-    report = run(build_options(tmp_path), is_resumed=True)
+    with caplog.at_level("WARNING", "pet_calc"):
+        report = run(build_options(tmp_path), is_resumed=True)
+    assert "other options" not in caplog.text
     assert report.end == "finished"
     assert report.n_trainable == before.n_trainable
     whole = run(build_options(tmp_path, output="whole", epochs=1))

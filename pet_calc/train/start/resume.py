@@ -130,11 +130,11 @@ def _read_earlier(path: Path) -> RunOptions:
 
 def _compare_options(before: RunOptions, now: RunOptions, folder: Path) -> None:
     """Raise for what defines the model, warn of the rest."""
-    changes = list(find_changes(before, now))
+    # layers that nobody names now are those that the run began with
+    changes = [c for c in find_changes(before, now) if c[2] != ("auto",)]
     names = list(before.targets), list(now.targets)
     fixed = [("targets", *names)] if names[0] != names[1] else []
-    # layers that nobody named are those that the run began with
-    fixed += [c for c in changes if _is_fixed(c[0]) and c[2] != ("auto",)]
+    fixed += [change for change in changes if _is_fixed(change[0])]
     if fixed:
         wrong = [
             f"{name}: expected {old}, with which the run in {folder} began, got {new}"
